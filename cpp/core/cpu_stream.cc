@@ -1,0 +1,91 @@
+#include "core/cpu_stream.h"
+
+#include <pthread.h>
+
+#include "core/error.h"
+
+namespace rz {
+
+CpuStream::CpuStream(int index, std::string name) : Stream(index, std::move(name)) {
+  worker_ = std::thread([this] { work(); });
+  pthread_setname_np(worker_.native_handle(), ("rz-" + this->name()).substr(0, 15).c_str());
+}
+
+CpuStream::~CpuStream() {
+  {
+    std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  queued_.notify_one();
+  worker_.join();
+}
+
+void CpuStream::enqueue(const char* op, std::function<void()> run) {
+  bool wake;
+  {
+    std::lock_guard lock(mutex_);
+    tasks_.push_back({op, std::move(run)});
+    ++enqueued_;
+    wake = idle_;
+  }
+  if (wake) queued_.notify_one();
+}
+
+Event CpuStream::record() {
+  std::lock_guard lock(mutex_);
+  return {this, enqueued_};
+}
+
+void CpuStream::wait(const Event& event) {
+  if (!event.stream || event.stream == this || event.stream->query(event)) return;
+  enqueue("wait", [event] { event.stream->synchronize(event); });
+}
+
+bool CpuStream::query(const Event& event) const {
+  if (completed_.load(std::memory_order_acquire) < event.position) return false;
+  std::lock_guard lock(mutex_);
+  return !failure_;  // a failed stream never counts as done: the waiter must see the error
+}
+
+void CpuStream::synchronize(const Event& event) {
+  if (event.stream != this) {
+    if (event.stream) event.stream->synchronize(event);
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  ++waiters_;
+  finished_.wait(lock, [&] { return completed_.load(std::memory_order_acquire) >= event.position; });
+  --waiters_;
+  if (failure_) std::rethrow_exception(failure_);
+}
+
+void CpuStream::work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    idle_ = true;
+    queued_.wait(lock, [&] { return closing_ || !tasks_.empty(); });
+    idle_ = false;
+    if (tasks_.empty()) return;
+    Task task = std::move(tasks_.front());
+    tasks_.pop_front();
+    bool skip = failure_ != nullptr;
+    lock.unlock();
+    std::exception_ptr error;
+    if (!skip) {
+      try {
+        task.run();
+      } catch (const Error&) {
+        error = std::current_exception();
+      } catch (const std::exception& e) {
+        error = std::make_exception_ptr(Error("ERR_DEVICE", std::string("[") + task.op + "] " + e.what()));
+      }
+    }
+    task.run = nullptr;  // captured storages are released before the op counts as done
+    lock.lock();
+    if (error && !failure_) failure_ = error;
+    completed_.fetch_add(1, std::memory_order_release);
+    if (waiters_ > 0) finished_.notify_all();
+  }
+}
+
+}  // namespace rz

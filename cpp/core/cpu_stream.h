@@ -1,0 +1,47 @@
+// A CPU stream is one worker thread with an ordered queue. After a task throws, later tasks are skipped and every
+// wait throws that error, also on streams that waited for this one: nobody computes on garbage, nobody hangs.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "core/stream.h"
+
+namespace rz {
+
+class CpuStream final : public Stream {
+ public:
+  CpuStream(int index, std::string name);
+  ~CpuStream() override;  // runs what is queued, then joins
+
+  Device device() const override { return Device::Cpu; }
+  // `op` must outlive the stream (a literal): it names the failing operation.
+  void enqueue(const char* op, std::function<void()> run);
+  Event record() override;
+  void wait(const Event& event) override;
+  bool query(const Event& event) const override;
+  using Stream::synchronize;
+  void synchronize(const Event& event) override;
+
+ private:
+  struct Task {
+    const char* op;
+    std::function<void()> run;
+  };
+  void work();
+
+  mutable std::mutex mutex_;
+  std::condition_variable queued_, finished_;
+  std::deque<Task> tasks_;
+  uint64_t enqueued_ = 0;
+  std::atomic<uint64_t> completed_{0};
+  std::exception_ptr failure_;
+  bool closing_ = false, idle_ = false;
+  int waiters_ = 0;
+  std::thread worker_;
+};
+
+}  // namespace rz

@@ -1,0 +1,42 @@
+#include "core/runtime.h"
+
+#include "core/error.h"
+
+namespace rz {
+
+Runtime::Runtime() : allocator_(std::make_shared<CpuAllocator>(&streams_)) {
+  streams_.reserve(32);
+  create_stream("compute");
+}
+
+Runtime::~Runtime() {
+  for (auto& stream : streams_) {
+    try {
+      stream->synchronize();
+    } catch (const std::exception&) {
+      // The environment is going: there is nobody left to tell.
+    }
+  }
+}
+
+Stream* Runtime::create_stream(std::string name) {
+  if (streams_.size() == 32) fail("ERR_STREAM", "a runtime has at most 32 streams");
+  streams_.push_back(std::make_unique<CpuStream>(static_cast<int>(streams_.size()), std::move(name)));
+  return streams_.back().get();
+}
+
+Stream* Runtime::stream(int index) {
+  if (index < 0 || static_cast<size_t>(index) >= streams_.size()) fail("ERR_STREAM", "stream ", index, " does not exist");
+  return streams_[static_cast<size_t>(index)].get();
+}
+
+void Runtime::synchronize(const Storage& storage) {
+  storage.home()->synchronize();
+  for (uint32_t mask = storage.foreign_streams(); mask; mask &= mask - 1) stream(std::countr_zero(mask))->synchronize();
+}
+
+void Runtime::synchronize_all() {
+  for (auto& stream : streams_) stream->synchronize();
+}
+
+}  // namespace rz

@@ -1,0 +1,32 @@
+// Everything one JavaScript environment owns: streams, allocator, live handles. Destroyed with the environment.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "core/allocator.h"
+#include "core/cpu_stream.h"
+
+namespace rz {
+
+class Runtime {
+ public:
+  Runtime();
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+
+  Stream* create_stream(std::string name);  // at most 32; they live as long as the runtime
+  Stream* stream(int index);
+  Stream* compute() { return streams_[0].get(); }
+  CpuAllocator& allocator() { return *allocator_; }
+  std::shared_ptr<Storage> allocate(size_t bytes, Stream* home, MemoryKind kind) { return allocator_->allocate(bytes, home, kind); }
+
+  // Blocks until no stream has work on the storage; throws what failed there.
+  void synchronize(const Storage& storage);
+  void synchronize_all();
+
+ private:
+  std::vector<std::unique_ptr<Stream>> streams_;
+  std::shared_ptr<CpuAllocator> allocator_;
+};
+
+}  // namespace rz

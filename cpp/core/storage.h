@@ -1,0 +1,54 @@
+// Reference-counted bytes on a device. A storage remembers its home stream and every other stream that touched it,
+// so that its memory is reused only after all of them are past it.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/stream.h"
+
+namespace rz {
+
+// What memory is for: the counters behind `memoryStats()` and the pre-flight plan.
+enum class MemoryKind : uint8_t { Other = 0, Parameter = 1, Gradient = 2, Optimizer = 3, Activation = 4, Unshard = 5, Staging = 6 };
+constexpr int kMemoryKinds = 7;
+
+class Storage {
+ public:
+  Storage(void* data, size_t bytes, Device device, Stream* home) : data_(data), bytes_(bytes), device_(device), home_(home) {}
+  virtual ~Storage() = default;
+  Storage(const Storage&) = delete;
+
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+  Stream* home() const { return home_; }
+  // Called for every op that touches the storage, on the thread that enqueues it.
+  void used_on(Stream* stream) {
+    if (stream != home_) foreign_ |= 1u << stream->index();
+  }
+  uint32_t foreign_streams() const { return foreign_; }
+  // Storages that peers can map (allocated by a process group) name their segment; others return -1.
+  virtual int segment() const { return -1; }
+
+ protected:
+  void* data_;
+  size_t bytes_;
+  Device device_;
+  Stream* home_;
+  uint32_t foreign_ = 0;
+};
+
+// A contiguous run of elements of a storage: what a tensor handle stands for.
+struct TensorRef {
+  std::shared_ptr<Storage> storage;
+  int64_t offset = 0;  // elements
+  int64_t numel = 0;
+  DType dtype = DType::Float32;
+  void* data() const { return static_cast<std::byte*>(storage->data()) + offset * size_of(dtype); }
+  size_t bytes() const { return static_cast<size_t>(numel * size_of(dtype)); }
+};
+
+}  // namespace rz

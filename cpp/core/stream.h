@@ -1,0 +1,43 @@
+// Streams: ordered queues of work. A caller enqueues and goes on; it waits only where a value is read.
+// An event is a position in a stream; waiting for it on another stream orders the two without blocking the caller.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+
+namespace rz {
+
+enum class Device : uint8_t { Cpu = 0, Cuda = 1 };
+
+class Stream;
+
+struct Event {
+  Stream* stream = nullptr;  // null: complete
+  uint64_t position = 0;
+};
+
+class Stream {
+ public:
+  Stream(int index, std::string name) : index_(index), name_(std::move(name)) {}
+  virtual ~Stream() = default;
+  Stream(const Stream&) = delete;
+
+  int index() const { return index_; }  // 0 … 31, unique in its runtime
+  const std::string& name() const { return name_; }
+
+  virtual Device device() const = 0;
+  // An event that completes when everything enqueued so far has run.
+  virtual Event record() = 0;
+  // Work enqueued from now on runs after `event`.
+  virtual void wait(const Event& event) = 0;
+  virtual bool query(const Event& event) const = 0;
+  // Blocks the caller. Throws the first error of the work up to the event (Error, naming the op).
+  virtual void synchronize(const Event& event) = 0;
+  void synchronize() { synchronize(record()); }
+
+ private:
+  int index_;
+  std::string name_;
+};
+
+}  // namespace rz

@@ -1,0 +1,38 @@
+// AdamW on one flat shard, as torch.optim.AdamW: decoupled weight decay, bias correction in double on the host.
+// Weight decay applies to the elements of the given segments only.
+#pragma once
+#include "ops/op.h"
+
+namespace rz {
+
+struct AdamW {
+  static constexpr const char* name = "adamw";
+  View param;        // (n) float32 or bfloat16
+  View grad;         // (n) any floating dtype
+  View exp_avg;      // (n) float32
+  View exp_avg_sq;   // (n) float32
+  View segments;     // (2 · count) int64: [begin, end) of the elements that decay, ascending; optional
+  View grad_scale;   // (1) float32, optional: multiplies the gradient (clipping)
+  double lr, beta1, beta2, eps, weight_decay;
+  int64_t step;  // 1 for the first update
+  void check() const {
+    expect_numel(name, "grad", grad, param.numel);
+    expect_numel(name, "exp_avg", exp_avg, param.numel);
+    expect_numel(name, "exp_avg_sq", exp_avg_sq, param.numel);
+    expect_dtype(name, "exp_avg", exp_avg, DType::Float32);
+    expect_dtype(name, "exp_avg_sq", exp_avg_sq, DType::Float32);
+    expect_floating(name, "param", param);
+    expect_floating(name, "grad", grad);
+    if (segments) expect_dtype(name, "segments", segments, DType::Int64);
+    if (grad_scale) {
+      expect_numel(name, "grad_scale", grad_scale, 1);
+      expect_dtype(name, "grad_scale", grad_scale, DType::Float32);
+    }
+    expect(step >= 1, name, "step counts from 1");
+  }
+};
+
+namespace cpu {
+void run(const AdamW&);
+}  // namespace cpu
+}  // namespace rz

@@ -1,0 +1,45 @@
+// Embedding: out[n] = table[ids[n]]. Ids are checked on the host before anything is enqueued.
+#pragma once
+#include "ops/op.h"
+
+namespace rz {
+
+struct EmbeddingForward {
+  static constexpr const char* name = "embedding_forward";
+  View out;    // (rows, dim)
+  View ids;    // (rows) int64
+  View table;  // (vocab, dim)
+  int64_t rows, vocab, dim;
+  void check() const {
+    expect_dtype(name, "ids", ids, DType::Int64);
+    expect_numel(name, "ids", ids, rows);
+    expect_numel(name, "out", out, rows * dim);
+    expect_numel(name, "table", table, vocab * dim);
+    expect_floating(name, "table", table);
+    expect_dtype(name, "out", out, table.dtype);
+  }
+};
+
+// d_table[ids[n]] += d_out[n], in row order (deterministic). Without `accumulate` d_table is zeroed first.
+struct EmbeddingBackward {
+  static constexpr const char* name = "embedding_backward";
+  View d_table;  // (vocab, dim) float32 or the compute dtype
+  View ids;      // (rows) int64
+  View d_out;    // (rows, dim)
+  int64_t rows, vocab, dim;
+  bool accumulate;
+  void check() const {
+    expect_dtype(name, "ids", ids, DType::Int64);
+    expect_numel(name, "ids", ids, rows);
+    expect_numel(name, "d_out", d_out, rows * dim);
+    expect_numel(name, "d_table", d_table, vocab * dim);
+    expect_floating(name, "d_table", d_table);
+    expect_floating(name, "d_out", d_out);
+  }
+};
+
+namespace cpu {
+void run(const EmbeddingForward&);
+void run(const EmbeddingBackward&);
+}  // namespace cpu
+}  // namespace rz

@@ -1,0 +1,37 @@
+// What every op shares. An op is a plain struct of views and sizes with a name and a check(); `cpu::run(op)` executes
+// it at once on the calling thread (the compute stream's worker), `cuda::run(op, stream)` will enqueue it on a device.
+// Floating views of one op have the op's compute dtype unless a comment says otherwise; accumulation is in float32.
+#pragma once
+#include "core/dtype.h"
+#include "core/error.h"
+
+namespace rz {
+
+struct View {
+  void* data = nullptr;  // null: an optional operand that is absent
+  DType dtype = DType::Float32;
+  int64_t numel = 0;
+  explicit operator bool() const { return data != nullptr; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+inline void expect_numel(const char* op, const char* what, const View& v, int64_t want) {
+  if (v.numel != want) fail("ERR_SHAPE", "[", op, "] ", what, " must have ", want, " elements but has ", v.numel);
+}
+
+inline void expect_dtype(const char* op, const char* what, const View& v, DType want) {
+  if (v.dtype != want) fail("ERR_DTYPE", "[", op, "] ", what, " must be ", name_of(want), " but is ", name_of(v.dtype));
+}
+
+inline void expect_floating(const char* op, const char* what, const View& v) {
+  if (!is_floating(v.dtype)) fail("ERR_DTYPE", "[", op, "] ", what, " must be floating but is ", name_of(v.dtype));
+}
+
+inline void expect(bool holds, const char* op, const char* message) {
+  if (!holds) fail("ERR_ARGUMENT", "[", op, "] ", message);
+}
+
+}  // namespace rz

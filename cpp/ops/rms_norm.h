@@ -1,0 +1,57 @@
+// RMSNorm as Llama has it: y = cast(x · rsqrt(mean(x²) + eps)) · w, the statistics in float32.
+#pragma once
+#include "ops/op.h"
+
+namespace rz {
+
+struct RmsNormForward {
+  static constexpr const char* name = "rms_norm_forward";
+  View y;     // (rows, dim)
+  View rstd;  // (rows) float32, kept for backward
+  View x;     // (rows, dim)
+  View w;     // (dim)
+  int64_t rows, dim;
+  float eps;
+  void check() const {
+    expect_numel(name, "y", y, rows * dim);
+    expect_numel(name, "rstd", rstd, rows);
+    expect_dtype(name, "rstd", rstd, DType::Float32);
+    expect_numel(name, "x", x, rows * dim);
+    expect_numel(name, "w", w, dim);
+    expect_floating(name, "x", x);
+    expect_dtype(name, "w", w, x.dtype);
+    expect_dtype(name, "y", y, x.dtype);
+  }
+};
+
+struct RmsNormBackward {
+  static constexpr const char* name = "rms_norm_backward";
+  View dx;        // (rows, dim)
+  View dw;        // (dim) float32 or the compute dtype; optional (frozen weight)
+  View dy;        // (rows, dim)
+  View x;         // (rows, dim)
+  View w;         // (dim)
+  View rstd;      // (rows) float32
+  View residual;  // (rows, dim), optional: a gradient that arrives beside the norm and is added to dx
+  int64_t rows, dim;
+  bool accumulate;  // dw only
+  void check() const {
+    expect_numel(name, "dx", dx, rows * dim);
+    if (dw) expect_numel(name, "dw", dw, dim);
+    expect_numel(name, "dy", dy, rows * dim);
+    expect_numel(name, "x", x, rows * dim);
+    expect_numel(name, "w", w, dim);
+    expect_numel(name, "rstd", rstd, rows);
+    if (residual) expect_numel(name, "residual", residual, rows * dim);
+    expect_floating(name, "x", x);
+    expect_dtype(name, "dy", dy, x.dtype);
+    expect_dtype(name, "w", w, x.dtype);
+    expect_dtype(name, "dx", dx, x.dtype);
+  }
+};
+
+namespace cpu {
+void run(const RmsNormForward&);
+void run(const RmsNormBackward&);
+}  // namespace cpu
+}  // namespace rz

@@ -1,0 +1,22 @@
+import { defineConfig } from 'vitest/config';
+
+const project = (name: string, extra = {}) => ({
+  extends: true as const,
+  test: { name, include: [`test/${name}/**/*.test.ts`], ...extra },
+});
+
+// Two cores: the folders that spawn ranks or measure memory run one file at a time.
+const alone = { fileParallelism: false, testTimeout: 120_000, hookTimeout: 120_000 };
+
+export default defineConfig({
+  test: {
+    pool: 'forks',
+    projects: [
+      project('unit'),
+      project('native'),
+      project('reference', { testTimeout: 60_000 }),
+      project('multi', alone),
+      project('package', alone),
+    ],
+  },
+});
