@@ -1,0 +1,112 @@
+// The state of one JavaScript environment, and how functions reach it.
+#pragma once
+#include <any>
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "binding/handles.h"
+#include "binding/napi_setup.h"
+#include "core/runtime.h"
+#include "ops/op.h"
+
+namespace rz::binding {
+
+struct AddonState {
+  // Concepts with state of their own (files, store, groups) keep it here, keyed by name; destroyed before the runtime.
+  Runtime runtime;
+  HandleTable<TensorRef, HandleKind::Tensor> tensors;
+  HandleTable<Event, HandleKind::Event> events;
+  std::unordered_map<std::string, std::any> concepts;
+  Stream* current = nullptr;  // the stream that ops enqueue on
+
+  template <class T>
+  T& concept_state(const char* name) {
+    std::any& slot = concepts[name];
+    if (!slot.has_value()) slot = std::make_shared<T>();
+    return *std::any_cast<std::shared_ptr<T>&>(slot);
+  }
+};
+
+// The arguments of one call. Accessors name the function, the position, and what was got when a value is not as wanted.
+class Args {
+ public:
+  static constexpr size_t kMax = 24;
+  Args(napi_env env, napi_callback_info info);
+
+  napi_env env() const { return env_; }
+  AddonState& state() const { return *state_; }
+  Runtime& runtime() const { return state_->runtime; }
+  Stream* stream() const { return state_->current; }
+  size_t count() const { return count_; }
+  napi_value raw(size_t i) const { return values_[i]; }
+  Napi::Value value(size_t i) const { return Napi::Value(env_, values_[i]); }
+
+  bool missing(size_t i) const;  // undefined or null
+  double number(size_t i) const;
+  int64_t integer(size_t i) const;  // a whole number within ±2^53
+  uint64_t u64(size_t i) const;     // a bigint
+  bool boolean(size_t i) const;
+  std::string string(size_t i) const;
+  DType dtype(size_t i) const;
+  // Bytes of a TypedArray, ArrayBuffer view or Buffer. Valid during the call.
+  std::pair<std::byte*, size_t> bytes(size_t i) const;
+
+  TensorRef& tensor(size_t i) const;
+  // The operand of an op on the current stream; its storage is marked as used there.
+  View view(size_t i) const;
+  View optional(size_t i) const;  // 0, null or undefined: absent
+
+  napi_value undefined() const;
+  napi_value from(double value) const;
+  napi_value from(bool value) const;
+  napi_value from(const std::string& value) const;
+
+ private:
+  napi_env env_;
+  AddonState* state_;
+  size_t count_ = kMax;
+  napi_value values_[kMax];
+};
+
+// Runs on the current stream: `run` is called by the stream's worker.
+inline void enqueue(Stream* stream, const char* op, std::function<void()> run) {
+  static_cast<CpuStream*>(stream)->enqueue(op, std::move(run));
+}
+
+// Turns C++ exceptions into JavaScript errors with `code`. Every function of the addon is wrapped by it.
+void throw_to_js(napi_env env, const std::exception& error);
+Napi::Error error_to_js(Napi::Env env, const std::exception& error);
+
+template <napi_value (*kFunction)(Args&)>
+napi_value wrap(napi_env env, napi_callback_info info) {
+  try {
+    Args args(env, info);
+    return kFunction(args);
+  } catch (const Napi::Error& error) {
+    error.ThrowAsJavaScriptException();
+  } catch (const std::exception& error) {
+    throw_to_js(env, error);
+  }
+  return nullptr;
+}
+
+template <napi_value (*kFunction)(Args&)>
+void define(Napi::Object exports, const char* name) {
+  napi_value function;
+  napi_create_function(exports.Env(), name, NAPI_AUTO_LENGTH, wrap<kFunction>, nullptr, &function);
+  exports.Set(name, Napi::Value(exports.Env(), function));
+}
+
+// Runs `work` on libuv's pool and settles a promise with what `result` makes of it on the JavaScript thread.
+// Only for what blocks on files or on a stream: collectives and ops go on streams.
+Napi::Value run_async(Napi::Env env, std::function<void()> work, std::function<Napi::Value(Napi::Env)> result);
+
+// One registration function per concept, called once per environment.
+void register_runtime(Napi::Object exports);
+void register_tensor(Napi::Object exports);
+void register_ops(Napi::Object exports);
+void register_files(Napi::Object exports);
+void register_comm(Napi::Object exports);
+
+}  // namespace rz::binding

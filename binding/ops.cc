@@ -1,0 +1,126 @@
+// The ops, one line each: arguments in the order of the op's fields (views first, then sizes and flags).
+#include "binding/addon.h"
+#include "ops/activation.h"
+#include "ops/adamw.h"
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "core/philox.h"
+#include "ops/random.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+
+namespace rz::binding {
+namespace {
+
+// Checks the op and enqueues it on the current stream.
+template <class Op>
+napi_value launch(const Args& a, const Op& op) {
+  op.check();
+  enqueue(a.stream(), Op::name, [op] { cpu::run(op); });
+  return a.undefined();
+}
+
+float f32(Args& a, size_t i) { return static_cast<float>(a.number(i)); }
+
+napi_value fill(Args& a) { return launch(a, Fill{a.view(0), a.number(1)}); }
+napi_value copy(Args& a) { return launch(a, Copy{a.view(0), a.view(1)}); }
+napi_value add(Args& a) { return launch(a, Add{a.view(0), a.view(1), a.view(2)}); }
+napi_value scale(Args& a) { return launch(a, Scale{a.view(0), a.view(1), a.optional(2), f32(a, 3), a.boolean(4)}); }
+napi_value sum_squares(Args& a) { return launch(a, SumSquares{a.view(0), a.view(1), a.boolean(2)}); }
+napi_value clip_factor(Args& a) { return launch(a, ClipFactor{a.view(0), a.view(1), a.view(2), f32(a, 3)}); }
+napi_value random_fill(Args& a) {
+  return launch(a, RandomFill{a.view(0), a.u64(1), philox::key_of(a.string(2)), a.integer(3), a.boolean(4), f32(a, 5), f32(a, 6)});
+}
+
+napi_value embedding_forward(Args& a) {
+  return launch(a, EmbeddingForward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5)});
+}
+napi_value embedding_backward(Args& a) {
+  return launch(a, EmbeddingBackward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.boolean(6)});
+}
+
+napi_value linear_forward(Args& a) {
+  return launch(a, LinearForward{a.view(0), a.view(1), a.view(2), a.optional(3), a.integer(4), a.integer(5), a.integer(6)});
+}
+napi_value linear_backward_input(Args& a) {
+  return launch(a, LinearBackwardInput{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.boolean(6)});
+}
+napi_value linear_backward_weight(Args& a) {
+  return launch(a, LinearBackwardWeight{a.view(0), a.optional(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.integer(6), a.boolean(7)});
+}
+
+napi_value rms_norm_forward(Args& a) {
+  return launch(a, RmsNormForward{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), f32(a, 6)});
+}
+napi_value rms_norm_backward(Args& a) {
+  return launch(a, RmsNormBackward{a.view(0), a.optional(1), a.view(2), a.view(3), a.view(4), a.view(5), a.optional(6), a.integer(7), a.integer(8), a.boolean(9)});
+}
+
+napi_value rope_table(Args& a) {
+  return launch(a, RopeTable{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), f32(a, 6)});
+}
+napi_value rope(Args& a) {
+  return launch(a, Rope{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.integer(6), a.integer(7), a.boolean(8)});
+}
+
+napi_value attention_forward(Args& a) {
+  return launch(a, AttentionForward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.view(5), a.view(6), a.integer(7), a.integer(8),
+                                   a.integer(9), a.integer(10), a.integer(11), a.integer(12), a.integer(13), f32(a, 14)});
+}
+napi_value attention_backward(Args& a) {
+  return launch(a, AttentionBackward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.view(5), a.view(6), a.view(7), a.view(8), a.view(9),
+                                    a.integer(10), a.integer(11), a.integer(12), a.integer(13), a.integer(14), a.integer(15), f32(a, 16)});
+}
+
+napi_value swiglu_forward(Args& a) { return launch(a, SwigluForward{a.view(0), a.view(1), a.view(2)}); }
+napi_value swiglu_backward(Args& a) { return launch(a, SwigluBackward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4)}); }
+napi_value gelu_forward(Args& a) { return launch(a, GeluForward{a.view(0), a.view(1)}); }
+napi_value gelu_backward(Args& a) { return launch(a, GeluBackward{a.view(0), a.view(1), a.view(2)}); }
+
+napi_value linear_cross_entropy(Args& a) {
+  return launch(a, LinearCrossEntropy{a.view(0), a.optional(1), a.optional(2), a.view(3), a.view(4), a.view(5), a.integer(6), a.integer(7),
+                                     a.integer(8), a.number(9), a.boolean(10)});
+}
+napi_value cross_entropy(Args& a) {
+  return launch(a, CrossEntropy{a.view(0), a.optional(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.number(6)});
+}
+
+napi_value adamw(Args& a) {
+  return launch(a, AdamW{a.view(0), a.view(1), a.view(2), a.view(3), a.optional(4), a.optional(5), a.number(6), a.number(7), a.number(8),
+                        a.number(9), a.number(10), a.integer(11)});
+}
+
+}  // namespace
+
+void register_ops(Napi::Object exports) {
+  define<fill>(exports, "fill");
+  define<copy>(exports, "copy");
+  define<add>(exports, "add");
+  define<scale>(exports, "scale");
+  define<sum_squares>(exports, "sumSquares");
+  define<clip_factor>(exports, "clipFactor");
+  define<random_fill>(exports, "randomFill");
+  define<embedding_forward>(exports, "embeddingForward");
+  define<embedding_backward>(exports, "embeddingBackward");
+  define<linear_forward>(exports, "linearForward");
+  define<linear_backward_input>(exports, "linearBackwardInput");
+  define<linear_backward_weight>(exports, "linearBackwardWeight");
+  define<rms_norm_forward>(exports, "rmsNormForward");
+  define<rms_norm_backward>(exports, "rmsNormBackward");
+  define<rope_table>(exports, "ropeTable");
+  define<rope>(exports, "rope");
+  define<attention_forward>(exports, "attentionForward");
+  define<attention_backward>(exports, "attentionBackward");
+  define<swiglu_forward>(exports, "swigluForward");
+  define<swiglu_backward>(exports, "swigluBackward");
+  define<gelu_forward>(exports, "geluForward");
+  define<gelu_backward>(exports, "geluBackward");
+  define<linear_cross_entropy>(exports, "linearCrossEntropy");
+  define<cross_entropy>(exports, "crossEntropy");
+  define<adamw>(exports, "adamw");
+}
+
+}  // namespace rz::binding

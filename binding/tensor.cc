@@ -1,0 +1,107 @@
+// Tensor handles: allocation, views, and the bytes that cross to and from JavaScript.
+#include <cstring>
+
+#include "binding/addon.h"
+
+namespace rz::binding {
+namespace {
+
+// (numel, dtype, kind) → handle; uninitialised, at home on the current stream
+napi_value tensor_empty(Args& a) {
+  int64_t numel = a.integer(0);
+  DType dtype = a.dtype(1);
+  int64_t kind = a.integer(2);
+  if (numel < 0) fail("ERR_SHAPE", "a tensor cannot have ", numel, " elements");
+  if (kind < 0 || kind >= kMemoryKinds) fail("ERR_ARGUMENT", "memory kind ", kind, " does not exist");
+  size_t bytes = static_cast<size_t>(numel * size_of(dtype));
+  auto storage = a.runtime().allocate(bytes, a.stream(), static_cast<MemoryKind>(kind));
+  return a.from(a.state().tensors.insert({std::move(storage), 0, numel, dtype}));
+}
+
+// (handle, offset, numel) → handle on the same storage
+napi_value tensor_view(Args& a) {
+  TensorRef t = a.tensor(0);
+  int64_t offset = a.integer(1), numel = a.integer(2);
+  if (offset < 0 || numel < 0 || offset + numel > t.numel) {
+    fail("ERR_SHAPE", "a view of elements ", offset, " to ", offset + numel, " does not fit a tensor of ", t.numel);
+  }
+  t.offset += offset;
+  t.numel = numel;
+  return a.from(a.state().tensors.insert(std::move(t)));
+}
+
+napi_value tensor_retain(Args& a) {
+  TensorRef t = a.tensor(0);
+  return a.from(a.state().tensors.insert(std::move(t)));
+}
+
+napi_value tensor_release(Args& a) { return a.from(a.state().tensors.release(a.number(0))); }
+
+// How many handles and running tasks share the storage.
+napi_value tensor_use_count(Args& a) { return a.from(static_cast<double>(a.tensor(0).storage.use_count())); }
+
+// An id that two handles share exactly when they share a storage.
+napi_value tensor_storage_id(Args& a) {
+  return a.from(static_cast<double>(reinterpret_cast<uintptr_t>(a.tensor(0).storage.get())));
+}
+
+void expect_bytes(const char* what, size_t got, size_t want) {
+  if (got != want) fail("ERR_SHAPE", what, ": the tensor has ", want, " bytes but the buffer has ", got);
+}
+
+// Copies from JavaScript memory; the source may change as soon as the call returns.
+napi_value tensor_write(Args& a) {
+  TensorRef t = a.tensor(0);
+  auto [data, size] = a.bytes(1);
+  expect_bytes("write", size, t.bytes());
+  t.storage->used_on(a.stream());
+  auto copy = std::make_shared<std::vector<std::byte>>(data, data + size);
+  enqueue(a.stream(), "write", [t, copy] { std::memcpy(t.data(), copy->data(), copy->size()); });
+  return a.undefined();
+}
+
+// Blocks until the tensor is ready, then copies into JavaScript memory.
+napi_value tensor_read(Args& a) {
+  TensorRef t = a.tensor(0);
+  auto [data, size] = a.bytes(1);
+  expect_bytes("read", size, t.bytes());
+  a.runtime().synchronize(*t.storage);
+  std::memcpy(data, t.data(), size);
+  return a.undefined();
+}
+
+// → promise of an ArrayBuffer
+napi_value tensor_read_async(Args& a) {
+  TensorRef t = a.tensor(0);
+  // Order the copy behind everything enqueued so far, whichever stream it is on.
+  std::vector<Event> events{t.storage->home()->record()};
+  for (uint32_t mask = t.storage->foreign_streams(); mask; mask &= mask - 1) {
+    events.push_back(a.runtime().stream(std::countr_zero(mask))->record());
+  }
+  return run_async(
+      a.env(),
+      [events] {
+        for (const Event& event : events) event.stream->synchronize(event);
+      },
+      [t](Napi::Env env) -> Napi::Value {
+        Napi::ArrayBuffer out = Napi::ArrayBuffer::New(env, t.bytes());
+        std::memcpy(out.Data(), t.data(), t.bytes());
+        return out;
+      });
+}
+
+}  // namespace
+
+void register_tensor(Napi::Object exports) {
+  define<tensor_empty>(exports, "tensorEmpty");
+  define<tensor_view>(exports, "tensorView");
+  define<tensor_retain>(exports, "tensorRetain");
+  define<tensor_release>(exports, "tensorRelease");
+  define<tensor_use_count>(exports, "tensorUseCount");
+  define<tensor_storage_id>(exports, "tensorStorageId");
+  define<tensor_write>(exports, "tensorWrite");
+  define<tensor_read>(exports, "tensorRead");
+  define<tensor_read_async>(exports, "tensorReadAsync");
+}
+
+}  // namespace rz::binding

@@ -1,0 +1,132 @@
+// Loads the addon. The only file that types its surface; the names are those of binding/*.cc.
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+/** A native tensor, event, file, store or group: one number that holds kind, generation and slot. */
+export type Handle = number;
+/** The place of an absent optional operand. */
+export const NONE: Handle = 0;
+
+export interface MemoryByKind {
+  other: number;
+  parameter: number;
+  gradient: number;
+  optimizer: number;
+  activation: number;
+  unshard: number;
+  staging: number;
+}
+
+export interface NativeMemoryStats {
+  current: MemoryByKind;
+  peak: MemoryByKind;
+  total: number;
+  totalPeak: number;
+  reserved: number;
+  liveHandles: number;
+}
+
+export interface NativeInfo {
+  version: string;
+  /** Instruction set of the SIMD kernels: `avx512`, `avx2` or `baseline`. */
+  isa: string;
+  dnnl: string;
+  threads: number;
+  cuda: boolean;
+}
+
+interface NativeRuntime {
+  info(): NativeInfo;
+  setNumThreads(threads: number): void;
+  streamCreate(name: string): number;
+  /** Makes ops enqueue on `stream`; returns the previous one. */
+  streamSetCurrent(stream: number): number;
+  streamSynchronize(stream: number): void;
+  streamWaitEvent(stream: number, event: Handle): void;
+  eventRecord(stream: number): Handle;
+  eventRelease(event: Handle): boolean;
+  eventQuery(event: Handle): boolean;
+  eventSynchronize(event: Handle): void;
+  eventWaitAsync(event: Handle): Promise<void>;
+  memoryStats(): NativeMemoryStats;
+  memoryResetPeak(): void;
+  memoryTrim(): void;
+}
+
+interface NativeTensor {
+  tensorEmpty(numel: number, dtype: number, kind: number): Handle;
+  tensorView(tensor: Handle, offset: number, numel: number): Handle;
+  tensorRetain(tensor: Handle): Handle;
+  tensorRelease(tensor: Handle): boolean;
+  tensorUseCount(tensor: Handle): number;
+  tensorStorageId(tensor: Handle): number;
+  tensorWrite(tensor: Handle, bytes: ArrayBufferView | ArrayBuffer): void;
+  /** Blocks until the tensor is ready. */
+  tensorRead(tensor: Handle, into: ArrayBufferView | ArrayBuffer): void;
+  tensorReadAsync(tensor: Handle): Promise<ArrayBuffer>;
+}
+
+type H = Handle;
+type N = number;
+
+// Views in the order of the op's fields in cpp/ops/*.h, then sizes and flags. Nothing here waits.
+interface NativeOps {
+  fill(x: H, value: N): void;
+  copy(dst: H, src: H): void;
+  add(y: H, a: H, b: H): void;
+  scale(y: H, x: H, by: H, factor: N, accumulate: boolean): void;
+  sumSquares(out: H, x: H, accumulate: boolean): void;
+  clipFactor(norm: H, factor: H, sum: H, maxNorm: N): void;
+  randomFill(x: H, seed: bigint, key: string, offset: N, normal: boolean, a: N, b: N): void;
+  embeddingForward(out: H, ids: H, table: H, rows: N, vocab: N, dim: N): void;
+  embeddingBackward(dTable: H, ids: H, dOut: H, rows: N, vocab: N, dim: N, accumulate: boolean): void;
+  linearForward(y: H, x: H, w: H, b: H, rows: N, inFeatures: N, outFeatures: N): void;
+  linearBackwardInput(dx: H, dy: H, w: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
+  linearBackwardWeight(dw: H, db: H, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
+  rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
+  rmsNormBackward(dx: H, dw: H, dy: H, x: H, w: H, rstd: H, residual: H, rows: N, dim: N, accumulate: boolean): void;
+  ropeTable(cos: H, sin: H, positions: H, invFreq: H, rows: N, half: N, attentionFactor: N): void;
+  rope(y: H, x: H, cos: H, sin: H, rows: N, heads: N, headDim: N, rotary: N, inverse: boolean): void;
+  attentionForward(
+    o: H, lse: H, q: H, k: H, v: H, cuQ: H, cuK: H,
+    qRows: N, kRows: N, sequences: N, heads: N, kvHeads: N, headDim: N, window: N, scale: N,
+  ): void;
+  attentionBackward(
+    dq: H, dk: H, dv: H, dO: H, o: H, q: H, k: H, v: H, lse: H, cu: H,
+    rows: N, sequences: N, heads: N, kvHeads: N, headDim: N, window: N, scale: N,
+  ): void;
+  swigluForward(y: H, gate: H, up: H): void;
+  swigluBackward(dGate: H, dUp: H, dy: H, gate: H, up: H): void;
+  geluForward(y: H, x: H): void;
+  geluBackward(dx: H, dy: H, x: H): void;
+  linearCrossEntropy(
+    loss: H, dx: H, dw: H, x: H, w: H, labels: H,
+    rows: N, dim: N, vocab: N, denominator: N, accumulate: boolean,
+  ): void;
+  crossEntropy(loss: H, dLogits: H, logits: H, labels: H, rows: N, vocab: N, denominator: N): void;
+  adamw(
+    param: H, grad: H, expAvg: H, expAvgSq: H, segments: H, gradScale: H,
+    lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,
+  ): void;
+}
+
+export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps {}
+
+/** Root of the package: the folder that holds `build/` and `prebuilds/`. */
+export const packageRoot: string = fileURLToPath(new URL('..', import.meta.url));
+
+function load(): NativeAddon {
+  const require = createRequire(import.meta.url);
+  try {
+    return require('node-gyp-build')(packageRoot) as NativeAddon;
+  } catch (cause) {
+    throw new Error(
+      `the rankzero addon does not load: ${(cause as Error).message}\n` +
+        'Build it with: npm rebuild rankzero (in a checkout: npm run build:native).\n' +
+        'It needs a C++20 compiler, CMake and oneDNN: apt-get install -y g++ cmake libdnnl-dev',
+      { cause },
+    );
+  }
+}
+
+export const native: NativeAddon = load();
