@@ -1,4 +1,4 @@
-import { defineConfig } from 'vitest/config';
+import { defineConfig, type ViteUserConfig } from 'vitest/config';
 
 const project = (name: string, extra = {}) => ({
   extends: true as const,
@@ -8,7 +8,7 @@ const project = (name: string, extra = {}) => ({
 // Two cores: the folders that spawn ranks or measure memory run one file at a time.
 const alone = { fileParallelism: false, testTimeout: 120_000, hookTimeout: 120_000 };
 
-export default defineConfig({
+const config: ViteUserConfig = defineConfig({
   test: {
     pool: 'forks',
     projects: [
@@ -20,3 +20,5 @@ export default defineConfig({
     ],
   },
 });
+
+export default config;
