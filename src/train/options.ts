@@ -1,0 +1,94 @@
+// The options of a fine-tuning run, as `rankzero finetune`, its config file and programs give them.
+// Types only, so that `import 'rankzero'` does not pay for zod; the schema behind them is options_schema.ts.
+
+/** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
+export type StrategyName = 'FULL_SHARD' | 'SHARD_GRAD_OP' | 'NO_SHARD' | 'HYBRID_SHARD' | '_HYBRID_SHARD_ZERO2';
+
+/** Options of a fine-tuning run with every default filled in. */
+export interface FinetuneOptions {
+  /** Folder with the model, or a hub id found in the local Hugging Face cache. */
+  model: string;
+  /** JSONL file with `text`, `prompt`/`completion` or `messages` on each line. */
+  data: string;
+  /** JSONL file to evaluate on. */
+  evalData?: string | undefined;
+  /** Folder for the model, checkpoints, metrics and report. */
+  out: string;
+  /** Ranks on this host. */
+  nproc: number;
+
+  /** Passes over the data. May be fractional. */
+  epochs: number;
+  /** Stops after so many optimizer steps; wins over `epochs`. */
+  maxSteps?: number | undefined;
+  /** Sequences of one forward pass on one rank. */
+  batchSize: number;
+  /** Forward passes of one optimizer step. */
+  gradAccum: number;
+  /** Longest sequence in tokens; longer ones are cut. Default: the model's limit, at most 1024. */
+  seqLength?: number | undefined;
+  /** Fills sequences of `seqLength` with several examples, which do not see each other. */
+  packing: boolean;
+  /** Tokens that the loss is over. */
+  lossOn: 'completions' | 'all';
+
+  /** Peak learning rate. */
+  lr: number;
+  /** Shape of the learning rate after warm-up. */
+  schedule: 'cosine' | 'linear' | 'constant';
+  /** Steps of linear warm-up; wins over `warmupRatio`. */
+  warmupSteps?: number | undefined;
+  /** Part of all steps that is warm-up. */
+  warmupRatio: number;
+  /** AdamW's decoupled weight decay. One-dimensional parameters are not decayed. */
+  weightDecay: number;
+  /** AdamW's decay rates of the two moments. */
+  betas: [number, number];
+  /** AdamW's epsilon. */
+  eps: number;
+  /** Clips the global gradient norm; 0 turns it off. */
+  maxGradNorm: number;
+
+  /** dtype of parameters and activations in forward and backward; masters stay float32. */
+  precision: 'float32' | 'bfloat16';
+  strategy: StrategyName;
+  /** Ranks of one shard group, for the hybrid strategies. Default: the ranks of one host. */
+  hybridShardDegree?: number | undefined;
+  /** Recomputes each decoder layer in backward instead of keeping its activations. */
+  activationCheckpointing: boolean;
+
+  /** Evaluates every so many steps. Default: after each epoch. */
+  evalSteps?: number | undefined;
+  /** Evaluates, and answers the sample prompts, before the first step. */
+  evalAtStart: boolean;
+  /** Saves a checkpoint every so many steps. Default: none before the end. */
+  saveSteps?: number | undefined;
+  /** Keeps so many checkpoints, the newest. */
+  saveTotalLimit: number;
+  /** Checkpoint to go on from; `auto` is the newest in `out`, if there is one. */
+  resume?: string | undefined;
+  /** Seed of data order and sampling. */
+  seed: number;
+  /** Prompts that the model answers before and after. */
+  samplePrompts: string[];
+
+  /** Reports every so many steps. */
+  logSteps: number;
+  /** Writes TensorBoard event files to `out/tensorboard`. */
+  tensorboard: boolean;
+  /** Writes `out/report.html` at the end. */
+  report: boolean;
+}
+
+/** What a user must say: model, data and output folder. Everything else has a default. */
+export type FinetuneInput = Pick<FinetuneOptions, 'model' | 'data' | 'out'> & Partial<FinetuneOptions>;
+
+/**
+ * Fills in defaults and checks every option.
+ *
+ * @throws OptionsError naming each key that is wrong, what was got and what is wanted.
+ */
+export async function resolveFinetuneOptions(input: FinetuneInput): Promise<FinetuneOptions> {
+  const { parseFinetuneOptions } = await import('./options_schema.ts');
+  return parseFinetuneOptions(input as unknown as Record<string, unknown>);
+}

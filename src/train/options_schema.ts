@@ -1,0 +1,242 @@
+// The one description of every fine-tuning option: its check, its default, its flag and its help.
+// Flags, config files and programs all end here, so a message about a key reads the same from each of them.
+import { z } from 'zod';
+import type { FinetuneOptions, StrategyName } from './options.ts';
+
+/** Wrong options. The message has one line for each. */
+export class OptionsError extends Error {
+  override name = 'OptionsError';
+}
+
+/** One option. The flag is the key in kebab-case unless `flag` says otherwise. */
+export interface OptionField<T = unknown> {
+  schema: z.ZodType<T>;
+  help: string;
+  /** Completes "got …, wanted …". */
+  wanted: string;
+  group: 'Main' | 'Batches' | 'Optimizer' | 'Parallelism' | 'Evaluation and checkpoints' | 'Reports';
+  /** Placeholder of the flag's value; none for a boolean, `[dir]` for a value that may be left out. */
+  value?: string;
+  flag?: string;
+  default?: T;
+}
+
+const strategies: StrategyName[] = ['FULL_SHARD', 'SHARD_GRAD_OP', 'NO_SHARD', 'HYBRID_SHARD', '_HYBRID_SHARD_ZERO2'];
+
+/** Accepts the flag's text as well as the number of a config file. */
+const numeric = <T extends z.ZodType<number>>(schema: T): z.ZodType<number> =>
+  z.preprocess((v) => (typeof v === 'string' && v.trim() !== '' ? Number(v) : v), schema);
+const count = { schema: numeric(z.int().min(1)), wanted: 'a whole number of at least 1', value: '<n>' };
+const countOrZero = { schema: numeric(z.int().min(0)), wanted: 'a whole number of at least 0', value: '<n>' };
+const positive = { schema: numeric(z.number().positive()), wanted: 'a number above 0', value: '<x>' };
+const notNegative = { schema: numeric(z.number().min(0)), wanted: 'a number of at least 0', value: '<x>' };
+const fraction = { schema: numeric(z.number().min(0).max(1)), wanted: 'a number from 0 to 1', value: '<x>' };
+const yesNo = { schema: z.boolean(), wanted: 'true or false' };
+const text = { schema: z.string().min(1), wanted: 'text' };
+const oneOf = <T extends string>(...values: T[]) => ({
+  schema: z.enum(values) as unknown as z.ZodType<T>,
+  wanted: `one of ${values.join(', ')}`,
+  value: `<${values.length > 3 ? 'name' : values.join('|')}>`,
+});
+const optional = <T>(field: { schema: z.ZodType<T>; wanted: string; value?: string }) => ({
+  ...field,
+  schema: field.schema.optional() as z.ZodType<T | undefined>,
+});
+const beta = z.number().min(0).lt(1);
+const betas: z.ZodType<[number, number]> = z.preprocess(
+  (v) => (typeof v === 'string' ? v.split(',').map(Number) : v),
+  z.tuple([beta, beta]),
+);
+
+type Fields = { [K in keyof Required<FinetuneOptions>]: OptionField<FinetuneOptions[K]> };
+
+/** Every option, in the order of the help. */
+export const finetuneFields: Fields = {
+  model: { ...text, value: '<dir>', group: 'Main', help: 'model folder, or a hub id in the local Hugging Face cache' },
+  data: { ...text, value: '<file>', group: 'Main', help: 'JSONL to train on: text, prompt/completion or messages' },
+  evalData: { ...optional(text), value: '<file>', group: 'Main', help: 'JSONL to evaluate on' },
+  out: { ...text, value: '<dir>', group: 'Main', help: 'folder for the model, checkpoints, metrics and report' },
+  nproc: { ...count, group: 'Main', default: 1, help: 'ranks on this host' },
+
+  epochs: { ...positive, group: 'Batches', default: 3, help: 'passes over the data' },
+  maxSteps: { ...optional(count), group: 'Batches', help: 'stop after n steps; wins over --epochs' },
+  batchSize: { ...count, group: 'Batches', default: 8, help: 'sequences of one forward pass on one rank' },
+  gradAccum: { ...count, group: 'Batches', default: 1, help: 'forward passes of one step' },
+  seqLength: {
+    ...optional(count),
+    group: 'Batches',
+    help: 'longest sequence in tokens (default: the limit of the model, at most 1024)',
+  },
+  packing: { ...yesNo, group: 'Batches', default: false, help: 'fill sequences with several examples' },
+  lossOn: { ...oneOf('completions', 'all'), group: 'Batches', default: 'completions', help: 'tokens the loss is over' },
+
+  lr: { ...notNegative, group: 'Optimizer', default: 2e-5, help: 'peak learning rate' },
+  schedule: {
+    ...oneOf('cosine', 'linear', 'constant'),
+    group: 'Optimizer',
+    default: 'cosine',
+    help: 'learning rate after warm-up',
+  },
+  warmupSteps: { ...optional(countOrZero), group: 'Optimizer', help: 'steps of warm-up; wins over --warmup-ratio' },
+  warmupRatio: { ...fraction, group: 'Optimizer', default: 0, help: 'part of all steps that is warm-up' },
+  weightDecay: { ...notNegative, group: 'Optimizer', default: 0, help: 'AdamW weight decay, not on 1-d parameters' },
+  betas: {
+    schema: betas,
+    wanted: 'two numbers from 0 to below 1, such as 0.9,0.999',
+    value: '<a,b>',
+    group: 'Optimizer',
+    default: [0.9, 0.999],
+    help: 'AdamW decay rates of the moments',
+  },
+  eps: { ...positive, group: 'Optimizer', default: 1e-8, help: 'AdamW epsilon' },
+  maxGradNorm: { ...notNegative, group: 'Optimizer', default: 1, help: 'clip the gradient norm; 0: do not' },
+
+  precision: {
+    ...oneOf('float32', 'bfloat16'),
+    group: 'Parallelism',
+    default: 'float32',
+    help: 'dtype of forward and backward; masters stay float32',
+  },
+  strategy: {
+    ...oneOf<StrategyName>(...strategies),
+    group: 'Parallelism',
+    default: 'FULL_SHARD',
+    help: strategies.join(', '),
+  },
+  hybridShardDegree: {
+    ...optional(count),
+    group: 'Parallelism',
+    help: 'ranks of one shard group, for hybrid strategies (default: those of one host)',
+  },
+  activationCheckpointing: {
+    ...yesNo,
+    group: 'Parallelism',
+    default: false,
+    help: 'recompute decoder layers in backward to save memory',
+  },
+
+  evalSteps: {
+    ...optional(count),
+    group: 'Evaluation and checkpoints',
+    help: 'evaluate every n steps (default: after each epoch)',
+  },
+  evalAtStart: { ...yesNo, group: 'Evaluation and checkpoints', default: true, help: 'evaluate before the first step' },
+  saveSteps: { ...optional(count), group: 'Evaluation and checkpoints', help: 'save a checkpoint every n steps' },
+  saveTotalLimit: { ...count, group: 'Evaluation and checkpoints', default: 2, help: 'keep the newest n checkpoints' },
+  resume: {
+    ...optional(text),
+    value: '[dir]',
+    group: 'Evaluation and checkpoints',
+    help: 'go on from a checkpoint; without a folder or with auto: from the newest in --out',
+  },
+  seed: { ...countOrZero, group: 'Evaluation and checkpoints', default: 42, help: 'seed of data order and sampling' },
+  samplePrompts: {
+    schema: z.array(z.string().min(1)),
+    wanted: 'a list of texts',
+    value: '<text>',
+    flag: 'sample-prompt',
+    group: 'Evaluation and checkpoints',
+    default: [],
+    help: 'answer this prompt before and after; repeatable',
+  },
+
+  logSteps: { ...count, group: 'Reports', default: 1, help: 'report every n steps' },
+  tensorboard: { ...yesNo, group: 'Reports', default: true, help: 'write TensorBoard event files' },
+  report: { ...yesNo, group: 'Reports', default: true, help: 'write report.html at the end' },
+};
+
+/** `maxGradNorm` → `max-grad-norm`, or the field's own flag. */
+export function flagOf(key: string): string {
+  const field = finetuneFields[key as keyof FinetuneOptions] as OptionField | undefined;
+  return field?.flag ?? key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** Levenshtein distance, for suggestions. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** The nearest of `names`, if it is near enough to be meant. */
+export function nearest(name: string, names: readonly string[]): string | undefined {
+  const scored = names.map((n) => ({ n, d: distance(name.toLowerCase(), n.toLowerCase()) }));
+  scored.sort((a, b) => a.d - b.d);
+  const best = scored[0];
+  return best && best.d <= Math.max(2, Math.floor(name.length / 3)) ? best.n : undefined;
+}
+
+/** Keys in camelCase or kebab-case → the keys of FinetuneOptions. Unknown keys are returned beside. */
+function normaliseKeys(input: Record<string, unknown>, where: (key: string) => string) {
+  const byName = new Map<string, string>();
+  for (const key of Object.keys(finetuneFields)) {
+    byName.set(key, key).set(flagOf(key), key);
+    byName.set(
+      flagOf(key).replace(/-(\w)/g, (_, letter: string) => letter.toUpperCase()),
+      key,
+    );
+  }
+  const values: Record<string, unknown> = {};
+  const problems: string[] = [];
+  for (const [name, value] of Object.entries(input)) {
+    const key = byName.get(name);
+    if (key === undefined) {
+      const near = nearest(name, [...byName.keys()]);
+      problems.push(`${where(name)}: no such option${near ? `; did you mean ${near}?` : ''}`);
+    } else if (value !== undefined && value !== null) {
+      values[key] = value;
+    }
+  }
+  return { values, problems };
+}
+
+const show = (value: unknown): string => (value === undefined ? 'nothing' : JSON.stringify(value));
+
+/** What contradicts between options that are right by themselves. */
+function contradictions(o: FinetuneOptions): string[] {
+  const problems: string[] = [];
+  const hybrid = o.strategy.includes('HYBRID');
+  if (o.hybridShardDegree !== undefined && !hybrid) {
+    problems.push(`hybridShardDegree: wants strategy HYBRID_SHARD or _HYBRID_SHARD_ZERO2, got ${o.strategy}`);
+  }
+  if (o.hybridShardDegree !== undefined && hybrid && o.nproc % o.hybridShardDegree !== 0) {
+    problems.push(`hybridShardDegree: got ${o.hybridShardDegree}, wanted a divisor of the ${o.nproc} ranks (nproc)`);
+  }
+  if (o.evalSteps !== undefined && o.evalData === undefined) {
+    problems.push('evalSteps: wants evalData, the file to evaluate on');
+  }
+  return problems;
+}
+
+/**
+ * Checks `input` (keys in camelCase or kebab-case) and fills in defaults.
+ *
+ * @param where names a key as the user wrote it, such as `--batch-size` or `train.yaml: batchSize`.
+ */
+export function parseFinetuneOptions(
+  input: Record<string, unknown>,
+  where: (key: string) => string = (key) => key,
+): FinetuneOptions {
+  const { values, problems } = normaliseKeys(input, where);
+  const parsed: Record<string, unknown> = {};
+  for (const [key, field] of Object.entries(finetuneFields) as [string, OptionField][]) {
+    const value = key in values ? values[key] : field.default;
+    const result = field.schema.safeParse(value);
+    if (result.success) {
+      if (result.data !== undefined) parsed[key] = result.data;
+    } else if (value === undefined) {
+      problems.push(`${where(key)}: is missing, wanted ${field.wanted} (${field.help})`);
+    } else {
+      problems.push(`${where(key)}: got ${show(value)}, wanted ${field.wanted}`);
+    }
+  }
+  if (problems.length === 0) problems.push(...contradictions(parsed as unknown as FinetuneOptions));
+  if (problems.length > 0) throw new OptionsError(problems.join('\n'));
+  return parsed as unknown as FinetuneOptions;
+}
