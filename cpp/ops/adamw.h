@@ -11,7 +11,7 @@ struct AdamW {
   View grad;         // (n) any floating dtype
   View exp_avg;      // (n) float32
   View exp_avg_sq;   // (n) float32
-  View segments;     // (2 · count) int64: [begin, end) of the elements that decay, ascending; optional
+  View segments;     // (2 · count) int64: [begin, end) of the elements that decay, ascending; absent: all decay
   View grad_scale;   // (1) float32, optional: multiplies the gradient (clipping)
   double lr, beta1, beta2, eps, weight_decay;
   int64_t step;  // 1 for the first update

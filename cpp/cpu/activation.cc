@@ -1,0 +1,35 @@
+#include "ops/activation.h"
+
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+
+namespace rz::cpu {
+
+constexpr int64_t kGrain = 1 << 13;
+
+void run(const SwigluForward& op) {
+  parallel_for(op.y.numel, kGrain, [&](int64_t i, int64_t end) {
+    simd().swiglu_forward[index_of(op.y.dtype)](at(op.y, i), at(op.gate, i), at(op.up, i), end - i);
+  });
+}
+
+void run(const SwigluBackward& op) {
+  parallel_for(op.dy.numel, kGrain, [&](int64_t i, int64_t end) {
+    simd().swiglu_backward[index_of(op.dy.dtype)](at(op.d_gate, i), at(op.d_up, i), at(op.dy, i), at(op.gate, i),
+                                                  at(op.up, i), end - i);
+  });
+}
+
+void run(const GeluForward& op) {
+  parallel_for(op.x.numel, kGrain, [&](int64_t i, int64_t end) {
+    simd().gelu_forward[index_of(op.x.dtype)](at(op.y, i), at(op.x, i), end - i);
+  });
+}
+
+void run(const GeluBackward& op) {
+  parallel_for(op.x.numel, kGrain, [&](int64_t i, int64_t end) {
+    simd().gelu_backward[index_of(op.x.dtype)](at(op.dx, i), at(op.dy, i), at(op.x, i), end - i);
+  });
+}
+
+}  // namespace rz::cpu

@@ -1,0 +1,44 @@
+#include "ops/adamw.h"
+
+#include <cmath>
+
+#include "cpu/parallel.h"
+#include "cpu/simd.h"
+
+namespace rz::cpu {
+
+void run(const AdamW& op) {
+  AdamWScalars plain{};
+  double bias1 = 1.0 - std::pow(op.beta1, static_cast<double>(op.step));
+  double bias2 = 1.0 - std::pow(op.beta2, static_cast<double>(op.step));
+  plain.decay = 1.0f;
+  plain.one_minus_beta1 = static_cast<float>(1.0 - op.beta1);
+  plain.beta2 = static_cast<float>(op.beta2);
+  plain.one_minus_beta2 = static_cast<float>(1.0 - op.beta2);
+  plain.sqrt_bias2 = static_cast<float>(std::sqrt(bias2));
+  plain.eps = static_cast<float>(op.eps);
+  plain.step_size = static_cast<float>(op.lr / bias1);
+  plain.grad_scale = op.grad_scale ? *op.grad_scale.as<float>() : 1.0f;
+  AdamWScalars decayed = plain;
+  decayed.decay = static_cast<float>(1.0 - op.lr * op.weight_decay);
+
+  auto kernel = simd().adamw[index_of(op.param.dtype)][index_of(op.grad.dtype)];
+  auto update = [&](int64_t begin, int64_t end, const AdamWScalars& scalars) {
+    if (begin < end)
+      kernel(at(op.param, begin), at(op.grad, begin), op.exp_avg.as<float>() + begin,
+             op.exp_avg_sq.as<float>() + begin, end - begin, scalars);
+  };
+  parallel_for(op.param.numel, 1 << 14, [&](int64_t begin, int64_t end) {
+    if (!op.segments) return update(begin, end, decayed);
+    auto segment = op.segments.as<int64_t>();
+    for (int64_t i = 0; i + 1 < op.segments.numel; i += 2) {
+      int64_t from = std::clamp(segment[i], begin, end), to = std::clamp(segment[i + 1], begin, end);
+      update(begin, from, plain);
+      update(from, to, decayed);
+      begin = to;
+    }
+    update(begin, end, plain);
+  });
+}
+
+}  // namespace rz::cpu

@@ -1,0 +1,63 @@
+// SwiGLU and GELU over flat ranges, in float32.
+#include "cpu/simd/table.h"
+#include "cpu/simd/vec.h"
+
+namespace rz::cpu::RZ_ISA {
+
+template <class T>
+static void swiglu_forward(void* y_, const void* gate_, const void* up_, int64_t n) {
+  auto y = static_cast<T*>(y_);
+  auto gate = static_cast<const T*>(gate_), up = static_cast<const T*>(up_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    float g = load(gate[i]);
+    store(y[i], g * sigmoid_f(g) * load(up[i]));
+  }
+}
+
+template <class T>
+static void swiglu_backward(void* d_gate_, void* d_up_, const void* dy_, const void* gate_, const void* up_,
+                            int64_t n) {
+  auto d_gate = static_cast<T*>(d_gate_), d_up = static_cast<T*>(d_up_);
+  auto dy = static_cast<const T*>(dy_), gate = static_cast<const T*>(gate_), up = static_cast<const T*>(up_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    float g = load(gate[i]), d = load(dy[i]), s = sigmoid_f(g);
+    float silu = g * s, u = load(up[i]);
+    store(d_up[i], d * silu);
+    store(d_gate[i], d * u * (s + silu * (1.0f - s)));
+  }
+}
+
+template <class T>
+static void gelu_forward(void* y_, const void* x_, int64_t n) {
+  auto y = static_cast<T*>(y_);
+  auto x = static_cast<const T*>(x_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    float v = load(x[i]);
+    store(y[i], 0.5f * v * (1.0f + erf_f(v * 0.707106781186547524f)));
+  }
+}
+
+template <class T>
+static void gelu_backward(void* dx_, const void* dy_, const void* x_, int64_t n) {
+  auto dx = static_cast<T*>(dx_);
+  auto dy = static_cast<const T*>(dy_), x = static_cast<const T*>(x_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    float v = load(x[i]);
+    float cdf = 0.5f * (1.0f + erf_f(v * 0.707106781186547524f));
+    float pdf = 0.398942280401432678f * exp_f(-0.5f * v * v);
+    store(dx[i], load(dy[i]) * (cdf + v * pdf));
+  }
+}
+
+void add_activation(Table& t) {
+  RZ_ENTRY(t, swiglu_forward);
+  RZ_ENTRY(t, swiglu_backward);
+  RZ_ENTRY(t, gelu_forward);
+  RZ_ENTRY(t, gelu_backward);
+}
+
+}  // namespace rz::cpu::RZ_ISA

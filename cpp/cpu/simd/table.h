@@ -1,0 +1,92 @@
+// The functions that exist once per instruction set. Each works on one thread's share of an op; cpp/cpu/*.cc split
+// the work. Arrays of three are indexed by the floating dtype: float32, bfloat16, float16.
+#pragma once
+#include <stdint.h>
+
+namespace rz::cpu {
+
+struct AttentionShape {
+  const void *q, *k, *v;  // (rows, heads, head_dim), (rows, kv_heads, head_dim)
+  const int32_t *cu_q, *cu_k;
+  int64_t q_rows, heads, kv_heads, head_dim, window;
+  float scale;
+};
+struct AttentionForwardArgs : AttentionShape {
+  void* o;
+  float* lse;
+};
+struct AttentionBackwardArgs : AttentionShape {
+  void *dq, *dk, *dv;
+  const void *d_o, *o;
+  const float* lse;
+};
+
+struct AdamWScalars {
+  float decay;            // 1 - lr · weight_decay
+  float one_minus_beta1;  // lerp's weight
+  float beta2, one_minus_beta2;
+  float sqrt_bias2, eps, step_size;  // step_size = lr / (1 - beta1^step)
+  float grad_scale;
+};
+
+struct Table {
+  const char* name;
+  // elementwise.cc
+  void (*to_f32[3])(float* y, const void* x, int64_t n);
+  void (*from_f32[3])(void* y, const float* x, int64_t n);
+  void (*add[3])(void* y, const void* a, const void* b, int64_t n);
+  void (*add_to_f32[3])(float* y, const float* a, const void* b, int64_t n);
+  void (*scale[3])(void* y, const void* x, float factor, int64_t n);
+  void (*scale_add[3])(void* y, const void* x, float factor, int64_t n);
+  double (*sum_squares[3])(const void* x, int64_t n);
+  void (*column_sums[3])(float* sums, const void* x, int64_t stride, int64_t rows, int64_t columns);  // sums +=
+  // activation.cc
+  void (*swiglu_forward[3])(void* y, const void* gate, const void* up, int64_t n);
+  void (*swiglu_backward[3])(void* d_gate, void* d_up, const void* dy, const void* gate, const void* up, int64_t n);
+  void (*gelu_forward[3])(void* y, const void* x, int64_t n);
+  void (*gelu_backward[3])(void* dx, const void* dy, const void* x, int64_t n);
+  // norm.cc
+  void (*rms_norm_forward[3])(void* y, float* rstd, const void* x, const void* w, int64_t rows, int64_t dim, float eps);
+  // dw_sums (dim), optional: += this block's Σ dy · x̂
+  void (*rms_norm_backward[3])(void* dx, float* dw_sums, const void* dy, const void* x, const void* w,
+                               const float* rstd, const void* residual, int64_t rows, int64_t dim);
+  // rope.cc
+  void (*rope[3])(void* y, const void* x, const float* cos, const float* sin, int64_t rows, int64_t heads,
+                  int64_t head_dim, int64_t rotary, bool inverse, float* scratch);  // scratch (rotary)
+  // softmax.cc: returns -log p[label]; d (n) of the dtype, optional, = (p - onehot) · scale. `row` is overwritten.
+  double (*cross_entropy_row[3])(void* d, float* row, int64_t n, int64_t label, float scale);
+  // adamw.cc: [dtype of param][dtype of grad]
+  void (*adamw[3][3])(void* p, const void* g, float* m, float* v, int64_t n, const AdamWScalars& s);
+  // random.cc: elements first … first + n of the named tensor
+  void (*uniform)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float a, float b);
+  void (*normal)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float mean, float std);
+  // attention.cc: one sequence and key/value head; scratch sizes in floats
+  int64_t attention_q_block;
+  int64_t (*attention_forward_scratch)(const AttentionShape& a, int64_t max_keys);
+  int64_t (*attention_backward_scratch)(const AttentionShape& a, int64_t max_rows);
+  void (*attention_forward[3])(const AttentionForwardArgs& a, int64_t sequence, int64_t kv_head, int64_t first_block,
+                               int64_t last_block, float* scratch);
+  void (*attention_backward[3])(const AttentionBackwardArgs& a, int64_t sequence, int64_t kv_head, float* scratch);
+};
+
+// The table of this processor, chosen once (RANKZERO_ISA=baseline|avx2|avx512 narrows the choice).
+const Table& simd();
+
+#ifdef RZ_ISA
+namespace RZ_ISA {
+void add_elementwise(Table& t);
+void add_activation(Table& t);
+void add_norm(Table& t);
+void add_rope(Table& t);
+void add_softmax(Table& t);
+void add_adamw(Table& t);
+void add_random(Table& t);
+void add_attention(Table& t);
+}  // namespace RZ_ISA
+#endif
+
+}  // namespace rz::cpu
+
+// Fills the three entries of one function template.
+#define RZ_ENTRY(table, kernel) \
+  (table).kernel[0] = kernel<float>, (table).kernel[1] = kernel<bf16>, (table).kernel[2] = kernel<f16>

@@ -1,0 +1,37 @@
+#include "cpu/threads.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+
+#include "cpu/parallel.h"
+
+namespace rz::cpu {
+
+// The cores this process may use, shared evenly with the other ranks of the host.
+static int default_threads() {
+  cpu_set_t set;
+  int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  const char* ranks = std::getenv("LOCAL_WORLD_SIZE");
+  return std::max(1, cores / std::max(1, ranks ? std::atoi(ranks) : 1));
+}
+
+static std::atomic<int>& threads() {
+  static std::atomic<int> count{default_threads()};
+  return count;
+}
+
+int num_threads() { return threads().load(std::memory_order_relaxed); }
+
+void set_num_threads(int count) { threads().store(std::max(1, count), std::memory_order_relaxed); }
+
+void apply_num_threads() {
+  static thread_local int applied = 0;
+  int wanted = num_threads();
+  if (applied != wanted) omp_set_num_threads(applied = wanted);
+}
+
+}  // namespace rz::cpu
