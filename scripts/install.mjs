@@ -1,12 +1,21 @@
-// Builds the addon when no prebuilt one loads. (Prerequisite checks: see scripts/prerequisites.mjs.)
-import { execFileSync } from 'node:child_process';
-import { createRequire } from 'node:module';
-import { fileURLToPath } from 'node:url';
+// npm's install step: nothing to do where a prebuilt addon loads, else check what the build needs and build it.
+import { buildAddon, isStale, loadError } from './addon.mjs';
+import { prerequisiteMessage } from './prerequisites.mjs';
 
-const root = fileURLToPath(new URL('..', import.meta.url));
-const require = createRequire(import.meta.url);
-try {
-  require('node-gyp-build')(root);
-} catch {
-  execFileSync('npx', ['--no-install', 'cmake-js', 'compile'], { cwd: root, stdio: 'inherit' });
+const reason = isStale() ? 'its sources are newer than the build' : loadError();
+if (reason !== undefined) {
+  const message = prerequisiteMessage();
+  if (message !== undefined) {
+    console.error(`\n${message}\n`);
+    process.exit(1);
+  }
+  console.log(`rankzero: building the native addon (${reason})`);
+  try {
+    await buildAddon();
+    const error = loadError();
+    if (error !== undefined) throw new Error(`the addon was built, but does not load: ${error}`);
+  } catch (error) {
+    console.error(`rankzero: ${error.message}`);
+    process.exit(1);
+  }
 }
