@@ -110,7 +110,29 @@ interface NativeOps {
   ): void;
 }
 
-export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps {}
+// Dtypes are the numbers of tensor/dtype.ts, offsets are in bytes. Reads and writes are enqueued on the current stream;
+// a file may be closed as soon as they are. Converts between floating dtypes only.
+interface NativeFiles {
+  fileOpen(path: string): Handle;
+  /** Creates or empties a file; `reserve` bytes are allocated at once, so that a full disk is an error here. */
+  fileCreate(path: string, reserve?: number): Handle;
+  fileSize(file: Handle): number;
+  /** The descriptor closes when the last enqueued work on it is done. */
+  fileClose(file: Handle): boolean;
+  /** Threads for reads of 8 MiB or more: 2 to 4 by cores unless set. */
+  fileSetThreads(threads: number): void;
+  fileReadBytes(file: Handle, offset: number, length: number): Promise<ArrayBuffer>;
+  fileRead(file: Handle, offset: number, dst: Handle, fileDtype: number): void;
+  /** Fills `dst` with rows of `rowElements`, which start `rowStride` elements apart in the file. */
+  fileReadRows(file: Handle, offset: number, dst: Handle, fileDtype: number, rowElements: N, rowStride: N): void;
+  /** Returns the elements that will be written; more than `atMost` is an error and nothing is enqueued. */
+  fileWrite(file: Handle, offset: number, src: Handle, fileDtype: number, atMost?: number): number;
+  fileWriteBytes(file: Handle, offset: number, bytes: ArrayBufferView | ArrayBuffer): void;
+  /** Enqueues an fsync behind all work on the file, of every stream; returns its event. */
+  fileSync(file: Handle): Handle;
+}
+
+export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps, NativeFiles {}
 
 /** Root of the package: the folder that holds `build/` and `prebuilds/`. */
 export const packageRoot: string = fileURLToPath(new URL('..', import.meta.url));
