@@ -1,0 +1,177 @@
+// config.json in its old and new forms, defaults, and errors that name file and key.
+import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { AutoConfig, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
+import type { LlamaConfig } from '../../src/models/llama-config.ts';
+
+const llama = (json: object) => AutoConfig.fromObject({ model_type: 'llama', ...json }, 'config.json') as LlamaConfig;
+
+test('reads the example and reference configs', async () => {
+  const moby = (await AutoConfig.fromPretrained('examples/moby-llama')) as LlamaConfig;
+  expect(moby).toMatchObject({
+    modelType: 'llama',
+    dtype: 'bfloat16',
+    vocabSize: 2048,
+    hiddenSize: 192,
+    intermediateSize: 512,
+    numHiddenLayers: 6,
+    numAttentionHeads: 6,
+    numKeyValueHeads: 2,
+    headDim: 32,
+    hiddenAct: 'silu',
+    maxPositionEmbeddings: 512,
+    rmsNormEps: 1e-6,
+    tieWordEmbeddings: false,
+    attentionBias: false,
+    mlpBias: false,
+    bosTokenId: 0,
+    eosTokenId: 0,
+    padTokenId: 1,
+    ropeParameters: { ropeType: 'default', ropeTheta: 10_000, partialRotaryFactor: 1 },
+  });
+  const tied = (await AutoConfig.fromPretrained('test/reference/llama3-rope-tied')) as LlamaConfig;
+  expect(tied.tieWordEmbeddings).toBe(true);
+  expect(tied.ropeParameters).toEqual({
+    ropeType: 'llama3',
+    ropeTheta: 500_000,
+    partialRotaryFactor: 1,
+    factor: 8,
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalMaxPositionEmbeddings: 32,
+  });
+});
+
+test('absent keys have the defaults of LlamaConfig', () => {
+  expect(llama({})).toMatchObject({
+    dtype: 'float32',
+    vocabSize: 32_000,
+    hiddenSize: 4096,
+    intermediateSize: 11_008,
+    numHiddenLayers: 32,
+    numAttentionHeads: 32,
+    numKeyValueHeads: 32,
+    headDim: 128,
+    maxPositionEmbeddings: 2048,
+    initializerRange: 0.02,
+    rmsNormEps: 1e-6,
+    bosTokenId: 1,
+    eosTokenId: 2,
+    padTokenId: null,
+    tieWordEmbeddings: false,
+  });
+  expect(llama({ num_attention_heads: 8, num_key_value_heads: null, hidden_size: 64 })).toMatchObject({
+    numKeyValueHeads: 8,
+    headDim: 8,
+  });
+  expect(llama({ eos_token_id: [2, 3], bos_token_id: null, pad_token_id: -1 })).toMatchObject({
+    eosTokenId: [2, 3],
+    bosTokenId: null,
+    padTokenId: null,
+  });
+});
+
+test('old and new forms of dtype', () => {
+  expect(llama({ torch_dtype: 'bfloat16' }).dtype).toBe('bfloat16');
+  expect(llama({ dtype: 'torch.float16' }).dtype).toBe('float16');
+  expect(() => llama({ torch_dtype: 'float64' })).toThrow(/config\.json: torch_dtype must be .*, got "float64"/);
+  expect(() => llama({ dtype: 'int64' })).toThrow(/dtype must be/);
+});
+
+describe('rope', () => {
+  const llama3 = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
+  const want = {
+    ropeType: 'llama3',
+    ropeTheta: 5e5,
+    partialRotaryFactor: 1,
+    factor: 8,
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalMaxPositionEmbeddings: 8192,
+  };
+
+  test('old and new forms give the same', () => {
+    expect(llama({ rope_theta: 5e5, rope_scaling: { rope_type: 'llama3', ...llama3 } }).ropeParameters).toEqual(want);
+    expect(llama({ rope_parameters: { rope_theta: 5e5, rope_type: 'llama3', ...llama3 } }).ropeParameters).toEqual(
+      want,
+    );
+    expect(llama({ rope_theta: 5e5, rope_scaling: { type: 'linear', factor: 2 } }).ropeParameters).toEqual({
+      ropeType: 'linear',
+      ropeTheta: 5e5,
+      partialRotaryFactor: 1,
+      factor: 2,
+    });
+    expect(llama({ rope_theta: 5e5, rope_scaling: null }).ropeParameters).toEqual({
+      ropeType: 'default',
+      ropeTheta: 5e5,
+      partialRotaryFactor: 1,
+    });
+    expect(llama({}).ropeParameters.ropeTheta).toBe(10_000);
+  });
+
+  test.each(['dynamic', 'yarn', 'longrope', '__proto__'])('%s is not supported', (type) => {
+    expect(() => llama({ rope_scaling: { rope_type: type, factor: 2 } })).toThrow(
+      `config.json: rope type "${type}" is not supported; supported are "default", "linear", "llama3"`,
+    );
+  });
+
+  test('missing and wrong keys are named', () => {
+    expect(() => llama({ rope_scaling: { rope_type: 'linear' } })).toThrow(
+      /rope_scaling\.factor must be a number above 0, got nothing/,
+    );
+    expect(() => llama({ rope_parameters: { rope_type: 'llama3', ...llama3, high_freq_factor: 1 } })).toThrow(
+      /rope_parameters\.high_freq_factor must be above low_freq_factor \(1\), got 1/,
+    );
+    expect(() => llama({ rope_scaling: 'linear' })).toThrow(/rope_scaling must be an object/);
+  });
+});
+
+test.each([
+  [{ hidden_size: '4096' }, /hidden_size must be a whole number from 1, got "4096"/],
+  [{ hidden_size: 0 }, /hidden_size must be/],
+  [{ num_hidden_layers: 1.5 }, /num_hidden_layers must be/],
+  [{ num_key_value_heads: 3 }, /num_key_value_heads must be a divisor of num_attention_heads \(32\), got 3/],
+  [{ hidden_size: 100, num_attention_heads: 7 }, /hidden_size \(100\) must be a multiple of num_attention_heads \(7\)/],
+  [{ head_dim: 7 }, /head_dim must be even/],
+  [{ hidden_act: 'gelu' }, /hidden_act must be "silu" \(supported here\), got "gelu"/],
+  [{ rms_norm_eps: null, tie_word_embeddings: 'yes' }, /tie_word_embeddings must be true or false, got "yes"/],
+  [{ eos_token_id: 'x' }, /eos_token_id must be a token id or null/],
+  [{ eos_token_id: [] }, /eos_token_id must be/],
+  [{ model_type: 'bert' }, /model_type "bert" is not supported; supported are .*llama/],
+  [{ model_type: '__proto__' }, /is not supported/],
+  [{ model_type: undefined }, /model_type must be a string, got nothing/],
+])('%j is an error', (json, message) => {
+  expect(() => llama(json)).toThrow(message);
+});
+
+test('broken files are named with the place', async () => {
+  const dir = await mkdtemp(join(tmpdir(), 'rz-config-'));
+  await expect(AutoConfig.fromPretrained(dir)).rejects.toThrow(`${dir}: no config.json in this folder`);
+  await writeFile(join(dir, 'config.json'), '{\n  "model_type": "llama",\n  oops\n}');
+  await expect(AutoConfig.fromPretrained(dir)).rejects.toThrow(/config\.json: not valid JSON at line 3, column 3/);
+  await writeFile(join(dir, 'config.json'), '{"model_type":');
+  await expect(AutoConfig.fromPretrained(dir)).rejects.toThrow(/config\.json: not valid JSON at line 1, column 15/);
+  await writeFile(join(dir, 'config.json'), '[]');
+  await expect(AutoConfig.fromPretrained(dir)).rejects.toThrow(/must hold a JSON object/);
+});
+
+test('saving writes back what was read', async () => {
+  const config = await AutoConfig.fromPretrained('examples/moby-llama');
+  expect(configToJson(config)).toEqual(JSON.parse(await readFile('examples/moby-llama/config.json', 'utf8')));
+  expect(configToJson(config, { dtype: 'float32', transformers_version: '5' })).toMatchObject({
+    dtype: 'float32',
+    transformers_version: '5',
+    pretraining_tp: 1,
+  });
+  expect(configToJson(llama({ torch_dtype: 'float16' }), { dtype: 'float32' })).toEqual({
+    model_type: 'llama',
+    torch_dtype: 'float32',
+  });
+});
+
+test('families register themselves', () => {
+  registerConfig('toy', (reader) => ({ ...llama({}), modelType: 'toy', depth: reader.size('depth') }) as ModelConfig);
+  expect(AutoConfig.fromObject({ model_type: 'toy', depth: 3 })).toMatchObject({ modelType: 'toy', depth: 3 });
+});
