@@ -10,6 +10,7 @@ function(rankzero_simd isa)
   target_compile_options(rankzero_simd_${isa} PRIVATE -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas
     -fopenmp-simd -fno-exceptions -fno-rtti -ffp-contract=fast ${ARGN})
   target_sources(rankzero_core PRIVATE $<TARGET_OBJECTS:rankzero_simd_${isa}>)
+  set(RANKZERO_ISAS ${RANKZERO_ISAS} ${isa} PARENT_SCOPE)
 endfunction()
 
 # Random numbers have the same bits everywhere: a fused multiply-add would change them.

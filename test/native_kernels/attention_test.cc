@@ -1,0 +1,105 @@
+#include "check.h"
+#include "ops/attention.h"
+
+struct Case {
+  std::vector<int64_t> q_lengths, k_lengths;
+  int64_t heads, kv_heads, dim, window;
+};
+
+static Values cumulative(const std::vector<int64_t>& lengths) {
+  Values cu = {0};
+  for (int64_t n : lengths) cu.push_back(cu.back() + static_cast<double>(n));
+  return cu;
+}
+
+static void test_attention(DType t, const Case& c) {
+  Values cu_q = cumulative(c.q_lengths), cu_k = cumulative(c.k_lengths);
+  auto q_rows = static_cast<int64_t>(cu_q.back()), k_rows = static_cast<int64_t>(cu_k.back());
+  auto sequences = static_cast<int64_t>(c.q_lengths.size());
+  int64_t H = c.heads, K = c.kv_heads, D = c.dim;
+  const float scale = static_cast<float>(1.5 / std::sqrt(static_cast<double>(D)));
+  Buffer q = random_buffer(t, q_rows * H * D), k = random_buffer(t, k_rows * K * D), v = random_buffer(t, k_rows * K * D);
+  Buffer d_o = random_buffer(t, q_rows * H * D), o(t, q_rows * H * D), lse(DType::Float32, H * q_rows);
+  Buffer bq(DType::Int32, cu_q), bk(DType::Int32, cu_k);
+  Values qv = q.values(), kv = k.values(), vv = v.values(), dv = d_o.values();
+  Values o_want(qv.size()), lse_want(H * q_rows), dq(qv.size()), dk(kv.size()), dv_want(kv.size());
+
+  for (int64_t s = 0; s < sequences; ++s)
+    for (int64_t h = 0; h < H; ++h)
+      for (int64_t i = 0; i < c.q_lengths[s]; ++i) {
+        int64_t row = static_cast<int64_t>(cu_q[s]) + i, last = i + c.k_lengths[s] - c.q_lengths[s];
+        int64_t first = c.window > 0 ? std::max<int64_t>(0, last - c.window + 1) : 0;
+        int64_t g = h / (H / K), base = (row * H + h) * D, k0 = static_cast<int64_t>(cu_k[s]);
+        Values p(c.k_lengths[s] + 1), dp(c.k_lengths[s] + 1);
+        double top = -INFINITY, sum = 0, delta = 0;
+        auto key = [&](int64_t j) { return ((k0 + j) * K + g) * D; };
+        for (int64_t j = first; j <= last; ++j) {
+          for (int64_t d = 0; d < D; ++d) p[j] += qv[base + d] * kv[key(j) + d];
+          p[j] *= static_cast<double>(scale);
+          top = std::max(top, p[j]);
+        }
+        for (int64_t j = first; j <= last; ++j) sum += p[j] = std::exp(p[j] - top);
+        lse_want[h * q_rows + row] = top + std::log(sum);
+        for (int64_t j = first; j <= last; ++j) {
+          p[j] /= sum;
+          for (int64_t d = 0; d < D; ++d) {
+            o_want[base + d] += p[j] * vv[key(j) + d];
+            dp[j] += dv[base + d] * vv[key(j) + d];
+            dv_want[key(j) + d] += p[j] * dv[base + d];
+          }
+          delta += p[j] * dp[j];
+        }
+        for (int64_t j = first; j <= last; ++j)
+          for (int64_t d = 0; d < D; ++d) {
+            double ds = p[j] * (dp[j] - delta) * static_cast<double>(scale);
+            dq[base + d] += ds * kv[key(j) + d];
+            dk[key(j) + d] += ds * qv[base + d];
+          }
+      }
+
+  auto longest = *std::max_element(c.q_lengths.begin(), c.q_lengths.end());
+  std::string name = label("attention", t, {sequences, longest, H, K, D, c.window});
+  rz::AttentionForward forward{o.view(), lse.view(), q.view(),  k.view(), v.view(), bq.view(), bk.view(),
+                               q_rows,   k_rows,     sequences, H,        K,        D,         c.window, scale};
+  rz::cpu::run(forward);
+  expect_close(name + " o", o, o_want);
+  expect_close(name + " lse", lse, lse_want);
+  if (t == DType::Float32) expect_thread_independent(name + " o", o, [&] { rz::cpu::run(forward); });
+  if (c.q_lengths != c.k_lengths) return;
+  Buffer gq(t, q.numel), gk(t, k.numel), gv(t, v.numel);
+  rz::AttentionBackward backward{gq.view(), gk.view(), gv.view(),  d_o.view(), o.view(),  q.view(),
+                                 k.view(),  v.view(),  lse.view(), bq.view(),  q_rows,    sequences,
+                                 H,         K,         D,          c.window,   scale};
+  rz::cpu::run(backward);
+  expect_close(name + " dq", gq, dq, std::sqrt(q.numel));
+  expect_close(name + " dk", gk, dk, std::sqrt(q.numel));
+  expect_close(name + " dv", gv, dv_want);
+  if (t == DType::Float32) expect_thread_independent(name + " dk", gk, [&] { rz::cpu::run(backward); });
+}
+
+static void test_all() {
+  std::vector<int64_t> packed = {5, 70, 1, 131, 33};
+  const Case cases[] = {
+      {{1}, {1}, 1, 1, 16, 0},
+      {{7}, {7}, 2, 1, 24, 0},
+      {packed, packed, 4, 2, 32, 0},
+      {packed, packed, 2, 2, 80, 0},
+      {{200}, {200}, 3, 1, 64, 0},
+      {{330}, {330}, 2, 1, 64, 50},
+      {packed, packed, 4, 1, 20, 3},
+      {packed, packed, 2, 2, 128, 64},
+      {{257}, {257}, 1, 1, 5, 1},
+      {{1}, {300}, 4, 2, 64, 0},        // generation: one query, many keys
+      {{3, 100}, {90, 170}, 2, 1, 64, 0},
+      {{40}, {300}, 2, 1, 32, 20},
+      {{0, 5, 0}, {0, 5, 0}, 2, 1, 16, 0},
+      {{5, 4}, {2, 4}, 2, 2, 16, 0},    // queries before the first key see nothing
+      {{1100}, {1100}, 1, 1, 16, 0},
+  };
+  for (DType t : {DType::Float32, DType::BFloat16, DType::Float16})
+    for (const Case& c : cases) test_attention(t, c);
+  // More keys than are kept packed.
+  test_attention(DType::Float32, {{97}, {9000}, 2, 1, 64, 0});
+  test_attention(DType::BFloat16, {{97}, {9000}, 2, 1, 64, 8000});
+}
+static Test registered(test_all);

@@ -1,0 +1,121 @@
+#include "check.h"
+#include "ops/activation.h"
+#include "ops/elementwise.h"
+
+static const DType kFloating[] = {DType::Float32, DType::BFloat16, DType::Float16};
+
+static void test_moves() {
+  for (DType to : kFloating)
+    for (DType from : kFloating) {
+      Buffer x = random_buffer(from, 1037), y(to, 1037);
+      rz::cpu::run(rz::Copy{y.view(), x.view()});
+      report(label("copy", to, {}) + " from " + rz::name_of(from), y.values() == Buffer(to, x.values()).values());
+      for (DType third : kFloating) {
+        Buffer b = random_buffer(third, 1037), s(to, 1037);
+        Values want = x.values(), right = b.values();
+        for (size_t i = 0; i < want.size(); ++i) want[i] = static_cast<float>(want[i]) + static_cast<float>(right[i]);
+        rz::cpu::run(rz::Add{s.view(), x.view(), b.view()});
+        report(label("add", to, {}), s.values() == Buffer(to, want).values());
+      }
+      Buffer factor(DType::Float32, Values{-0.5});
+      for (bool accumulate : {false, true}) {
+        Buffer s = random_buffer(to, 2049), z = random_buffer(from, 2049);
+        Values want = s.values(), in = z.values();
+        for (size_t i = 0; i < want.size(); ++i) want[i] = (accumulate ? want[i] : 0) + in[i] * 3.0 * -0.5;
+        rz::cpu::run(rz::Scale{s.view(), z.view(), factor.view(), 3.0f, accumulate});
+        expect_close(label("scale", to, {accumulate}) + " from " + rz::name_of(from), s, want);
+      }
+    }
+  // Every half-precision and bfloat16 pattern survives, and special values round as they should.
+  const double inf = INFINITY;
+  for (DType t : {DType::BFloat16, DType::Float16}) {
+    Buffer all(t, 65536), wide(DType::Float32, 65536), back(t, 65536);
+    for (int i = 0; i < 65536; ++i) reinterpret_cast<uint16_t*>(all.data())[i] = static_cast<uint16_t>(i);
+    rz::cpu::run(rz::Copy{wide.view(), all.view()});
+    rz::cpu::run(rz::Copy{back.view(), wide.view()});
+    bool same = true;
+    for (int i = 0; i < 65536; ++i) {
+      float f = reinterpret_cast<float*>(wide.data())[i];
+      uint16_t bits = reinterpret_cast<uint16_t*>(back.data())[i];
+      float want = static_cast<float>(read(t, all.data() + 2 * i));
+      same &= std::isnan(want) ? std::isnan(f) && std::isnan(read(t, back.data() + 2 * i)) : f == want && bits == i;
+    }
+    report(label("every pattern", t, {}), same);
+    Values odd = {inf, -inf, NAN, 65504.0, 65519.99, 65520.0, 1e-7, 2.98e-8, 2.9803e-8, 6.1e-5, 1.00048828125, 1e30};
+    odd.resize(64, 0.3);
+    Buffer x(DType::Float32, odd), y(t, 64);
+    rz::cpu::run(rz::Copy{y.view(), x.view()});
+    expect_close(label("special values", t, {}), y.values(), Buffer(t, odd).values(), 0);
+  }
+  for (DType t : {DType::Float32, DType::BFloat16, DType::Float16, DType::Int64, DType::Int32, DType::UInt8}) {
+    Buffer x(t, 1001);
+    rz::cpu::run(rz::Fill{x.view(), 3.0});
+    report(label("fill", t, {}), x.values() == Values(1001, 3.0));
+  }
+}
+
+static void test_reductions() {
+  for (DType t : kFloating) {
+    Buffer x = random_buffer(t, 100003), out(DType::Float32, Values{2.0});
+    double want = 2.0;
+    for (double v : x.values()) want += v * v;
+    rz::cpu::run(rz::SumSquares{out.view(), x.view(), true});
+    expect_close(label("sum_squares", t, {}), out.values(), {want}, 1e-7);
+    expect_thread_independent(label("sum_squares", t, {}), out,
+                              [&] { rz::cpu::run(rz::SumSquares{out.view(), x.view(), false}); });
+  }
+  Buffer norm(DType::Float32, 1), factor(DType::Float32, 1), sum(DType::Float32, Values{16.0});
+  rz::cpu::run(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 1.0f});
+  expect_close("clip_factor", {norm.values()[0], factor.values()[0]}, {4.0, 1.0 / (4.0 + 1e-6)}, 1e-7);
+  rz::cpu::run(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 10.0f});
+  report("clip_factor below the bound", factor.values()[0] == 1.0);
+}
+
+static void test_activations() {
+  for (DType t : kFloating) {
+    for (int64_t n : {1, 15, 1037}) {
+      Values wide = random_values(n, 3.0);
+      if (n > 1000)
+        for (int64_t i = 0; i < 200; ++i) wide[i] = -100.0 + static_cast<double>(i);
+      Buffer gate(t, wide), up = random_buffer(t, n), dy = random_buffer(t, n);
+      Buffer y(t, n), d_gate(t, n), d_up(t, n), g(t, n), dg(t, n);
+      Values gv = gate.values(), uv = up.values(), dv = dy.values();
+      Values y_want(n), dg_want(n), du_want(n), gelu(n), d_gelu(n);
+      for (int64_t i = 0; i < n; ++i) {
+        double s = 1 / (1 + std::exp(-gv[i])), cdf = 0.5 * std::erfc(-gv[i] / std::sqrt(2.0));
+        y_want[i] = gv[i] * s * uv[i];
+        du_want[i] = dv[i] * gv[i] * s;
+        dg_want[i] = dv[i] * uv[i] * s * (1 + gv[i] * (1 - s));
+        gelu[i] = gv[i] * cdf;
+        d_gelu[i] = dv[i] * (cdf + gv[i] * std::exp(-gv[i] * gv[i] / 2) / std::sqrt(2 * M_PI));
+      }
+      rz::cpu::run(rz::SwigluForward{y.view(), gate.view(), up.view()});
+      rz::cpu::run(rz::SwigluBackward{d_gate.view(), d_up.view(), dy.view(), gate.view(), up.view()});
+      rz::cpu::run(rz::GeluForward{g.view(), gate.view()});
+      rz::cpu::run(rz::GeluBackward{dg.view(), dy.view(), gate.view()});
+      expect_close(label("swiglu", t, {n}), y, y_want);
+      expect_close(label("swiglu d_gate", t, {n}), d_gate, dg_want);
+      expect_close(label("swiglu d_up", t, {n}), d_up, du_want);
+      expect_close(label("gelu", t, {n}), g, gelu, std::sqrt(n));
+      expect_close(label("gelu dx", t, {n}), dg, d_gelu, std::sqrt(n));
+    }
+  }
+  // One by one: sigmoid (through SwiGLU) and erf (through GELU) over their whole range.
+  double worst_silu = 0, worst_erf = 0;
+  Values grid;
+  for (double x = -20; x <= 20; x += 0.00037) grid.push_back(x);
+  auto n = static_cast<int64_t>(grid.size());
+  Buffer x(DType::Float32, grid), one(DType::Float32, Values(grid.size(), 1.0)), y(DType::Float32, n),
+      g(DType::Float32, n);
+  rz::cpu::run(rz::SwigluForward{y.view(), x.view(), one.view()});
+  rz::cpu::run(rz::GeluForward{g.view(), x.view()});
+  Values xv = x.values(), yv = y.values(), ev = g.values();
+  for (int64_t i = 0; i < n; ++i) {
+    double silu = xv[i] / (1 + std::exp(-xv[i])), gelu = 0.5 * xv[i] * (1 + std::erf(xv[i] / std::sqrt(2.0)));
+    worst_silu = std::max(worst_silu, std::abs(yv[i] - silu) / std::max(std::abs(silu), 1e-30));
+    worst_erf = std::max(worst_erf, std::abs(ev[i] - gelu) / std::max(std::abs(xv[i]), 1e-3));
+  }
+  report("silu relative error", worst_silu < 5e-7, std::to_string(worst_silu * 1e7) + "e-7");
+  report("gelu error over |x|", worst_erf < 1.5e-7, std::to_string(worst_erf * 1e7) + "e-7");
+}
+static Test moves(test_moves), reductions(test_reductions), activations(test_activations);

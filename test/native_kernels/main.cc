@@ -1,0 +1,67 @@
+// Runs every kernel test under each instruction set, and with oneDNN held to AVX2, by starting itself again.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+
+#include "check.h"
+#include "cpu/threads.h"
+
+static int failures = 0, checks = 0;
+static bool verbose = false;
+
+static std::vector<void (*)()>& tests() {
+  static std::vector<void (*)()> all;
+  return all;
+}
+
+Test::Test(void (*run)()) { tests().push_back(run); }
+
+void report(const std::string& name, bool ok, const std::string& detail) {
+  ++checks;
+  if (!ok) ++failures;
+  if (!ok || verbose) std::printf("%s %s  %s\n", ok ? "ok" : "FAIL", name.c_str(), detail.c_str());
+}
+
+void expect_thread_independent(const std::string& name, Buffer& out, const std::function<void()>& run) {
+  Buffer start = out;
+  rz::cpu::set_num_threads(1);
+  run();
+  Buffer one = out;
+  rz::cpu::set_num_threads(3);
+  out = start;
+  run();
+  rz::cpu::set_num_threads(1);
+  report(name + " (1 and 3 threads)", out.same_bits(one));
+}
+
+int main(int argc, char** argv) {
+  if (argc > 1 && !std::strcmp(argv[1], "--here")) {
+    verbose = argc > 2;
+    rz::cpu::set_num_threads(1);
+    for (auto run : tests()) run();
+    std::printf("%s %d checks, isa %s, oneDNN %s\n", failures ? "FAIL" : "ok", checks, rz::cpu::isa_name(),
+                rz::cpu::dnnl_version());
+    return failures != 0;
+  }
+  const char* settings[][2] = {{"RANKZERO_ISA", ""},
+                               {"RANKZERO_ISA", "avx2"},
+                               {"RANKZERO_ISA", "baseline"},
+                               {"DNNL_MAX_CPU_ISA", "AVX2"}};
+  int failed = 0;
+  for (auto [variable, value] : settings) {
+    std::printf("%s=%s\n", variable, value);
+    std::fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+      setenv(variable, value, 1);
+      execl("/proc/self/exe", argv[0], "--here", static_cast<char*>(nullptr));
+      _exit(127);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    failed |= status != 0;
+  }
+  return failed;
+}

@@ -1,0 +1,115 @@
+#include "check.h"
+#include "ops/embedding.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+
+static void test_rms_norm(DType t, DType wide, int64_t rows, int64_t dim) {
+  Buffer x = random_buffer(t, rows * dim), w = random_buffer(t, dim), dy = random_buffer(t, rows * dim);
+  Buffer residual = random_buffer(t, rows * dim), y(t, rows * dim), rstd(DType::Float32, rows);
+  Values xv = x.values(), wv = w.values(), dyv = dy.values(), resv = residual.values();
+  Values y_want(rows * dim), dx_want(rows * dim), dw_want(dim), rstd_want(rows);
+  for (int64_t r = 0; r < rows; ++r) {
+    double sum = 0, dot = 0;
+    for (int64_t i = 0; i < dim; ++i) sum += xv[r * dim + i] * xv[r * dim + i];
+    double scale = rstd_want[r] = 1 / std::sqrt(sum / dim + 1e-5);
+    for (int64_t i = 0; i < dim; ++i) dot += dyv[r * dim + i] * wv[i] * xv[r * dim + i] * scale;
+    for (int64_t i = 0; i < dim; ++i) {
+      double hat = xv[r * dim + i] * scale;
+      y_want[r * dim + i] = hat * wv[i];
+      dx_want[r * dim + i] = scale * (dyv[r * dim + i] * wv[i] - hat * dot / dim);
+      dw_want[i] += dyv[r * dim + i] * hat;
+    }
+  }
+  std::string name = label("rms_norm", t, {rows, dim});
+  rz::cpu::run(rz::RmsNormForward{y.view(), rstd.view(), x.view(), w.view(), rows, dim, 1e-5f});
+  expect_close(name, y, y_want);
+  expect_close(name + " rstd", rstd, rstd_want);
+  for (bool extra : {false, true}) {
+    Buffer dx(t, rows * dim), dw = random_buffer(wide, dim);
+    Values dx_sum = dx_want, dw_sum = dw_want, old = dw.values();
+    for (int64_t i = 0; extra && i < rows * dim; ++i) dx_sum[i] += resv[i];
+    for (int64_t i = 0; extra && i < dim; ++i) dw_sum[i] += old[i];
+    auto run = [&](View weight_gradient) {
+      rz::cpu::run(rz::RmsNormBackward{dx.view(), weight_gradient, dy.view(), x.view(), w.view(), rstd.view(),
+                                       extra ? residual.view() : View{}, rows, dim, extra});
+    };
+    run(dw.view());
+    expect_close(name + " dx", dx, dx_sum, 0.1 * std::sqrt(rows * dim));
+    expect_close(name + " dw", dw, dw_sum, 0, t);
+    Buffer frozen(t, rows * dim);
+    std::swap(dx, frozen);
+    run(View{});
+    report(name + " frozen weight: same dx", dx.same_bits(frozen) || t == DType::Float32);
+    if (!extra) expect_thread_independent(name, dw, [&] { run(dw.view()); });
+  }
+}
+
+static void test_rope(DType t, int64_t rows, int64_t heads, int64_t head_dim, int64_t rotary) {
+  int64_t half = rotary / 2;
+  Values positions(rows), inv(half);
+  for (int64_t r = 0; r < rows; ++r) positions[r] = static_cast<double>(r * 37 % 4001);
+  for (int64_t i = 0; i < half; ++i) inv[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / rotary));
+  Buffer p(DType::Int64, positions), f(DType::Float32, inv), cos(DType::Float32, rows * half),
+      sin(DType::Float32, rows * half);
+  rz::cpu::run(rz::RopeTable{cos.view(), sin.view(), p.view(), f.view(), rows, half, 1.0f});
+  Values cos_want(rows * half), sin_want(rows * half);
+  for (int64_t i = 0; i < rows * half; ++i) {
+    float angle = static_cast<float>(positions[i / half]) * static_cast<float>(inv[i % half]);
+    cos_want[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+    sin_want[i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+  }
+  report("rope_table is correctly rounded", cos.values() == cos_want && sin.values() == sin_want);
+
+  Buffer x = random_buffer(t, rows * heads * head_dim), y(t, x.numel);
+  Values xv = x.values(), want = xv, c = Buffer(t, cos_want).values(), s = Buffer(t, sin_want).values();
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t h = 0; h < heads; ++h)
+      for (int64_t i = 0; i < half; ++i) {
+        int64_t at = (r * heads + h) * head_dim + i;
+        want[at] = xv[at] * c[r * half + i] - xv[at + half] * s[r * half + i];
+        want[at + half] = xv[at + half] * c[r * half + i] + xv[at] * s[r * half + i];
+      }
+  std::string name = label("rope", t, {rows, heads, head_dim, rotary});
+  rz::cpu::run(rz::Rope{y.view(), x.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, false});
+  expect_close(name, y, want);
+  Buffer same = x;
+  rz::cpu::run(rz::Rope{same.view(), same.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, false});
+  report(name + " in place", same.same_bits(y));
+  rz::cpu::run(rz::Rope{y.view(), y.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, true});
+  expect_close(name + " inverse", y, xv);
+}
+
+static void test_embedding(DType t, DType wide, int64_t rows, int64_t vocab, int64_t dim) {
+  Values id_values(rows);
+  for (int64_t r = 0; r < rows; ++r) id_values[r] = static_cast<double>((r * 7 + r * r) % vocab / 2);
+  Buffer ids(DType::Int64, id_values), table = random_buffer(t, vocab * dim), out(t, rows * dim);
+  Buffer d_out = random_buffer(t, rows * dim);
+  rz::cpu::run(rz::EmbeddingForward{out.view(), ids.view(), table.view(), rows, vocab, dim});
+  Values want(rows * dim), tv = table.values(), dv = d_out.values();
+  for (int64_t i = 0; i < rows * dim; ++i) want[i] = tv[static_cast<int64_t>(id_values[i / dim]) * dim + i % dim];
+  report(label("embedding", t, {rows, vocab, dim}), out.values() == want);
+  for (bool accumulate : {false, true}) {
+    Buffer d_table = random_buffer(wide, vocab * dim);
+    Values sums = accumulate ? d_table.values() : Values(vocab * dim);
+    for (int64_t i = 0; i < rows * dim; ++i) sums[static_cast<int64_t>(id_values[i / dim]) * dim + i % dim] += dv[i];
+    rz::cpu::run(rz::EmbeddingBackward{d_table.view(), ids.view(), d_out.view(), rows, vocab, dim, accumulate});
+    expect_close(label("embedding d_table", wide, {rows, vocab, dim, accumulate}), d_table, sums);
+  }
+}
+
+static void test_all() {
+  for (DType t : {DType::Float32, DType::BFloat16, DType::Float16}) {
+    for (DType wide : {t, DType::Float32}) {
+      test_rms_norm(t, wide, 1, 1);
+      test_rms_norm(t, wide, 67, 80);
+      test_rms_norm(t, wide, 33, 513);
+      test_embedding(t, wide, 50, 23, 17);
+      test_embedding(t, wide, 300, 11, 520);
+    }
+    test_rope(t, 9, 3, 16, 16);
+    test_rope(t, 31, 2, 64, 64);
+    test_rope(t, 31, 2, 80, 32);
+    test_rope(t, 5, 1, 24, 6);
+  }
+}
+static Test registered(test_all);
