@@ -1,0 +1,32 @@
+// SwiGLU and GELU.
+import { native } from '../../native.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import { gradient, output, record } from '../record.ts';
+
+/** silu(gate) · up, element by element. */
+export function swiglu(gate: Tensor, up: Tensor): Tensor {
+  const y = output(gate.shape, gate.dtype);
+  native.swigluForward(y.handle, gate.handle, up.handle);
+  return record('swiglu', y, [gate, up], (saved) => {
+    const [keptGate, keptUp] = [saved.keep(gate), saved.keep(up)];
+    return (dy) => {
+      const [dGate, dUp] = [gradient(gate.shape, gate.dtype), gradient(up.shape, up.dtype)];
+      native.swigluBackward(dGate.handle, dUp.handle, dy.handle, keptGate.handle, keptUp.handle);
+      return [dGate, dUp];
+    };
+  });
+}
+
+/** GELU by erf, as torch.nn.functional.gelu. */
+export function gelu(x: Tensor): Tensor {
+  const y = output(x.shape, x.dtype);
+  native.geluForward(y.handle, x.handle);
+  return record('gelu', y, [x], (saved) => {
+    const kept = saved.keep(x);
+    return (dy) => {
+      const dx = gradient(x.shape, x.dtype);
+      native.geluBackward(dx.handle, dy.handle, kept.handle);
+      return [dx];
+    };
+  });
+}

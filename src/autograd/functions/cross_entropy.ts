@@ -1,0 +1,60 @@
+// The loss of a causal language model. Gradients are made in the forward pass, where the logits are; backward only
+// multiplies them by its incoming gradient.
+import { NONE, native } from '../../native.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import { isGradEnabled } from '../grad_mode.ts';
+import { output, record, writeGrad } from '../record.ts';
+
+/**
+ * Head and loss in one, chunk by chunk: logits (rows, vocab) never exist as a whole. x (rows, dim), weight (vocab, dim),
+ * labels (rows) int64, already shifted, −100 ignored. Loss [] float32: Σ −log p / denominator; denominator 0 means the
+ * number of labels.
+ */
+export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, denominator = 0): Tensor {
+  const [vocab, dim] = [weight.size(0), weight.size(1)];
+  const rows = x.numel / dim;
+  const loss = output([], 'float32');
+  const graph = isGradEnabled();
+  const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation') : undefined;
+  const dw = graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient') : undefined;
+  native.linearCrossEntropy(
+    loss.handle, dx?.handle ?? NONE, dw?.handle ?? NONE, x.handle, weight.handle, labels.handle,
+    rows, dim, vocab, denominator, false,
+  );
+  const result = record('linear_cross_entropy', loss, [x, weight], (saved) => {
+    const [keptDx, keptDw] = [dx && saved.keep(dx), dw && saved.keep(dw)];
+    return (dLoss) => {
+      let gradX: Tensor | undefined;
+      if (keptDx) {
+        gradX = keptDx.detach();
+        native.scale(gradX.handle, gradX.handle, dLoss.handle, 1, false);
+      }
+      const gradW = keptDw
+        ? writeGrad(weight, (target, accumulate) => native.scale(target, keptDw.handle, dLoss.handle, 1, accumulate))
+        : undefined;
+      return [gradX, gradW];
+    };
+  });
+  dx?.dispose();
+  dw?.dispose();
+  return result;
+}
+
+/** The same from logits (rows, vocab) float32 that exist. */
+export function crossEntropy(logits: Tensor, labels: Tensor, denominator = 0): Tensor {
+  const vocab = logits.size(-1);
+  const rows = logits.numel / vocab;
+  const loss = output([], 'float32');
+  const dLogits = isGradEnabled() && logits.requiresGrad ? Tensor.empty(logits.shape, 'float32', 'activation') : undefined;
+  native.crossEntropy(loss.handle, dLogits?.handle ?? NONE, logits.handle, labels.handle, rows, vocab, denominator);
+  const result = record('cross_entropy', loss, [logits], (saved) => {
+    const kept = saved.keep(dLogits!);
+    return (dLoss) => {
+      const grad = kept.detach();
+      native.scale(grad.handle, grad.handle, dLoss.handle, 1, false);
+      return [grad];
+    };
+  });
+  dLogits?.dispose();
+  return result;
+}

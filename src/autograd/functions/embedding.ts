@@ -1,0 +1,23 @@
+// Embedding lookup.
+import { native } from '../../native.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import { output, record, writeGrad } from '../record.ts';
+
+/**
+ * Rows of `table` (vocab, dim) at `ids` (int64, any shape): shape [...ids.shape, dim]. The caller has checked that every id
+ * is within the vocabulary.
+ */
+export function embedding(ids: Tensor, table: Tensor): Tensor {
+  const [vocab, dim] = [table.size(0), table.size(1)];
+  const rows = ids.numel;
+  const out = output([...ids.shape, dim], table.dtype);
+  native.embeddingForward(out.handle, ids.handle, table.handle, rows, vocab, dim);
+  return record('embedding', out, [table], (saved) => {
+    const kept = saved.keep(ids);
+    return (dOut) => [
+      writeGrad(table, (target, accumulate) =>
+        native.embeddingBackward(target, kept.handle, dOut.handle, rows, vocab, dim, accumulate),
+      ),
+    ];
+  });
+}

@@ -1,0 +1,57 @@
+// Linear: y = x wᵀ + b, as torch.nn.functional.linear.
+import { NONE, native } from '../../native.ts';
+import type { DType } from '../../tensor/dtype.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import { gradient, output, record, writeGrad } from '../record.ts';
+
+/**
+ * x (..., in), weight (out, in), bias (out): y (..., out). `outDtype` may be float32 for bfloat16 operands (logits).
+ * Throws a RangeError when the features disagree.
+ */
+export function linear(x: Tensor, weight: Tensor, bias?: Tensor, outDtype: DType = x.dtype): Tensor {
+  const [outFeatures, inFeatures] = [weight.size(0), weight.size(1)];
+  if (x.size(-1) !== inFeatures) {
+    throw new RangeError(`linear: weight [${weight.shape}] wants ${inFeatures} input features but x is [${x.shape}]`);
+  }
+  const rows = x.numel / inFeatures;
+  const y = output([...x.shape.slice(0, -1), outFeatures], outDtype);
+  native.linearForward(y.handle, x.handle, weight.handle, bias?.handle ?? NONE, rows, inFeatures, outFeatures);
+  return record('linear', y, [x, weight, bias], (saved, [needsX, needsWeight, needsBias]) => {
+    const keptX = needsWeight || needsBias ? saved.keep(x) : undefined;
+    const keptWeight = saved.keep(weight);
+    return (dOut) => {
+      let dy = dOut;
+      if (dy.dtype !== x.dtype) {
+        dy = gradient(dOut.shape, x.dtype);
+        dy.copyFrom(dOut);
+      }
+      let dx: Tensor | undefined;
+      if (needsX) {
+        dx = gradient(x.shape, x.dtype);
+        native.linearBackwardInput(dx.handle, dy.handle, keptWeight.handle, rows, inFeatures, outFeatures, false);
+      }
+      // The bias gradient comes out of the same pass as the weight's, so one sink call nests in the other.
+      let dBias: Tensor | undefined;
+      let dWeight: Tensor | undefined;
+      const products = (dw: number, db: number, accumulate: boolean): void =>
+        native.linearBackwardWeight(dw, db, dy.handle, keptX!.handle, rows, inFeatures, outFeatures, accumulate);
+      if (needsWeight) {
+        dWeight = writeGrad(weight, (dw, accumulate) => {
+          if (!needsBias) products(dw, NONE, accumulate);
+          else {
+            dBias = writeGrad(bias!, (db, accumulateBias) => {
+              if (accumulateBias !== accumulate) throw new Error('linear: weight and bias gradients are in different states');
+              products(dw, db, accumulate);
+            });
+          }
+        });
+      } else if (needsBias) {
+        const unused = gradient(weight.shape, weight.dtype);
+        dBias = writeGrad(bias!, (db, accumulate) => products(unused.handle, db, accumulate));
+        unused.dispose();
+      }
+      if (dy !== dOut) dy.dispose();
+      return [dx, dWeight, dBias];
+    };
+  });
+}

@@ -1,0 +1,27 @@
+// RMSNorm as Llama has it: normalise in float32, cast, then multiply by the weight.
+import { NONE, native } from '../../native.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import { gradient, output, record, writeGrad } from '../record.ts';
+
+/** x (..., dim), weight (dim): y (..., dim). */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  const dim = weight.size(0);
+  const rows = x.numel / dim;
+  const y = output(x.shape, x.dtype);
+  const rstd = Tensor.empty([rows], 'float32', 'activation');
+  native.rmsNormForward(y.handle, rstd.handle, x.handle, weight.handle, rows, dim, eps);
+  const result = record('rms_norm', y, [x, weight], (saved, [, needsWeight]) => {
+    const [keptX, keptWeight, keptRstd] = [saved.keep(x), saved.keep(weight), saved.keep(rstd)];
+    return (dy) => {
+      const dx = gradient(x.shape, x.dtype);
+      const run = (dw: number, accumulate: boolean): void =>
+        native.rmsNormBackward(
+          dx.handle, dw, dy.handle, keptX.handle, keptWeight.handle, keptRstd.handle, NONE, rows, dim, accumulate,
+        );
+      const dWeight = needsWeight ? writeGrad(weight, run) : void run(NONE, false);
+      return [dx, dWeight ?? undefined];
+    };
+  });
+  rstd.dispose();
+  return result;
+}

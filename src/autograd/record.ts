@@ -1,0 +1,110 @@
+// How an op joins the graph: allocate its output, and record what backward needs.
+import { type Handle, native } from '../native.ts';
+import type { DType } from '../tensor/dtype.ts';
+import { track } from '../tensor/scope.ts';
+import { type Shape, Tensor } from '../tensor/tensor.ts';
+import { isGradEnabled } from './grad_mode.ts';
+import { type GradNode, type InputGrads, nextSequence } from './node.ts';
+
+/** An uninitialised op result, owned by the innermost scope. */
+export function output(shape: Shape, dtype: DType): Tensor {
+  const tensor = Tensor.empty(shape, dtype, 'activation');
+  track(tensor);
+  return tensor;
+}
+
+/** An uninitialised gradient, owned by the engine. */
+export function gradient(shape: Shape, dtype: DType): Tensor {
+  return Tensor.empty(shape, dtype, 'activation');
+}
+
+/** Where the gradient of a leaf is written: `accumulate` adds to what is there. */
+export interface GradSink {
+  target: Tensor;
+  accumulate: boolean;
+}
+
+/** @internal A parameter decides itself where its gradient lives (nn/parameter.ts, parallel/fsdp). */
+export interface HasGradSink {
+  gradSink(): GradSink;
+  /** Read at backward time: FSDP frees and gathers again in between. */
+  readonly isParameter: true;
+}
+
+function hasGradSink(tensor: Tensor): tensor is Tensor & HasGradSink {
+  return 'isParameter' in tensor;
+}
+
+/**
+ * Keeps a tensor for backward. Parameters are kept by reference (their data may move meanwhile); others by a handle of
+ * their own, so that scopes may dispose the original.
+ */
+export class Saved {
+  private readonly own: Tensor[] = [];
+
+  keep(tensor: Tensor): Tensor {
+    if (hasGradSink(tensor)) return tensor;
+    const kept = tensor.detach();
+    this.own.push(kept);
+    return kept;
+  }
+
+  release(): void {
+    for (const tensor of this.own) tensor.dispose();
+    this.own.length = 0;
+  }
+}
+
+/**
+ * Writes the gradient of an input of a leaf-like weight through its sink, or into a fresh tensor that flows on.
+ * `write(target, accumulate)` gets the handle to fill.
+ */
+export function writeGrad(
+  input: Tensor,
+  write: (target: Handle, accumulate: boolean) => void,
+): Tensor | undefined {
+  if (hasGradSink(input)) {
+    const sink = input.gradSink();
+    write(sink.target.handle, sink.accumulate);
+    return undefined;
+  }
+  const grad = gradient(input.shape, input.dtype);
+  write(grad.handle, false);
+  return grad;
+}
+
+/** True when a graph is being recorded and one of the inputs wants a gradient. */
+export function wantsGrad(...inputs: (Tensor | undefined)[]): boolean {
+  return isGradEnabled() && inputs.some((input) => input?.requiresGrad);
+}
+
+/**
+ * Makes `out` the result of an op. `save` is called only when a graph is recorded; it keeps what backward needs and
+ * returns the backward function, which gives one gradient for each input (undefined where `needs[i]` is false).
+ */
+export function record(
+  name: string,
+  out: Tensor,
+  inputs: readonly (Tensor | undefined)[],
+  save: (saved: Saved, needs: readonly boolean[]) => (gradOut: Tensor) => InputGrads,
+): Tensor {
+  if (!isGradEnabled() || !inputs.some((input) => input?.requiresGrad)) return out;
+  const saved = new Saved();
+  const needs = inputs.map((input) => input?.requiresGrad ?? false);
+  const node: GradNode = {
+    name,
+    sequence: nextSequence(),
+    inputs: inputs.map((input) => (input?.requiresGrad ? input : undefined)),
+    backward: save(saved, needs),
+    release: () => saved.release(),
+    done: false,
+  };
+  out.requiresGrad = true;
+  out.gradFn = node;
+  return out;
+}
+
+/** @internal Whether nothing but this handle shares the storage. */
+export function isSole(tensor: Tensor): boolean {
+  return native.tensorUseCount(tensor.handle) === 1;
+}

@@ -1,0 +1,78 @@
+// Writes a Hugging Face folder from tensors that are produced one after the other, so that nobody holds the whole model.
+import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ModelConfig } from '../models/config.ts';
+import type { DType } from '../tensor/dtype.ts';
+import type { Shape, Tensor } from '../tensor/tensor.ts';
+import { CheckpointWriter } from './hf-files.ts';
+import { type CheckpointSource, copyCompanions } from './source.ts';
+
+export interface SavedTensor {
+  name: string;
+  shape: Shape;
+  /** dtype in the file */
+  dtype: DType;
+}
+
+export interface SaveOptions {
+  /** A file grows to at most this. Default 5 GB, as in Transformers. */
+  maxShardBytes?: number | undefined;
+}
+
+/** The writer's side of a save: give every tensor once, then finish. */
+export interface PretrainedWriter {
+  /** Enqueues the write; `tensor` may be disposed at once. */
+  write(name: string, tensor: Tensor, elementOffset?: number): void;
+  /** Waits until everything is on the disk, then replaces the weights of the folder. */
+  finish(): Promise<void>;
+  abort(): Promise<void>;
+}
+
+/** Opens `dir` (made when absent) for the given tensors, in file order. */
+export async function openPretrained(
+  dir: string,
+  model: { config: ModelConfig; source?: CheckpointSource | undefined },
+  tensors: readonly SavedTensor[],
+  options: SaveOptions = {},
+): Promise<PretrainedWriter> {
+  await mkdir(dir, { recursive: true });
+  const writer = await CheckpointWriter.create(dir, tensors, {
+    metadata: { format: 'pt' },
+    ...(options.maxShardBytes === undefined ? {} : { maxShardSize: options.maxShardBytes }),
+  });
+  return {
+    write: (name, tensor, elementOffset) => writer.write(name, tensor.handle, elementOffset),
+    finish: async () => {
+      await writer.finish();
+      await writeWhole(join(dir, 'config.json'), `${JSON.stringify(model.config.raw, null, 2)}\n`);
+      if (model.source) await copyCompanions(model.source, dir);
+    },
+    abort: () => writer.abort(),
+  };
+}
+
+/** Saves tensors that can be read one by one in this process. */
+export async function savePretrained(
+  dir: string,
+  model: { config: ModelConfig; source?: CheckpointSource | undefined },
+  tensors: readonly (SavedTensor & { read(): Tensor })[],
+  options: SaveOptions = {},
+): Promise<void> {
+  const writer = await openPretrained(dir, model, tensors, options);
+  try {
+    for (const { name, read } of tensors) {
+      const tensor = read();
+      writer.write(name, tensor);
+      tensor.dispose();
+    }
+    await writer.finish();
+  } catch (error) {
+    await writer.abort();
+    throw error;
+  }
+}
+
+async function writeWhole(path: string, text: string): Promise<void> {
+  await writeFile(`${path}.tmp`, text);
+  await rename(`${path}.tmp`, path);
+}

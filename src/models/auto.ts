@@ -1,0 +1,128 @@
+// AutoModelForCausalLM: the registry of families, models from a config, and models whose parameters are recipes on the files
+// of a checkpoint. No tensor bytes are read before somebody wants them.
+import { resolve } from 'node:path';
+import { openCheckpoint, type CheckpointEntry } from '../checkpoint/hf-files.ts';
+import { usableDType } from '../checkpoint/safetensors-header.ts';
+import { FileRecipe } from '../nn/recipe.ts';
+import type { Parameter } from '../nn/parameter.ts';
+import { tiedNames } from '../nn/tied.ts';
+import { type FloatDType, isFloating } from '../tensor/dtype.ts';
+import { numelOf } from '../tensor/tensor.ts';
+import type { CausalLM } from './causal_lm.ts';
+import { AutoConfig, type ModelConfig } from './config.ts';
+import { resolveModel } from './hub.ts';
+import { LlamaForCausalLM } from './llama.ts';
+
+export interface ModelFamily {
+  create(config: ModelConfig, dtype: FloatDType): CausalLM;
+  /** Names in checkpoint files that hold nothing the model uses. */
+  ignoredKeys?: RegExp | undefined;
+}
+
+const families = new Map<string, ModelFamily>();
+
+/** Adds a family under its `model_type`. Its config is registered with registerConfig. */
+export function registerModel(modelType: string, family: ModelFamily): void {
+  families.set(modelType, family);
+}
+
+registerModel('llama', {
+  create: (config, dtype) => new LlamaForCausalLM(config as ConstructorParameters<typeof LlamaForCausalLM>[0], dtype),
+  ignoredKeys: /\.rotary_emb\.inv_freq$/,
+});
+
+export interface FromConfigOptions {
+  /** Default: the config's dtype, float32 when it has none. */
+  dtype?: FloatDType | undefined;
+}
+
+export interface FromPretrainedOptions extends FromConfigOptions {
+  /** Accepted for likeness; parameters are always read lazily, straight to where they are wanted. */
+  lowCpuMemUsage?: boolean | undefined;
+  /** Of a hub id in the local cache. Default main. */
+  revision?: string | undefined;
+}
+
+function familyOf(config: ModelConfig): ModelFamily {
+  const family = families.get(config.modelType);
+  if (!family) {
+    throw new Error(`model_type "${config.modelType}" is not supported; supported: ${[...families.keys()].join(', ')}`);
+  }
+  return family;
+}
+
+/** A fresh model, initialised as Transformers initialises it (lazily; on meta inside initEmptyWeights). */
+function fromConfig(config: ModelConfig, options: FromConfigOptions = {}): CausalLM {
+  return familyOf(config).create(config, options.dtype ?? config.dtype ?? 'float32');
+}
+
+/**
+ * The model of a folder, or of a hub id in the local Hugging Face cache. Missing, unexpected and mis-shaped tensors are one
+ * error. The files stay open until every parameter has been read.
+ */
+async function fromPretrained(nameOrDir: string, options: FromPretrainedOptions = {}): Promise<CausalLM> {
+  const dir = await resolveModel(nameOrDir, options.revision);
+  const config = await AutoConfig.fromPretrained(dir);
+  const model = fromConfig(config, options);
+  const checkpoint = await openCheckpoint(dir);
+  try {
+    attach(model, checkpoint.tensors, dir);
+  } catch (error) {
+    checkpoint.close();
+    throw error;
+  }
+  model.source = { dir: resolve(dir) };
+  model.eval();
+  return model;
+}
+
+/** Gives every parameter the recipe of its place in the files. */
+function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, dir: string): void {
+  const ignored = familyOf(model.config).ignoredKeys;
+  const wanted = new Map<string, Parameter>();
+  const missing: string[] = [];
+  const misshaped: string[] = [];
+  const aliases = tiedNames(model);
+  for (const [name, parameter] of model.namedParameters()) wanted.set(name, parameter);
+  for (const [alias, name] of aliases) {
+    // The file may lack either side of a tied pair.
+    if (!entries.has(alias)) continue;
+    if (!entries.has(name)) {
+      wanted.set(alias, wanted.get(name)!);
+      wanted.delete(name);
+    }
+  }
+  for (const [name, parameter] of wanted) {
+    const entry = entries.get(name);
+    if (!entry) {
+      missing.push(name);
+      continue;
+    }
+    if (entry.shape.join() !== parameter.shape.join()) {
+      misshaped.push(`${name} is [${entry.shape}] but the config wants [${parameter.shape}]`);
+      continue;
+    }
+    const dtype = usableDType(entry, name, entry.source.path);
+    if (!isFloating(dtype)) throw new Error(`${entry.source.path}: ${name} is ${dtype}, but parameters are float32, bfloat16 or float16`);
+    parameter.checkpointDtype = dtype;
+    parameter.setRecipe(new FileRecipe(entry.source.file, entry.byteOffset, dtype, numelOf(entry.shape)));
+  }
+  const known = new Set([...wanted.keys(), ...aliases.flat()]);
+  const unexpected = [...entries.keys()].filter((name) => !known.has(name) && !ignored?.test(name));
+  const problems = [
+    ['missing', missing],
+    ['unexpected', unexpected],
+    ['wrong shape', misshaped],
+  ].filter(([, list]) => list!.length > 0);
+  if (problems.length === 0) return;
+  const text = problems.map(([label, list]) => {
+    const names = list as string[];
+    return `${label}: ${names.slice(0, 8).join(', ')}${names.length > 8 ? ` and ${names.length - 8} more` : ''}`;
+  });
+  throw new Error(`the checkpoint in ${dir} does not fit its config; ${text.join('; ')}`);
+}
+
+export const AutoModelForCausalLM: {
+  fromConfig: typeof fromConfig;
+  fromPretrained: typeof fromPretrained;
+} = { fromConfig, fromPretrained };

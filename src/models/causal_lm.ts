@@ -1,0 +1,138 @@
+// What every causal language model shares: the forward that users call, tied heads, generation and saving.
+import { crossEntropy, linearCrossEntropy } from '../autograd/functions/cross_entropy.ts';
+import { linear } from '../autograd/functions/linear.ts';
+import type { CheckpointSource } from '../checkpoint/source.ts';
+import { savePretrained } from '../checkpoint/save_pretrained.ts';
+import type { Embedding } from '../nn/layers.ts';
+import { Linear } from '../nn/layers.ts';
+import { Module } from '../nn/module.ts';
+import { scope } from '../tensor/scope.ts';
+import { Tensor } from '../tensor/tensor.ts';
+import { type ForwardInput, int64Tensor, layOut } from './batch.ts';
+import type { LayerCache } from './cache.ts';
+import type { ModelConfig } from './config.ts';
+import { type GenerateOptions, generate } from './generate.ts';
+
+export interface LossOutput {
+  /** 0-d float32 */
+  loss: Tensor;
+  /** (batch, length, vocab) float32, with returnLogits */
+  logits?: Tensor;
+}
+
+export interface LogitsOutput {
+  /** (batch, length, vocab) float32 */
+  logits: Tensor;
+}
+
+/** The head: logits, or straight to the loss so that logits never exist as a whole. */
+export class CausalLMHead extends Linear {
+  override forward(hidden: Tensor, labels?: Tensor, denominator?: number): Tensor {
+    return labels ? linearCrossEntropy(hidden, this.weight, labels, denominator) : linear(hidden, this.weight, undefined, 'float32');
+  }
+}
+
+export interface SequenceTensors {
+  cuQ: Tensor;
+  cuK: Tensor;
+  caches?: readonly LayerCache[] | undefined;
+}
+
+export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Module {
+  readonly config: C;
+  /** @internal Where the checkpoint came from, for saving beside it. */
+  source: CheckpointSource | undefined;
+
+  constructor(config: C) {
+    super();
+    this.config = config;
+  }
+
+  /** The class that transformerAutoWrapPolicy wraps. */
+  abstract readonly decoderLayerClass: new (...args: never[]) => Module;
+  abstract get inputEmbedding(): Embedding;
+  abstract get outputHead(): CausalLMHead;
+  /** ids and positions (rows) int64 → final hidden states (rows, hidden). */
+  abstract hidden(ids: Tensor, positions: Tensor, sequences: SequenceTensors): Tensor;
+
+  /** Makes head and embedding one parameter. */
+  tieWeights(): void {
+    this.outputHead.weight = this.inputEmbedding.weight;
+  }
+
+  get isTied(): boolean {
+    return this.outputHead.weight === this.inputEmbedding.weight;
+  }
+
+  /**
+   * With labels: the loss (shifted; mean over labels ≠ −100, or Σ × dpSize / numItemsInBatch). Without: logits.
+   * Enqueues and returns; a bad id or shape throws before anything is enqueued.
+   */
+  forward(input: ForwardInput & { labels: NonNullable<ForwardInput['labels']> }): LossOutput;
+  forward(input: ForwardInput & { labels?: undefined }): LogitsOutput;
+  forward(input: ForwardInput): LossOutput | LogitsOutput;
+  forward(input: ForwardInput): LossOutput | LogitsOutput {
+    const host = layOut(input, this.config.vocabSize);
+    return scope(() => {
+      const cu = Tensor.from(host.cuSeqlens);
+      const hidden = this.hidden(int64Tensor(host.ids), int64Tensor(host.positions), { cuQ: cu, cuK: cu });
+      const shape = [host.batch, host.length, this.config.vocabSize];
+      if (!host.labels) return { logits: reshaped(this.outputHead.forward(hidden), shape) };
+      const labels = int64Tensor(host.labels);
+      const denominator = input.numItemsInBatch ?? 0;
+      if (!input.returnLogits) return { loss: this.outputHead.forward(hidden, labels, denominator) };
+      const logits = this.outputHead.forward(hidden);
+      return { loss: crossEntropy(logits, labels, denominator), logits: reshaped(logits, shape) };
+    });
+  }
+
+  /**
+   * Continues `ids` (one prompt, or several one after the other): prompt and new tokens, as Transformers returns them.
+   * Greedy unless temperature > 0.
+   */
+  generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>;
+  generate(ids: readonly (readonly number[])[], options?: GenerateOptions): Promise<number[][]>;
+  async generate(
+    ids: readonly number[] | readonly (readonly number[])[],
+    options: GenerateOptions = {},
+  ): Promise<number[] | number[][]> {
+    if (!Array.isArray(ids[0])) return generate(this, ids as readonly number[], options);
+    const out: number[][] = [];
+    for (const prompt of ids as readonly (readonly number[])[]) out.push(await generate(this, prompt, options));
+    return out;
+  }
+
+  /** @internal One step of generation: logits (1, vocab) of the last of `ids`, which continue what the caches hold. */
+  step(ids: Int32Array, caches: readonly LayerCache[]): Tensor {
+    return scope(() => {
+      const start = caches[0]!.length;
+      const positions = int64Tensor(Int32Array.from(ids, (_, i) => start + i));
+      const cuQ = Tensor.from(Int32Array.of(0, ids.length));
+      const cuK = Tensor.from(Int32Array.of(0, start + ids.length));
+      const hidden = this.hidden(int64Tensor(ids), positions, { cuQ, cuK, caches });
+      using last = hidden.narrow(ids.length - 1, 1);
+      return this.outputHead.forward(last);
+    });
+  }
+
+  abstract get numLayers(): number;
+
+  /** Writes config, safetensors files (sharded from 5 GB) and what stood beside the loaded checkpoint (tokenizer, chat template). */
+  async savePretrained(dir: string, options: { maxShardBytes?: number | undefined } = {}): Promise<void> {
+    const tensors = [...this.namedParameters()].map(([name, parameter]) => ({
+      name,
+      shape: parameter.shape,
+      dtype: parameter.checkpointDtype ?? parameter.dtype,
+      read: () => parameter.detach(),
+    }));
+    await savePretrained(dir, this, tensors, options);
+  }
+}
+
+// The graph stays with the reshaped object: same storage, same node.
+function reshaped(tensor: Tensor, shape: readonly number[]): Tensor {
+  const view = tensor.view(shape);
+  view.requiresGrad = tensor.requiresGrad;
+  view.gradFn = tensor.gradFn;
+  return view;
+}

@@ -1,0 +1,62 @@
+// The layers of decoder models. Weights start as Transformers initialises them (initializer_range), lazily.
+import { embedding } from '../autograd/functions/embedding.ts';
+import { linear } from '../autograd/functions/linear.ts';
+import { rmsNorm } from '../autograd/functions/rms_norm.ts';
+import type { FloatDType } from '../tensor/dtype.ts';
+import type { Tensor } from '../tensor/tensor.ts';
+import { Module } from './module.ts';
+import { Parameter } from './parameter.ts';
+
+export interface LayerOptions {
+  dtype?: FloatDType | undefined;
+  /** Standard deviation of the initial weights. Default 0.02. */
+  std?: number | undefined;
+}
+
+/** y = x weightᵀ + bias; weight (out, in). */
+export class Linear extends Module {
+  weight: Parameter;
+  readonly bias?: Parameter;
+
+  constructor(inFeatures: number, outFeatures: number, options: LayerOptions & { bias?: boolean | undefined } = {}) {
+    super();
+    const { dtype = 'float32', std = 0.02 } = options;
+    this.weight = new Parameter([outFeatures, inFeatures], dtype, { kind: 'normal', std });
+    if (options.bias) this.bias = new Parameter([outFeatures], dtype, { kind: 'constant', value: 0 });
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}
+
+/** Rows of weight (vocab, dim). `paddingIdx`: a row that starts at zero. */
+export class Embedding extends Module {
+  weight: Parameter;
+
+  constructor(vocab: number, dim: number, options: LayerOptions & { paddingIdx?: number | undefined } = {}) {
+    super();
+    const { dtype = 'float32', std = 0.02 } = options;
+    this.weight = new Parameter([vocab, dim], dtype, { kind: 'normal', std, paddingRow: options.paddingIdx });
+  }
+
+  forward(ids: Tensor): Tensor {
+    return embedding(ids, this.weight);
+  }
+}
+
+/** RMSNorm over the last dimension, Llama's order: normalise in float32, cast, multiply. */
+export class RMSNorm extends Module {
+  weight: Parameter;
+  readonly eps: number;
+
+  constructor(dim: number, eps: number, options: { dtype?: FloatDType | undefined } = {}) {
+    super();
+    this.weight = new Parameter([dim], options.dtype ?? 'float32', { kind: 'constant', value: 1 });
+    this.eps = eps;
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.eps);
+  }
+}

@@ -1,0 +1,198 @@
+// A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
+import type { GradSink } from '../autograd/record.ts';
+import { type Handle, native } from '../native.ts';
+import type { DType } from '../tensor/dtype.ts';
+import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
+import { ConstantRecipe, NormalRecipe, type Recipe, type Writer } from './recipe.ts';
+
+/** @internal What FSDP answers for a parameter that it has flattened. */
+export interface ParameterOwner {
+  /** The unsharded values. Throws when the unit is sharded. */
+  parameterData(parameter: Parameter): Tensor;
+  gradSink(parameter: Parameter): GradSink;
+}
+
+/** How a parameter is initialised when nothing is loaded. */
+export type Init =
+  | { kind: 'constant'; value: number }
+  /** N(0, std); `paddingRow`: a row of zeros. */
+  | { kind: 'normal'; std: number; paddingRow?: number | undefined };
+
+let creatingOnMeta = false;
+
+/** @internal */
+export function withMetaParameters<T>(fn: () => T): T {
+  const previous = creatingOnMeta;
+  creatingOnMeta = true;
+  try {
+    return fn();
+  } finally {
+    creatingOnMeta = previous;
+  }
+}
+
+export class Parameter extends Tensor {
+  readonly isParameter = true as const;
+  /** The name in the checkpoint, e.g. `model.layers.0.mlp.up_proj.weight`. Set by the model that owns it. */
+  name = '';
+  /** The dtype that the checkpoint had, for saving; undefined when it was not loaded. */
+  checkpointDtype: DType | undefined;
+  /** @internal */
+  owner: ParameterOwner | undefined;
+  private readonly init: Init;
+  private recipe_: Recipe | undefined;
+  private device_: Device;
+  private data_: Tensor | undefined;
+  private writer_: Writer = 'none';
+
+  constructor(shape: Shape, dtype: DType, init: Init) {
+    super(undefined, shape, dtype);
+    this.requiresGrad = true;
+    this.init = init;
+    this.device_ = creatingOnMeta ? 'meta' : 'cpu';
+    if (!creatingOnMeta) this.recipe_ = this.initRecipe();
+  }
+
+  private initRecipe(): Recipe {
+    if (this.init.kind === 'constant') return new ConstantRecipe(this.init.value);
+    const row = this.shape.at(-1) ?? 1;
+    const padding = this.init.paddingRow;
+    return new NormalRecipe(this, this.init.std, (padding ?? 0) * row, padding === undefined ? 0 : (padding + 1) * row);
+  }
+
+  override get device(): Device {
+    return this.device_;
+  }
+
+  /** Where the values come from while nobody has read them; undefined on meta, and once real. */
+  get recipe(): Recipe | undefined {
+    return this.recipe_;
+  }
+
+  /** Who wrote the values last (or will, when the recipe is read). */
+  get lastWriter(): Writer {
+    return this.writer_ === 'none' && this.recipe_ ? this.recipe_.writer : this.writer_;
+  }
+
+  /** @internal Values will come from `recipe`; what was there is dropped. */
+  setRecipe(recipe: Recipe, device: Device = 'cpu'): void {
+    this.data_?.dispose();
+    this.data_ = undefined;
+    this.recipe_ = recipe;
+    this.device_ = device;
+    this.writer_ = 'none';
+  }
+
+  /** @internal Takes over real values. */
+  setData(data: Tensor, writer: Writer): void {
+    if (this.data_ !== data) this.data_?.dispose();
+    this.data_ = data;
+    this.recipe_ = undefined;
+    this.device_ = 'cpu';
+    this.writer_ = writer;
+  }
+
+  /** @internal FSDP has flattened the parameter: its values live in the unit from now on. */
+  setOwner(owner: ParameterOwner, writer: Writer): void {
+    this.data_?.dispose();
+    this.data_ = undefined;
+    this.recipe_ = undefined;
+    this.device_ = 'cpu';
+    this.writer_ = writer;
+    this.owner = owner;
+  }
+
+  /** True when the values exist in memory (not meta, not lazy, not owned by FSDP). */
+  get isReal(): boolean {
+    return this.data_ !== undefined;
+  }
+
+  /** Drops the values and puts the parameter on meta. */
+  toMeta(): void {
+    this.data_?.dispose();
+    this.data_ = undefined;
+    this.recipe_ = undefined;
+    this.device_ = 'meta';
+    this.writer_ = 'none';
+  }
+
+  /** Uninitialised memory on `device`, as torch's to_empty. */
+  toEmpty(device: Device = 'cpu'): void {
+    if (device === 'meta') {
+      this.toMeta();
+      return;
+    }
+    this.setData(Tensor.empty(this.shape, this.dtype, 'parameter'), 'none');
+  }
+
+  /** Back to the values of a fresh model. Leaves meta. */
+  resetParameters(): void {
+    this.setRecipe(this.initRecipe());
+  }
+
+  /** Reads the recipe now, whole. */
+  materialize(): Tensor {
+    if (this.owner) return this.owner.parameterData(this);
+    if (this.data_) return this.data_;
+    if (!this.recipe_) {
+      throw new Error(`parameter ${this.name || `[${this.shape}]`} is on meta: it has no values. Wrap the model with FSDP and syncModuleStates, or call toEmpty and resetParameters`);
+    }
+    const data = Tensor.empty(this.shape, this.dtype, 'parameter');
+    const recipe = this.recipe_;
+    recipe.read(data, 0);
+    this.setData(data, recipe.writer);
+    return data;
+  }
+
+  /** @internal */
+  override get handle(): Handle {
+    return this.materialize().handle;
+  }
+
+  override view(shape: Shape): Tensor {
+    return this.materialize().view(shape);
+  }
+
+  override narrow(start: number, length: number): Tensor {
+    return this.materialize().narrow(start, length);
+  }
+
+  /** @internal */
+  override slice(offset: number, shape: Shape): Tensor {
+    return this.materialize().slice(offset, shape);
+  }
+
+  override detach(): Tensor {
+    return this.device_ === 'meta' ? Tensor.meta(this.shape, this.dtype) : this.materialize().detach();
+  }
+
+  /** Overwrites the values, as `param.data.copy_()`; ends the recipe. */
+  override copyFrom(source: Tensor): void {
+    if (source.numel !== this.numel) {
+      throw new RangeError(`${this.name}: shape [${source.shape}] was given but [${this.shape}] is wanted`);
+    }
+    if (this.owner) native.copy(this.handle, source.handle);
+    else {
+      const data = Tensor.empty(this.shape, this.dtype, 'parameter');
+      data.copyFrom(source);
+      this.setData(data, 'user');
+    }
+  }
+
+  /** @internal */
+  gradSink(): GradSink {
+    if (this.owner) return this.owner.gradSink(this);
+    const accumulate = this.grad !== undefined;
+    this.grad ??= Tensor.empty(this.shape, this.dtype, 'gradient');
+    return { target: this.grad, accumulate };
+  }
+
+  override dispose(): void {
+    this.data_?.dispose();
+    this.data_ = undefined;
+  }
+
+  override toString(): string {
+    return `Parameter(${this.name}, [${this.shape}], ${this.dtype}, ${this.device})`;
+  }
+}

@@ -1,0 +1,286 @@
+// FullyShardedDataParallel: shards the parameters, gradients and optimizer state of a model over ranks, unit by unit, and
+// brings rank 0's weights to every shard while it wraps. Modules are wrapped in place, by hooks.
+import { dist } from '../../distributed/index.ts';
+import type { Module } from '../../nn/module.ts';
+import { Parameter } from '../../nn/parameter.ts';
+import { applyTies, tiedNames } from '../../nn/tied.ts';
+import { CausalLM } from '../../models/causal_lm.ts';
+import type { GenerateOptions } from '../../models/generate.ts';
+import type { FloatDType } from '../../tensor/dtype.ts';
+import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import { native } from '../../native.ts';
+import { currentRecipe, fillFromRank0, fillLocally, type UnitRecipes } from './fill.ts';
+import { resolveGroups } from './groups.ts';
+import { compareManifests } from './manifest.ts';
+import type { FsdpOptions } from './options.ts';
+import { FsdpRuntime } from './runtime.ts';
+import { fullStateDict, type FullStateDictOptions, localStateDict, type LocalStateDict, type ShardedStateDict, shardedStateDict } from './state_dict.ts';
+import { saveFullPretrained } from './save_pretrained.ts';
+import { summon, type SummonOptions } from './summon.ts';
+import { FsdpUnit, gradientSquares, type UnitGroups } from './unit.ts';
+import { type PlannedUnit, planUnits } from './units.ts';
+import { transformerAutoWrapPolicy } from './wrap.ts';
+
+const wrappers = new WeakMap<Module, FullyShardedDataParallel>();
+
+export class FullyShardedDataParallel<M extends Module = Module> {
+  readonly module: M;
+  /** The module's forward, through the units. Loss by numItemsInBatch counts all data-parallel ranks. */
+  readonly forward: M['forward'];
+  readonly groups: UnitGroups;
+  /** @internal */
+  readonly runtime: FsdpRuntime;
+  private readonly options: FsdpOptions;
+
+  /**
+   * Wraps `module`. Blocks until every shard has its values. Errors come before the first transfer and are the same on
+   * every rank: models that differ, meta parameters that nothing fills, tied parameters in different units.
+   */
+  constructor(module: M, options: FsdpOptions = {}) {
+    if (!dist.isInitialized()) throw new Error('FSDP: call await dist.initProcessGroup() first');
+    const { bufferDtype } = options.mixedPrecision ?? {};
+    if (bufferDtype && bufferDtype !== 'float32') throw new Error(`FSDP: buffers stay float32; bufferDtype '${bufferDtype}' is not supported`);
+    this.module = module;
+    this.options = options;
+    this.groups = resolveGroups(options);
+    this.runtime = new FsdpRuntime(options);
+    module.assignParameterNames();
+    if (options.syncModuleStates) this.followTies();
+    const policy = options.autoWrapPolicy ?? (module instanceof CausalLM ? transformerAutoWrapPolicy() : () => []);
+    const inner = [...module.modules()].flatMap((below) => wrappers.get(below) ?? []);
+    if (inner.some((wrapper) => wrapper.module === (module as Module))) throw new Error('FSDP: this module is wrapped already');
+    const earlier = new Set(inner.flatMap((wrapper) => wrapper.runtime.units.map((unit) => unit.module)));
+    const planned = planUnits(module, policy(module), earlier, options);
+    for (const wrapper of inner) this.runtime.adopt(wrapper.runtime.units);
+    if (options.syncModuleStates) {
+      const entries = planned.flatMap(({ name, parameters }) =>
+        parameters.map((parameter) => ({ name: parameter.name, shape: parameter.shape, dtype: parameter.dtype, unit: name })),
+      );
+      compareManifests(dist.group, entries);
+    }
+    this.wrap(planned);
+    if (options.syncModuleStates) this.syncBuffers();
+    communicationStreamDone();
+    native.memoryTrim();
+    wrappers.set(module, this);
+    this.forward = ((...args: unknown[]) => this.call(args)) as M['forward'];
+  }
+
+  /** Ranks whose gradients are averaged: the product of shard and replica counts. */
+  get dataParallelSize(): number {
+    return this.groups.shard.size * this.groups.replicate.size;
+  }
+
+  /** @internal */
+  get units(): readonly FsdpUnit[] {
+    return this.runtime.units;
+  }
+
+  // Rank 0's table of tied names is authoritative: a file may untie what the config ties.
+  private followTies(): void {
+    const group = dist.group;
+    if (group.size === 1) return;
+    const own = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(tiedNames(this.module))) : undefined;
+    const table = JSON.parse(new TextDecoder().decode(group.broadcastBytes(own, 0))) as [string, string][];
+    for (const change of applyTies(this.module, table)) {
+      console.warn(`rankzero: rank ${group.rank} follows rank 0: ${change}`);
+    }
+  }
+
+  private wrap(planned: readonly PlannedUnit[]): void {
+    const started = performance.now();
+    const bytesOf = (unit: PlannedUnit): number => unit.parameters.reduce((sum, parameter) => sum + parameter.numel, 0) * 4;
+    const totalBytes = planned.reduce((sum, unit) => sum + bytesOf(unit), 0);
+    let bytes = 0;
+    // The host stays at most two units ahead of the transfers.
+    const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
+    const finish = (): void => {
+      const { event, unit } = inFlight.shift()!;
+      event.synchronize();
+      event.dispose();
+      bytes += bytesOf(unit);
+      this.options.onProgress?.({ unit: unit.name, bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
+    };
+    for (const plan of planned) {
+      const isRoot = plan === planned.at(-1);
+      if (plan.parameters.length === 0 && !isRoot) continue;
+      const unit = this.wrapUnit(plan);
+      this.runtime.add(unit, isRoot);
+      inFlight.push({ event: new StreamEvent(communicationStream()), unit: plan });
+      if (inFlight.length > 2) finish();
+    }
+    while (inFlight.length > 0) finish();
+  }
+
+  private wrapUnit(plan: PlannedUnit): FsdpUnit {
+    const { syncModuleStates, paramInitFn, postParamInitFn, mixedPrecision } = this.options;
+    this.materialize(plan, paramInitFn);
+    postParamInitFn?.(plan.module);
+    const own: FloatDType = (plan.parameters[0]?.dtype as FloatDType | undefined) ?? 'float32';
+    const master = mixedPrecision ? 'float32' : own;
+    const compute = mixedPrecision?.paramDtype ?? own;
+    const unit = new FsdpUnit(plan.name, plan.module, plan.parameters, this.groups, {
+      master,
+      compute,
+      reduce: mixedPrecision?.reduceDtype ?? (mixedPrecision?.paramDtype ? compute : own),
+    });
+    const receives = syncModuleStates && !(this.groups.shard.rank === 0 && this.groups.replicate.rank === 0);
+    let recipes: UnitRecipes | undefined;
+    if (!receives) recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
+    if (syncModuleStates) fillFromRank0(unit, recipes);
+    else fillLocally(unit, recipes!);
+    for (const parameter of plan.parameters) {
+      parameter.checkpointDtype ??= parameter.dtype;
+      const writer = receives ? 'receive' : recipes!.get(parameter)!.writer;
+      parameter.setOwner(unit, writer);
+      parameter.dtype = master;
+    }
+    return unit;
+  }
+
+  /** Gives meta parameters values by the init function, or by resetParameters; with sync they may stay on meta. */
+  private materialize(plan: PlannedUnit, paramInitFn: FsdpOptions['paramInitFn']): void {
+    const onMeta = (): Parameter | undefined => plan.parameters.find((parameter) => parameter.device === 'meta');
+    if (!onMeta()) return;
+    if (paramInitFn) for (const module of plan.modules) paramInitFn(module);
+    if (this.options.syncModuleStates) {
+      const source = this.groups.shard.rank === 0 && this.groups.replicate.rank === 0;
+      const left = onMeta();
+      if (source && left) throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
+      return;
+    }
+    if (!paramInitFn) {
+      for (const module of plan.modules) {
+        if ([...module.ownParameters()].some(([, parameter]) => parameter.device === 'meta')) module.resetParameters();
+      }
+    }
+    const left = onMeta();
+    if (left) throw new Error(`FSDP: parameter ${left.name} is still on meta after its init function; wrap with syncModuleStates, or fill it there`);
+  }
+
+  private syncBuffers(): void {
+    const comm = communicationStream();
+    order(computeStream, comm);
+    onStream(comm, () => {
+      const { shard, replicate } = this.groups;
+      for (const [, tensor] of this.module.namedBuffers()) {
+        if (shard.size > 1 && replicate.rank === 0) shard.broadcast(tensor.handle, 0);
+        if (replicate.size > 1) replicate.broadcast(tensor.handle, 0);
+      }
+    });
+    order(comm, computeStream);
+  }
+
+  private call(args: unknown[]): unknown {
+    const [input, ...rest] = args;
+    if (input !== null && typeof input === 'object' && 'numItemsInBatch' in input && input.numItemsInBatch) {
+      // Gradients are averaged over the ranks, so each divides by its part of the count.
+      return this.module.forward({ ...input, numItemsInBatch: (input.numItemsInBatch as number) / this.dataParallelSize }, ...rest);
+    }
+    return this.module.forward(...args);
+  }
+
+  namedParameters(): Generator<[string, Parameter]> {
+    return this.module.namedParameters();
+  }
+
+  namedBuffers(): Generator<[string, Tensor]> {
+    return this.module.namedBuffers();
+  }
+
+  parameters(): Generator<Parameter> {
+    return this.module.parameters();
+  }
+
+  train(mode = true): this {
+    this.module.train(mode);
+    return this;
+  }
+
+  eval(): this {
+    return this.train(false);
+  }
+
+  zeroGrad(): void {
+    for (const unit of this.units) unit.zeroGrad();
+  }
+
+  /**
+   * Scales gradients so that their norm over all ranks is at most `maxNorm`; returns the norm before, 0-d float32. The
+   * scaling itself is done by the optimizer's pass. Collective; enqueues.
+   */
+  clipGradNorm(maxNorm: number): Tensor {
+    const [sum, factor, norm] = [Tensor.empty([1]), Tensor.empty([1]), Tensor.empty([])];
+    gradientSquares(this.units, sum);
+    const comm = communicationStream();
+    if (this.groups.shard.size > 1) {
+      order(computeStream, comm);
+      onStream(comm, () => this.groups.shard.allReduce(sum.handle, 'sum'));
+      order(comm, computeStream);
+    }
+    native.clipFactor(norm.handle, factor.handle, sum.handle, maxNorm);
+    for (const unit of this.units) if (unit.gradShard) unit.gradScale = factor.detach();
+    sum.dispose();
+    factor.dispose();
+    return norm;
+  }
+
+  /** Runs `fn` so that backward accumulates unreduced gradients; the next backward outside reduces their sum. */
+  noSync<T>(fn: () => T): T {
+    const set = (value: boolean): void => {
+      for (const unit of this.units) unit.accumulateOnly = value;
+    };
+    set(true);
+    let result: T;
+    try {
+      result = fn();
+    } catch (error) {
+      set(false);
+      throw error;
+    }
+    if (result instanceof Promise) return result.finally(() => set(false)) as T;
+    set(false);
+    return result;
+  }
+
+  /** Runs `fn` with whole parameters in the master dtype; changes are written back to the shards. Collective; blocks. */
+  summonFullParams<T>(fn: () => T, options: SummonOptions = {}): T {
+    return summon(this.units, this.runtime, fn, options);
+  }
+
+  /** Collective. See the docs of each type. */
+  stateDict(options?: FullStateDictOptions & { type?: 'FULL' | undefined }): Promise<Map<string, Tensor>>;
+  stateDict(options: { type: 'SHARDED' }): Promise<ShardedStateDict>;
+  stateDict(options: { type: 'LOCAL' }): Promise<LocalStateDict>;
+  async stateDict(
+    options: FullStateDictOptions & { type?: 'FULL' | 'SHARDED' | 'LOCAL' | undefined } = {},
+  ): Promise<Map<string, Tensor> | ShardedStateDict | LocalStateDict> {
+    if (options.type === 'SHARDED') return shardedStateDict(this.units);
+    if (options.type === 'LOCAL') return localStateDict(this.units);
+    return fullStateDict(this.module, this.units, options);
+  }
+
+  /** Writes a Hugging Face folder from rank 0, unit by unit; nobody holds the whole model. Collective. */
+  async savePretrained(dir: string, options: { maxShardBytes?: number | undefined } = {}): Promise<void> {
+    if (!(this.module instanceof CausalLM)) throw new Error('savePretrained: the wrapped module is not a model of this package');
+    await saveFullPretrained(dir, this.module, this.units, this.groups, options);
+  }
+
+  /** As the model's own; every rank calls it with the same prompt and gets the same answer. Collective. */
+  async generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]> {
+    if (!(this.module instanceof CausalLM)) throw new Error('generate: the wrapped module is not a model of this package');
+    try {
+      return await this.module.generate(ids, options);
+    } finally {
+      this.runtime.reshardAll();
+    }
+  }
+}
+
+function communicationStreamDone(): void {
+  const comm = communicationStream();
+  order(comm, computeStream);
+  native.streamSynchronize(comm);
+}
+

@@ -1,0 +1,30 @@
+// The two process groups of a strategy.
+import { dist } from '../../distributed/index.ts';
+import type { ProcessGroup } from '../../distributed/process_group.ts';
+import type { FsdpOptions } from './options.ts';
+import type { UnitGroups } from './unit.ts';
+
+const isHybrid = (strategy: string): boolean => strategy === 'HYBRID_SHARD' || strategy === '_HYBRID_SHARD_ZERO2';
+
+/** Shard and replicate group of this rank. Errors name the degrees. Collective for hybrid strategies. */
+export function resolveGroups(options: FsdpOptions): UnitGroups {
+  const strategy = options.shardingStrategy ?? 'FULL_SHARD';
+  const given = options.processGroup;
+  const alone = (): ProcessGroup => dist.group.split([dist.group.rank])!;
+  if (Array.isArray(given)) {
+    if (!isHybrid(strategy)) throw new Error(`FSDP: a pair of process groups is for hybrid strategies, not ${strategy}`);
+    const [shard, replicate] = given as [ProcessGroup, ProcessGroup];
+    return { shard, replicate };
+  }
+  const world = (given as ProcessGroup | undefined) ?? dist.group;
+  if (strategy === 'NO_SHARD') return { shard: alone(), replicate: world };
+  if (!isHybrid(strategy)) return { shard: world, replicate: alone() };
+  const degree = options.hybridShardDegree ?? dist.getLocalWorldSize();
+  if (!Number.isInteger(degree) || degree < 1 || world.size % degree !== 0) {
+    throw new Error(`FSDP: the shard degree ${degree} of ${strategy} must divide the ${world.size} ranks`);
+  }
+  const first = Math.floor(world.rank / degree) * degree;
+  const shard = Array.from({ length: degree }, (_, i) => first + i);
+  const replicate = Array.from({ length: world.size / degree }, (_, i) => (world.rank % degree) + i * degree);
+  return { shard: world.split(shard)!, replicate: world.split(replicate)! };
+}

@@ -1,0 +1,53 @@
+// What FSDP can be asked for, and how a strategy becomes two process groups.
+import type { ProcessGroup } from '../../distributed/process_group.ts';
+import type { Module } from '../../nn/module.ts';
+import type { FloatDType } from '../../tensor/dtype.ts';
+import type { WrapPolicy } from './wrap.ts';
+
+/** As in PyTorch FSDP1. */
+export type ShardingStrategy = 'FULL_SHARD' | 'SHARD_GRAD_OP' | 'NO_SHARD' | 'HYBRID_SHARD' | '_HYBRID_SHARD_ZERO2';
+
+/** dtypes of forward and backward, of the gradient reduction, and of buffers. Masters stay float32. */
+export interface MixedPrecision {
+  /** Parameters in forward and backward, and on the wire. */
+  paramDtype?: FloatDType | undefined;
+  /** Gradients while they are reduced. Default: paramDtype, else the parameters' own. */
+  reduceDtype?: FloatDType | undefined;
+  bufferDtype?: FloatDType | undefined;
+}
+
+/** Bytes of weights that have reached the shards of this rank, while a model is wrapped. */
+export interface SyncProgress {
+  /** Unit just finished, e.g. `model.layers.3`. */
+  unit: string;
+  bytes: number;
+  totalBytes: number;
+  seconds: number;
+}
+
+export interface FsdpOptions {
+  /** Which submodules become units. Default: the model's decoder layers, embedding and head (transformerAutoWrapPolicy). */
+  autoWrapPolicy?: WrapPolicy | undefined;
+  /** Default FULL_SHARD. */
+  shardingStrategy?: ShardingStrategy | undefined;
+  /** Ranks of a shard group for the hybrid strategies. Default: the ranks of this host. */
+  hybridShardDegree?: number | undefined;
+  /** Shard group, or [shard, replicate] for the hybrid strategies. Default: all ranks. */
+  processGroup?: ProcessGroup | readonly [ProcessGroup, ProcessGroup] | undefined;
+  mixedPrecision?: MixedPrecision | undefined;
+  /** Send rank 0's weights and buffers to the others while wrapping. */
+  syncModuleStates?: boolean | undefined;
+  /** Materialises one module's own parameters; called for each module of a unit that has parameters on meta. */
+  paramInitFn?: ((module: Module) => void) | undefined;
+  /** Called with each unit's module when its parameters have been materialised (re-ties tied weights). */
+  postParamInitFn?: ((module: Module) => void) | undefined;
+  /** Submodules that stay as they are: not sharded, not moved, gradients not reduced. */
+  ignoredModules?: readonly Module[] | undefined;
+  /** Gather the next unit while this one computes. Default true. */
+  forwardPrefetch?: boolean | undefined;
+  /** Gather the previous unit while this one's backward computes. Default true. */
+  backwardPrefetch?: boolean | undefined;
+  /** At most two units are gathered at a time. Default true; false lifts the bound that prefetching has. */
+  limitAllGathers?: boolean | undefined;
+  onProgress?: ((progress: SyncProgress) => void) | undefined;
+}

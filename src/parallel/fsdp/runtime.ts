@@ -1,0 +1,176 @@
+// When units gather and free: hooks around their modules' forward and backward, and the order that prefetching follows.
+import { inBackward, onBackwardEnd } from '../../autograd/engine.ts';
+import { isGradEnabled } from '../../autograd/grad_mode.ts';
+import { type GradNode, nextSequence } from '../../autograd/node.ts';
+import type { Module } from '../../nn/module.ts';
+import { communicationStream, computeStream, order } from '../../tensor/streams.ts';
+import { track } from '../../tensor/scope.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import type { FsdpOptions, ShardingStrategy } from './options.ts';
+import type { FsdpUnit } from './unit.ts';
+
+// A unit answers to the runtime of the outermost module that holds it.
+const runtimes = new WeakMap<FsdpUnit, FsdpRuntime>();
+
+/** Schedules the units below one root. */
+export class FsdpRuntime {
+  readonly units: FsdpUnit[] = [];
+  private readonly strategy: ShardingStrategy;
+  private readonly forwardPrefetch: boolean;
+  private readonly backwardPrefetch: boolean;
+  private root: FsdpUnit | undefined;
+  /** Units in the order of the last complete forward, and of the one in progress. */
+  private lastOrder: FsdpUnit[] = [];
+  private currentOrder: FsdpUnit[] = [];
+  private depth = 0;
+  private endRegistered = false;
+
+  constructor(options: FsdpOptions) {
+    this.strategy = options.shardingStrategy ?? 'FULL_SHARD';
+    this.forwardPrefetch = options.forwardPrefetch ?? true;
+    this.backwardPrefetch = options.backwardPrefetch ?? true;
+  }
+
+  get rootUnit(): FsdpUnit | undefined {
+    return this.root;
+  }
+
+  /** Whether a forward of the root is running. */
+  get isRunning(): boolean {
+    return this.depth > 0;
+  }
+
+  /** Puts hooks on the unit's module. The root is added last. */
+  add(unit: FsdpUnit, isRoot: boolean): void {
+    this.units.push(unit);
+    if (isRoot) this.root = unit;
+    runtimes.set(unit, this);
+    hook(unit.module, 'forward', (inner, args) => runtimes.get(unit)!.run(unit, inner, args));
+    if ('step' in unit.module) hook(unit.module, 'step', (inner, args) => runtimes.get(unit)!.run(unit, inner, args));
+  }
+
+  /** Takes over units that were wrapped on their own before the root was. */
+  adopt(units: readonly FsdpUnit[]): void {
+    for (const unit of units) {
+      this.units.push(unit);
+      runtimes.set(unit, this);
+    }
+  }
+
+  private run(unit: FsdpUnit, inner: (...args: unknown[]) => unknown, args: unknown[]): unknown {
+    const isRoot = unit === this.root;
+    if (!isRoot && !this.isRunning) {
+      throw new Error(`FSDP: ${unit.name} was run before the root; call forward of the outermost wrapped module`);
+    }
+    if (isRoot && this.isRunning) throw new Error('FSDP: the root module was run inside its own forward');
+    const grad = isGradEnabled();
+    if (isRoot) this.currentOrder = [];
+    this.depth++;
+    try {
+      const position = this.currentOrder.push(unit) - 1;
+      unit.unshardAsync();
+      const next = this.lastOrder[position] === unit ? this.lastOrder[position + 1] : undefined;
+      if (this.forwardPrefetch) next?.unshardAsync();
+      unit.unshard();
+      const hasGradInput = grad && args.some((arg) => arg instanceof Tensor && arg.requiresGrad);
+      const inputs = hasGradInput ? args.map((arg) => this.afterBackward(unit, arg)) : args;
+      const out = inner(...inputs);
+      if (!this.keepsAfterForward(unit, grad, position)) unit.reshard();
+      return grad ? mapTensors(out, (tensor) => this.beforeBackward(unit, tensor)) : out;
+    } finally {
+      this.depth--;
+      if (isRoot) this.lastOrder = this.currentOrder;
+    }
+  }
+
+  // The root is needed again at once, and so is the last unit; SHARD_GRAD_OP and NO_SHARD keep all until backward.
+  private keepsAfterForward(unit: FsdpUnit, grad: boolean, position: number): boolean {
+    if (!grad) return false;
+    if (unit === this.root || this.strategy === 'SHARD_GRAD_OP' || this.strategy === 'NO_SHARD' || this.strategy === '_HYBRID_SHARD_ZERO2') {
+      return true;
+    }
+    return this.lastOrder.length > 0 && position === this.lastOrder.length - 1 && this.lastOrder[position] === unit;
+  }
+
+  /** An identity on an input: its backward runs when all of the unit's own is done. */
+  private afterBackward(unit: FsdpUnit, arg: unknown): unknown {
+    if (!(arg instanceof Tensor) || !arg.requiresGrad) return arg;
+    return identity(`fsdp_after(${unit.name})`, arg, () => this.finish(unit));
+  }
+
+  /** An identity on an output: its backward runs before any of the unit's. */
+  private beforeBackward(unit: FsdpUnit, out: Tensor): Tensor {
+    if (!out.requiresGrad) return out;
+    return identity(`fsdp_before(${unit.name})`, out, () => {
+      this.registerEnd();
+      unit.unshardAsync();
+      if (this.backwardPrefetch) {
+        const position = this.lastOrder.lastIndexOf(unit);
+        if (position > 0) this.lastOrder[position - 1]!.unshardAsync();
+      }
+      unit.unshard();
+    });
+  }
+
+  private finish(unit: FsdpUnit): void {
+    unit.reduceGradients();
+    if (!unit.accumulateOnly || this.strategy !== 'SHARD_GRAD_OP') unit.reshard();
+  }
+
+  private registerEnd(): void {
+    if (this.endRegistered || !inBackward()) return;
+    this.endRegistered = true;
+    onBackwardEnd(() => {
+      this.endRegistered = false;
+      for (const unit of [...this.units].reverse()) this.finish(unit);
+      order(communicationStream(), computeStream);
+    });
+  }
+
+  /** Frees whatever is gathered (after an evaluation, or a forward whose backward never came). */
+  reshardAll(): void {
+    for (const unit of this.units) unit.reshard();
+  }
+}
+
+function hook(
+  module: Module,
+  method: 'forward' | 'step',
+  around: (inner: (...args: unknown[]) => unknown, args: unknown[]) => unknown,
+): void {
+  const target = module as unknown as Record<string, (...args: unknown[]) => unknown>;
+  const inner = target[method]!.bind(module);
+  Object.defineProperty(module, method, {
+    value: (...args: unknown[]) => around(inner, args),
+    configurable: true,
+    enumerable: false,
+  });
+}
+
+function identity(name: string, input: Tensor, onBackward: () => void): Tensor {
+  const out = input.view(input.shape);
+  const node: GradNode = {
+    name,
+    sequence: nextSequence(),
+    inputs: [input],
+    backward: (gradOut) => {
+      onBackward();
+      return [gradOut.detach()];
+    },
+    release: () => {},
+    done: false,
+  };
+  out.requiresGrad = true;
+  out.gradFn = node;
+  track(out);
+  return out;
+}
+
+function mapTensors(value: unknown, fn: (tensor: Tensor) => Tensor): unknown {
+  if (value instanceof Tensor) return fn(value);
+  if (Array.isArray(value)) return value.map((item) => mapTensors(item, fn));
+  if (value !== null && typeof value === 'object' && Object.getPrototypeOf(value) === Object.prototype) {
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, mapTensors(item, fn)]));
+  }
+  return value;
+}

@@ -1,0 +1,270 @@
+// One FSDP unit: a flat shard in memory that peers can read, gathered when its module runs and freed after. Gradients are
+// written straight into a flat buffer by the ops, and reduced to this rank's shard of them.
+import type { GradSink } from '../../autograd/record.ts';
+import type { ProcessGroup } from '../../distributed/process_group.ts';
+import { native } from '../../native.ts';
+import type { Module } from '../../nn/module.ts';
+import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
+import { dtypeNumber, type FloatDType } from '../../tensor/dtype.ts';
+import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
+import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
+import { FlatLayout } from './flat.ts';
+
+export interface UnitGroups {
+  /** Ranks that hold the shards of one copy. */
+  shard: ProcessGroup;
+  /** Ranks that hold the same shard; size 1 without replication. */
+  replicate: ProcessGroup;
+}
+
+export interface UnitDtypes {
+  /** Of the shard, the gradient shard and the checkpoint. */
+  master: FloatDType;
+  /** Of forward and backward. */
+  compute: FloatDType;
+  /** Of the gradients while they are reduced. */
+  reduce: FloatDType;
+}
+
+/** A tensor in memory that the ranks of `group` can read; private when the group has one rank. */
+export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDType, kind: MemoryKind): Tensor {
+  if (group.size === 1) return Tensor.empty([numel], dtype, kind);
+  return new Tensor(group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber(kind)), [numel], dtype);
+}
+
+export class FsdpUnit implements ParameterOwner {
+  readonly name: string;
+  readonly module: Module;
+  readonly layout: FlatLayout;
+  readonly groups: UnitGroups;
+  readonly dtypes: UnitDtypes;
+  /** This rank's elements of the flat buffer, in the master dtype. */
+  readonly shard: Tensor;
+  /** This rank's reduced gradient; undefined before the first backward and after zeroGrad. */
+  gradShard: Tensor | undefined;
+  /** A factor (1) float32 that clipping left for the optimizer to apply. */
+  gradScale: Tensor | undefined;
+  /** Gradients are kept unsharded while true (noSync). */
+  accumulateOnly = false;
+
+  private full: Tensor | undefined;
+  private gathered: StreamEvent | undefined;
+  private views: Map<Parameter, Tensor> | undefined;
+  private fullGrad: Tensor | undefined;
+  private gradViews: Map<Parameter, Tensor> | undefined;
+  private readonly written = new Set<Parameter>();
+  private shardWritten: StreamEvent | undefined;
+
+  constructor(name: string, module: Module, parameters: readonly Parameter[], groups: UnitGroups, dtypes: UnitDtypes) {
+    this.name = name;
+    this.module = module;
+    this.groups = groups;
+    this.dtypes = dtypes;
+    this.layout = new FlatLayout(parameters, groups.shard.size);
+    this.shard = onStream(communicationStream(), () =>
+      sharedTensor(groups.shard, this.layout.shardNumel, dtypes.master, 'parameter'),
+    );
+  }
+
+  /** First element of this rank's shard in the flat buffer. */
+  get shardOffset(): number {
+    return this.groups.shard.rank * this.layout.shardNumel;
+  }
+
+  /** Elements of the shard that are trained: a prefix of it. */
+  get trainableInShard(): number {
+    return Math.min(this.layout.shardNumel, Math.max(0, this.layout.trainableNumel - this.shardOffset));
+  }
+
+  get isUnsharded(): boolean {
+    return this.full !== undefined;
+  }
+
+  /** Whether gathering copies nothing: one rank, and no cast. */
+  private get isWhole(): boolean {
+    return this.groups.shard.size === 1 && this.dtypes.compute === this.dtypes.master;
+  }
+
+  /** The shard was written on the compute stream (by an optimizer): the next gather waits for it. */
+  markShardWritten(): void {
+    this.shardWritten?.dispose();
+    this.shardWritten = new StreamEvent(computeStream);
+  }
+
+  /** Enqueues the all-gather on the communication stream, unless it is under way or done. */
+  unshardAsync(): void {
+    if (this.full) return;
+    if (this.isWhole) {
+      this.full = this.shard.detach();
+      order(communicationStream(), computeStream); // loading wrote the shard there
+      return;
+    }
+    const stream = communicationStream();
+    this.shardWritten?.waitOn(stream);
+    onStream(stream, () => {
+      this.full = Tensor.empty([this.layout.numel], this.dtypes.compute, 'unshard');
+      this.groups.shard.allGather(this.full.handle, this.shard.handle);
+    });
+    this.gathered = new StreamEvent(stream);
+  }
+
+  /** Makes the parameters usable on the compute stream. */
+  unshard(): void {
+    this.unshardAsync();
+    this.gathered?.waitOn(computeStream);
+    this.gathered?.dispose();
+    this.gathered = undefined;
+    if (this.views) return;
+    this.views = this.viewsOf(this.full!);
+    for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.compute;
+  }
+
+  /** Frees the gathered parameters once the compute stream is past them. */
+  reshard(): void {
+    if (!this.full) return;
+    if (this.views) for (const view of this.views.values()) view.dispose();
+    this.views = undefined;
+    this.full.dispose();
+    this.full = undefined;
+    this.gathered?.dispose();
+    this.gathered = undefined;
+    for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.master;
+  }
+
+  private viewsOf(flat: Tensor): Map<Parameter, Tensor> {
+    return new Map(
+      this.layout.spans.map(({ parameter, offset }) => [parameter, flat.slice(offset, parameter.shape)] as const),
+    );
+  }
+
+  parameterData(parameter: Parameter): Tensor {
+    const view = this.views?.get(parameter);
+    if (!view) {
+      throw new Error(`parameter ${parameter.name} is sharded by FSDP; read it inside summonFullParams, or by stateDict`);
+    }
+    return view;
+  }
+
+  gradSink(parameter: Parameter): GradSink {
+    if (!this.fullGrad) {
+      this.fullGrad = sharedTensor(this.reduces, this.layout.numel, this.dtypes.reduce, 'gradient');
+      this.gradViews = this.viewsOf(this.fullGrad);
+      this.written.clear();
+    }
+    const accumulate = this.written.has(parameter);
+    this.written.add(parameter);
+    return { target: this.gradViews!.get(parameter)!, accumulate };
+  }
+
+  /** The group whose ranks read this rank's full gradient. */
+  private get reduces(): ProcessGroup {
+    return this.groups.shard.size > 1 ? this.groups.shard : this.groups.replicate;
+  }
+
+  /** Backward is past this unit: reduce what it accumulated (not inside noSync), and drop the full gradient. */
+  reduceGradients(): void {
+    const grad = this.fullGrad;
+    if (!grad || this.accumulateOnly) return;
+    this.zeroUnwritten(grad);
+    const stream = communicationStream();
+    order(computeStream, stream);
+    onStream(stream, () => {
+      const { shard, replicate } = this.groups;
+      const accumulate = this.gradShard !== undefined;
+      let part = grad;
+      if (shard.size > 1) {
+        // With replicas, the new part is averaged over them before it joins what earlier steps left.
+        const direct = replicate.size === 1;
+        part = direct && accumulate ? this.gradShard! : this.emptyGradShard(replicate);
+        shard.reduceScatter(part.handle, grad.handle, 'avg', direct && accumulate);
+        if (direct) {
+          this.gradShard = part;
+          return;
+        }
+      }
+      if (replicate.size > 1) replicate.allReduce(part.handle, 'avg');
+      this.join(part);
+      if (part !== grad) part.dispose();
+    });
+    for (const view of this.gradViews!.values()) view.dispose();
+    this.gradViews = undefined;
+    this.fullGrad = undefined;
+    grad.dispose();
+  }
+
+  private emptyGradShard(readers: ProcessGroup): Tensor {
+    return sharedTensor(readers, this.layout.shardNumel, readers.size > 1 ? this.dtypes.reduce : this.dtypes.master, 'gradient');
+  }
+
+  /** Adds a reduced part to the gradient shard. */
+  private join(part: Tensor): void {
+    if (this.gradShard) native.add(this.gradShard.handle, this.gradShard.handle, part.handle);
+    else if (part.dtype === this.dtypes.master) this.gradShard = part.detach();
+    else {
+      this.gradShard = Tensor.empty([this.layout.shardNumel], this.dtypes.master, 'gradient');
+      this.gradShard.copyFrom(part);
+    }
+  }
+
+  private zeroUnwritten(grad: Tensor): void {
+    const zero = (from: number, to: number): void => {
+      using range = grad.slice(from, [to - from]);
+      native.fill(range.handle, 0);
+    };
+    for (const [from, to] of this.layout.gaps(0, this.layout.numel)) zero(from, to);
+    for (const { parameter, offset, numel } of this.layout.spans) {
+      if (!this.written.has(parameter)) zero(offset, offset + numel);
+    }
+    this.written.clear();
+  }
+
+  zeroGrad(): void {
+    this.gradShard?.dispose();
+    this.gradShard = undefined;
+    this.gradScale?.dispose();
+    this.gradScale = undefined;
+    if (this.gradViews) for (const view of this.gradViews.values()) view.dispose();
+    this.gradViews = undefined;
+    this.fullGrad?.dispose();
+    this.fullGrad = undefined;
+  }
+
+  /** @internal Applies a factor that clipping left, for readers of the gradient other than the optimizer. */
+  applyGradScale(): void {
+    if (!this.gradScale || !this.gradShard) return;
+    native.scale(this.gradShard.handle, this.gradShard.handle, this.gradScale.handle, 1, false);
+    this.gradScale.dispose();
+    this.gradScale = undefined;
+  }
+
+  /** Gathers a shard-sized tensor of this unit (values, gradients, optimizer state) whole. The caller disposes it. Collective. */
+  gather(part: Tensor): Tensor {
+    const stream = communicationStream();
+    order(computeStream, stream);
+    const full = onStream(stream, () => {
+      const whole = Tensor.empty([this.layout.numel], part.dtype, 'staging');
+      this.groups.shard.allGather(whole.handle, part.handle);
+      return whole;
+    });
+    order(stream, computeStream);
+    return full;
+  }
+
+  /** @internal While set, the parameters read as views of `full` (master dtype). */
+  expose(full: Tensor | undefined): void {
+    if (this.views) for (const view of this.views.values()) view.dispose();
+    this.views = full && this.viewsOf(full);
+  }
+}
+
+/** Sum of squares of the trained part of all gradient shards, into `sum` (1) float32. */
+export function gradientSquares(units: readonly FsdpUnit[], sum: Tensor): void {
+  native.fill(sum.handle, 0);
+  for (const unit of units) {
+    if (!unit.gradShard || unit.trainableInShard === 0) continue;
+    unit.applyGradScale();
+    using trained = unit.gradShard.slice(0, [unit.trainableInShard]);
+    native.sumSquares(sum.handle, trained.handle, true);
+  }
+}
+

@@ -1,0 +1,63 @@
+// Wrap policies: which modules become FSDP units. A policy gets the root and gives the modules, in any order; the root is
+// always a unit itself.
+import { CausalLM } from '../../models/causal_lm.ts';
+import { type Module, ModuleList } from '../../nn/module.ts';
+
+export type WrapPolicy = (root: Module) => readonly Module[];
+
+type ModuleClass = abstract new (...args: never[]) => Module;
+
+/**
+ * Modules of the given classes. Without classes: the decoder layers of a model of this package, and its embedding and head
+ * as units of their own where they are not tied. Error: a class of which the model has no module.
+ */
+export function transformerAutoWrapPolicy(classes?: readonly ModuleClass[]): WrapPolicy {
+  return (root) => {
+    const wanted = classes ?? (root instanceof CausalLM ? [root.decoderLayerClass as ModuleClass] : undefined);
+    if (!wanted) {
+      throw new Error(`transformerAutoWrapPolicy: ${root.constructor.name} is not a model of this package; name the layer classes: transformerAutoWrapPolicy([MyLayer])`);
+    }
+    const all = [...root.modules()];
+    for (const layerClass of wanted) {
+      if (!all.some((module) => module instanceof layerClass)) {
+        throw new Error(`transformerAutoWrapPolicy: could not find the layer class ${layerClass.name} in ${root.constructor.name}`);
+      }
+    }
+    const units = all.filter((module) => wanted.some((layerClass) => module instanceof layerClass));
+    if (root instanceof CausalLM && !root.isTied) units.push(root.inputEmbedding, root.outputHead);
+    return units;
+  };
+}
+
+/** Modules chosen by a function of module and name. */
+export function lambdaAutoWrapPolicy(choose: (module: Module, name: string) => boolean): WrapPolicy {
+  return (root) => [...root.namedModules()].filter(([name, module]) => name && choose(module, name)).map(([, module]) => module);
+}
+
+/** The given modules. */
+export function moduleListPolicy(modules: readonly Module[]): WrapPolicy {
+  return (root) => {
+    const own = new Set(root.modules());
+    const foreign = modules.find((module) => !own.has(module));
+    if (foreign) throw new Error(`moduleListPolicy: a ${foreign.constructor.name} of the list is not part of ${root.constructor.name}`);
+    return modules;
+  };
+}
+
+/** Wraps from the leaves up whenever at least `minNumParams` elements are not wrapped yet. Default 1e8, as in PyTorch. */
+export function sizeBasedAutoWrapPolicy(options: { minNumParams?: number | undefined } = {}): WrapPolicy {
+  const { minNumParams = 1e8 } = options;
+  return (root) => {
+    const units: Module[] = [];
+    const visit = (module: Module): number => {
+      let left = 0;
+      for (const [, parameter] of module.ownParameters()) left += parameter.numel;
+      for (const [, child] of module.namedChildren()) left += visit(child);
+      if (module === root || module instanceof ModuleList || left < minNumParams) return left;
+      units.push(module);
+      return 0;
+    };
+    visit(root);
+    return units;
+  };
+}

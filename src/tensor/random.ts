@@ -1,0 +1,15 @@
+// The seed of parameter initialisation. Draws are counter-based: element i of a parameter depends on (seed, name, i) alone,
+// so that every world size and sharding gives the same bits.
+let seed = 0n;
+
+/** Sets the seed of all initialisation from now on, as torch.manual_seed. A whole number in [0, 2^64). */
+export function manualSeed(value: number | bigint): void {
+  const big = BigInt(value);
+  if (big < 0n || big >= 1n << 64n) throw new RangeError(`a seed must lie in [0, 2^64) but is ${value}`);
+  seed = big;
+}
+
+/** @internal */
+export function initialSeed(): bigint {
+  return seed;
+}

@@ -1,0 +1,64 @@
+// The streams of this process: compute (the default), communication, and loading. An event orders two of them without
+// making JavaScript wait.
+import { type Handle, native } from '../native.ts';
+
+export const computeStream = 0;
+
+let communication: number | undefined;
+let loading: number | undefined;
+
+/** All collectives of FSDP run here, in the order of their enqueueing. */
+export function communicationStream(): number {
+  communication ??= native.streamCreate('comm');
+  return communication;
+}
+
+/** File reads of loading run here. */
+export function loadingStream(): number {
+  loading ??= native.streamCreate('load');
+  return loading;
+}
+
+/** Runs `fn` with ops enqueued on `stream`. */
+export function onStream<T>(stream: number, fn: () => T): T {
+  const previous = native.streamSetCurrent(stream);
+  try {
+    return fn();
+  } finally {
+    native.streamSetCurrent(previous);
+  }
+}
+
+/** Work enqueued on `waiting` from now on runs after everything enqueued on `stream` so far. */
+export function order(stream: number, waiting: number): void {
+  const event = native.eventRecord(stream);
+  native.streamWaitEvent(waiting, event);
+  native.eventRelease(event);
+}
+
+/** A point in a stream that may be waited for later, by streams or by the host. */
+export class StreamEvent {
+  private readonly handle: Handle;
+
+  constructor(stream: number) {
+    this.handle = native.eventRecord(stream);
+  }
+
+  /** `stream` waits; the host does not. */
+  waitOn(stream: number): void {
+    native.streamWaitEvent(stream, this.handle);
+  }
+
+  /** Blocks the host. Throws what failed before the event. */
+  synchronize(): void {
+    native.eventSynchronize(this.handle);
+  }
+
+  wait(): Promise<void> {
+    return native.eventWaitAsync(this.handle);
+  }
+
+  dispose(): void {
+    native.eventRelease(this.handle);
+  }
+}
