@@ -1,6 +1,6 @@
 // The state of the native addon and how to build it: shared by install.mjs and setup.mjs.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
@@ -25,9 +25,10 @@ export function loadError() {
   return /^\w*Error: .*$/m.exec(child.stderr)?.[0] ?? `${child.signal ?? 'failed'}: ${child.stderr.trim()}`;
 }
 
+const built = join(root, 'build', 'Release', 'rankzero.node');
+
 /** True in a checkout whose C++ is newer than its build. A package from the registry has no .git and is never stale. */
 export function isStale() {
-  const built = join(root, 'build', 'Release', 'rankzero.node');
   if (!existsSync(join(root, '.git')) || !existsSync(built)) return false;
   const sources = ['binding', 'cpp', 'cmake', 'CMakeLists.txt'].map((name) => newest(join(root, name)));
   return Math.max(...sources) > statSync(built).mtimeMs;
@@ -48,6 +49,11 @@ export function buildAddon(onOutput) {
     child.stdout?.on('data', (data) => onOutput(String(data)));
     child.stderr?.on('data', (data) => onOutput(String(data)));
     child.on('error', reject);
-    child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error('building the addon failed'))));
+    child.on('exit', (code) => {
+      if (code !== 0) return reject(new Error('building the addon failed'));
+      // Nothing was linked if only time stamps had changed; without this the build would stay stale.
+      utimesSync(built, new Date(), new Date());
+      resolve();
+    });
   });
 }

@@ -89,8 +89,9 @@ async function addon(busy) {
   try {
     await buildAddon((text) => {
       log += text;
-      const percent = /\[ *(\d+)%\][^[]*$/.exec(log)?.[1];
-      if (percent && terminal) busy(`building, ${percent} %`);
+      // `[ 42%]` of make, `[12/54]` of ninja.
+      const progress = /\[( *\d+%|\d+\/\d+)\][^[]*$/.exec(log)?.[1];
+      if (progress && terminal) busy(`building, ${progress.trim()}`);
     });
   } catch (error) {
     throw new SetupError(`${lastLines(log, 60)}\n${error.message}. To see all of it: npm run build:native`);
