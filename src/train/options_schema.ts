@@ -1,6 +1,7 @@
 // The one description of every fine-tuning option: its check, its default, its flag and its help.
 // Flags, config files and programs all end here, so a message about a key reads the same from each of them.
 import { z } from 'zod';
+import { nearest } from '../nearest.ts';
 import type { FinetuneOptions, StrategyName } from './options.ts';
 
 /** Wrong options. The message has one line for each. */
@@ -124,7 +125,8 @@ export const finetuneFields: Fields = {
   saveSteps: { ...optional(count), group: 'Evaluation and checkpoints', help: 'save a checkpoint every n steps' },
   saveTotalLimit: { ...count, group: 'Evaluation and checkpoints', default: 2, help: 'keep the newest n checkpoints' },
   resume: {
-    ...optional(text),
+    schema: z.preprocess((v) => (v === true ? 'auto' : v === false ? undefined : v), text.schema.optional()),
+    wanted: 'a folder or auto',
     value: '[dir]',
     group: 'Evaluation and checkpoints',
     help: 'go on from a checkpoint; without a folder or with auto: from the newest in --out',
@@ -149,27 +151,6 @@ export const finetuneFields: Fields = {
 export function flagOf(key: string): string {
   const field = finetuneFields[key as keyof FinetuneOptions] as OptionField | undefined;
   return field?.flag ?? key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-}
-
-/** Levenshtein distance, for suggestions. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
-}
-
-/** The nearest of `names`, if it is near enough to be meant. */
-export function nearest(name: string, names: readonly string[]): string | undefined {
-  const scored = names.map((n) => ({ n, d: distance(name.toLowerCase(), n.toLowerCase()) }));
-  scored.sort((a, b) => a.d - b.d);
-  const best = scored[0];
-  return best && best.d <= Math.max(2, Math.floor(name.length / 3)) ? best.n : undefined;
 }
 
 /** Keys in camelCase or kebab-case → the keys of FinetuneOptions. Unknown keys are returned beside. */
@@ -231,7 +212,7 @@ export function parseFinetuneOptions(
     if (result.success) {
       if (result.data !== undefined) parsed[key] = result.data;
     } else if (value === undefined) {
-      problems.push(`${where(key)}: is missing, wanted ${field.wanted} (${field.help})`);
+      problems.push(`${where(key)} is missing: ${field.help}`);
     } else {
       problems.push(`${where(key)}: got ${show(value)}, wanted ${field.wanted}`);
     }

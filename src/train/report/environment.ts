@@ -1,7 +1,7 @@
-// The machine a run had: for metrics.jsonl, report.html and `rankzero doctor`.
-import { readFileSync } from 'node:fs';
-import { availableParallelism, cpus, release, totalmem } from 'node:os';
-import { native, packageRoot } from '../../native.ts';
+// The machine a run had: for metrics.jsonl and report.html.
+import { describeMachine } from '../../cli/machine.ts';
+import { native } from '../../native.ts';
+import { packageVersion } from '../../version.ts';
 
 export interface Environment {
   rankzero: string;
@@ -18,30 +18,17 @@ export interface Environment {
   cuda: boolean;
 }
 
-/** Version of this package. */
-export function packageVersion(): string {
-  return (JSON.parse(readFileSync(`${packageRoot}/package.json`, 'utf8')) as { version: string }).version;
-}
-
-function distribution(): string {
-  try {
-    return /^PRETTY_NAME="?([^"\n]*)/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1] ?? 'Linux';
-  } catch {
-    return 'Linux';
-  }
-}
-
 /** What this process runs on. */
 export function describeEnvironment(): Environment {
   const info = native.info();
+  const machine = describeMachine();
   return {
     rankzero: packageVersion(),
     node: process.versions.node,
-    system: `${distribution()}, Linux ${release()}, ${process.arch}`,
-    processor: cpus()[0]?.model.trim() ?? 'unknown',
-    cores: availableParallelism(),
-    // Without a limit constrainedMemory is 0 or huge.
-    memoryBytes: Math.min(process.constrainedMemory() || Infinity, totalmem()),
+    system: machine.system,
+    processor: machine.processor,
+    cores: machine.cores,
+    memoryBytes: machine.cgroupMemoryBytes ?? machine.memoryBytes,
     isa: info.isa,
     oneDNN: info.dnnl,
     threads: info.threads,

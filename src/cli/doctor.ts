@@ -1,0 +1,95 @@
+// `rankzero doctor`: machine, Node, addon, libraries, GPU, and a numeric self-test. Exit code 1 when something is wrong.
+import { Command } from 'commander';
+import { formatBytes } from '../train/report/format.ts';
+import { packageVersion } from '../version.ts';
+import { describeAccelerator, describeMachine, mappedLibraries } from './machine.ts';
+import { runSelfTest, type SelfTestResult } from './self_test.ts';
+
+const examples = `
+Examples:
+  rankzero doctor
+  rankzero doctor --json > doctor.json     (to attach to an issue)
+`;
+
+interface Addon {
+  path: string;
+  isa: string;
+  threads: number;
+  oneDNN: string;
+  libraries: string[];
+}
+
+interface Diagnosis {
+  rankzero: string;
+  node: string;
+  machine: ReturnType<typeof describeMachine>;
+  addon?: Addon;
+  /** Why the addon does not load. */
+  addonError?: string;
+  accelerator: ReturnType<typeof describeAccelerator>;
+  selfTest: SelfTestResult[];
+  ok: boolean;
+}
+
+async function diagnose(): Promise<Diagnosis> {
+  const found = { rankzero: packageVersion(), node: process.versions.node, machine: describeMachine() };
+  try {
+    const { native } = await import('../native.ts');
+    const info = native.info();
+    const selfTest = runSelfTest(native);
+    const addon: Addon = {
+      path: mappedLibraries(['rankzero'])[0] ?? 'unknown',
+      isa: info.isa,
+      threads: info.threads,
+      oneDNN: info.dnnl,
+      libraries: mappedLibraries(['libdnnl', 'libgomp', 'libcuda', 'libnccl']),
+    };
+    const ok = selfTest.every((test) => test.ok);
+    return { ...found, addon, accelerator: describeAccelerator(info.cuda), selfTest, ok };
+  } catch (error) {
+    const addonError = (error as Error).message;
+    return { ...found, addonError, accelerator: describeAccelerator(false), selfTest: [], ok: false };
+  }
+}
+
+function print({ machine, addon, accelerator, ...d }: Diagnosis): void {
+  const row = (name: string, value: unknown): void => console.log(`  ${name.padEnd(12)} ${value}`);
+  const limit = machine.cgroupCpus === undefined ? '' : `, limited to ${machine.cgroupCpus} by its control group`;
+  const memoryLimit =
+    machine.cgroupMemoryBytes === undefined ? '' : `, limited to ${formatBytes(machine.cgroupMemoryBytes)}`;
+  console.log(`rankzero ${d.rankzero}, Node ${d.node}\n\nMachine`);
+  row('system', machine.system);
+  row('processor', machine.processor);
+  row('cores', `${machine.cores}${limit}`);
+  row('memory', `${formatBytes(machine.memoryBytes)}${memoryLimit}`);
+  console.log('\nAddon');
+  if (addon) {
+    row('file', addon.path);
+    row('kernels', `${addon.isa}, ${addon.threads} thread${addon.threads === 1 ? '' : 's'}`);
+    row('oneDNN', addon.oneDNN);
+    for (const library of addon.libraries) row('library', library);
+  } else {
+    console.log(d.addonError?.replace(/^/gm, '  '));
+  }
+  console.log('\nGPU');
+  row('CUDA', accelerator.cuda);
+  row('NCCL', accelerator.nccl);
+  if (d.selfTest.length > 0) console.log('\nSelf-test');
+  for (const test of d.selfTest) {
+    const error = test.failure ?? `error ${test.error.toExponential(1)}, at most ${test.tolerance.toExponential(0)}`;
+    console.log(`  ${test.ok ? 'ok    ' : 'FAILED'} ${test.name.padEnd(24)} ${error}`);
+  }
+  console.log(d.ok ? '\nAll is well.' : '\nSomething is wrong: see above.');
+}
+
+export async function doctorCommand(argv: string[]): Promise<void> {
+  const command = new Command('rankzero doctor')
+    .description('Checks this machine and this installation, and computes small examples on them.')
+    .option('--json', 'print the findings as JSON')
+    .addHelpText('after', examples);
+  const { json } = command.parse(argv, { from: 'user' }).opts<{ json?: boolean }>();
+  const diagnosis = await diagnose();
+  if (json) console.log(JSON.stringify(diagnosis, null, 2));
+  else print(diagnosis);
+  process.exitCode = diagnosis.ok ? 0 : 1;
+}
