@@ -61,7 +61,7 @@ function fromConfig(config: ModelConfig, options: FromConfigOptions = {}): Causa
  * error. The files stay open until every parameter has been read.
  */
 async function fromPretrained(nameOrDir: string, options: FromPretrainedOptions = {}): Promise<CausalLM> {
-  const dir = await resolveModel(nameOrDir, options.revision);
+  const dir = await resolveModel(nameOrDir, { revision: options.revision });
   const config = await AutoConfig.fromPretrained(dir);
   const model = fromConfig(config, options);
   const checkpoint = await openCheckpoint(dir);

@@ -11,7 +11,7 @@ import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { LayerCache } from './cache.ts';
 import { CausalLM, CausalLMHead } from './causal_lm.ts';
-import type { LlamaConfig } from './config.ts';
+import type { LlamaConfig } from './llama-config.ts';
 import { inverseFrequencies } from './rope.ts';
 
 /** What every layer of one forward shares. */

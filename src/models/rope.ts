@@ -1,5 +1,5 @@
 // Inverse frequencies of the rotary embedding from a config, as Transformers' ROPE_INIT_FUNCTIONS, rounded like float32 there.
-import type { RopeParameters } from './config.ts';
+import type { RopeParameters } from './rope-config.ts';
 
 /** inv_freq (rotaryDim / 2) float32. Computed on every rank from the config; never sent, never empty. */
 export function inverseFrequencies(rope: RopeParameters, rotaryDim: number): Float32Array {

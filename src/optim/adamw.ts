@@ -89,7 +89,7 @@ export class AdamW {
       native.adamw(
         values.handle, grad.handle, slot.expAvg.handle, slot.expAvgSq.handle,
         slot.segments?.handle ?? NONE, unit?.gradScale?.handle ?? NONE,
-        this.lr, this.betas[0], this.betas[1], this.eps, this.weightDecay, slot.step,
+        this.lr, this.betas[0], this.betas[1], this.eps, slot.segments ? this.weightDecay : 0, slot.step,
       );
       unit?.markShardWritten();
     }
