@@ -33,13 +33,35 @@ export function parseJson(text: string, file: string): unknown {
     return JSON.parse(text);
   } catch (cause) {
     const message = (cause as Error).message;
-    const at = /position (\d+)/.exec(message);
-    const problem = message.replace(/ \(line \d+ column \d+\)/, '').replace(/ in JSON at position \d+/, '');
-    const position = at ? Number(at[1]) : text.length;
+    const position = errorPosition(text, message);
+    const problem = message
+      .replace(/ in JSON at position \d+.*$/, '')
+      .replace(/ at position \d+.*$/, '')
+      .replace(/, (\.\.\.)?".*$/s, '');
     const before = text.slice(0, position).split('\n');
     const place = `line ${before.length}, column ${before[before.length - 1]!.length + 1}`;
     throw new FileFormatError(file, `not valid JSON at ${place}: ${problem}`, { cause });
   }
+}
+
+/** Where JSON.parse stopped. Its messages about unexpected tokens do not say: the shortest failing prefix ends there. */
+function errorPosition(text: string, message: string): number {
+  const stated = /at position (\d+)/.exec(message);
+  if (stated) return Number(stated[1]);
+  if (!message.startsWith('Unexpected token')) return text.length;
+  let good = 0;
+  let bad = text.length;
+  while (bad - good > 1) {
+    const middle = (good + bad) >> 1;
+    try {
+      JSON.parse(text.slice(0, middle));
+      good = middle;
+    } catch (error) {
+      if ((error as Error).message.startsWith('Unexpected token')) bad = middle;
+      else good = middle;
+    }
+  }
+  return good;
 }
 
 /** Reads a JSON file whose top level is an object. */

@@ -3,6 +3,7 @@ import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { parseJson } from '../../src/json.ts';
 import { AutoConfig, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
 import type { LlamaConfig } from '../../src/models/llama-config.ts';
 
@@ -174,4 +175,15 @@ test('saving writes back what was read', async () => {
 test('families register themselves', () => {
   registerConfig('toy', (reader) => ({ ...llama({}), modelType: 'toy', depth: reader.size('depth') }) as ModelConfig);
   expect(AutoConfig.fromObject({ model_type: 'toy', depth: 3 })).toMatchObject({ modelType: 'toy', depth: 3 });
+});
+
+test.each([
+  ['', 1, 1, 'Unexpected end of JSON input'],
+  ['{"a": }', 1, 7, "Unexpected token '}'"],
+  [`{"long": "${'x'.repeat(200)}",\n "b": nope}`, 2, 8, "Unexpected token 'o'"],
+  ['{"a": 1}\n x', 2, 2, 'Unexpected non-whitespace character after JSON'],
+  ['{"a": "\n"}', 1, 8, 'Bad control character in string literal'],
+  ['{"a": NaN}', 1, 7, "Unexpected token 'N'"],
+])('%j: place and problem of broken JSON', (text, line, column, problem) => {
+  expect(() => parseJson(text, 'f')).toThrow(`f: not valid JSON at line ${line}, column ${column}: ${problem}`);
 });
