@@ -1,8 +1,8 @@
 // Llama in one process against Transformers: logits, loss, every gradient, ten AdamW updates.
 import { describe, expect, it } from 'vitest';
 import { AutoModelForCausalLM } from '../../src/models/auto.ts';
-import { AdamW } from '../../src/optim/adamw.ts';
 import { native } from '../../src/native.ts';
+import { AdamW } from '../../src/optim/adamw.ts';
 import { Tensor } from '../../src/tensor/tensor.ts';
 import { caseDir, llamaCases, maxError, referenceTensors, relativeError, trainingRun, values } from './cases.ts';
 
@@ -57,7 +57,10 @@ describe.each(llamaCases)('%s', (name) => {
     for (let step = 0; step < run.steps; step++) {
       const { loss } = model.forward({ inputIds: reference.get('input_ids')!, labels: reference.get('labels')! });
       loss.backward();
-      const norm = clip([...model.parameters()].map((parameter) => parameter.grad!), run.max_grad_norm);
+      const norm = clip(
+        [...model.parameters()].map((parameter) => parameter.grad!),
+        run.max_grad_norm,
+      );
       optimizer.step();
       optimizer.zeroGrad();
       expect(Math.abs(loss.item() / run.losses[step]! - 1), `loss of step ${step}`).toBeLessThan(1e-5);

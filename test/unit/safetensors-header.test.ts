@@ -7,6 +7,7 @@ import {
   planSafetensors,
   usableDType,
 } from '../../src/checkpoint/safetensors-header.ts';
+import { FileFormatError } from '../../src/json.ts';
 
 const encode = (header: string | object) =>
   new TextEncoder().encode(typeof header === 'string' ? header : JSON.stringify(header));
@@ -148,4 +149,34 @@ test('a planned header is what the parser reads, aligned to 8', () => {
   expect([...plan.tensors.keys()]).toEqual(entries.map((e) => e.name));
   expect(metadata).toEqual(new Map([['note', 'x']]));
   expect(() => planSafetensors([entries[0], entries[0]])).toThrow(/twice/);
+});
+
+test('a header damaged anywhere is read or refused by name, never anything else', () => {
+  const good = encode({
+    __metadata__: { format: 'pt' },
+    a: tensor('F32', [2, 3], [0, 24]),
+    b: tensor('BF16', [4], [24, 32]),
+  });
+  let seed = 1;
+  const next = () => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return seed >>> 8;
+  };
+  for (let round = 0; round < 5000; round++) {
+    const bytes = good.slice();
+    for (let n = next() % 3; n >= 0; n--)
+      bytes[next() % bytes.length] = next() % 3 ? 0x20 + (next() % 96) : next() % 256;
+    try {
+      const { tensors } = parseHeader(bytes, 8 + bytes.length + 32, 'x.safetensors');
+      let end = 8 + bytes.length;
+      for (const entry of tensors.values()) {
+        expect(entry.byteOffset).toBe(end);
+        end += entry.byteLength;
+      }
+      expect(end).toBe(8 + bytes.length + 32);
+    } catch (error) {
+      expect(error).toBeInstanceOf(FileFormatError);
+      expect((error as Error).message).toMatch(/^x\.safetensors/);
+    }
+  }
 });

@@ -176,6 +176,58 @@ describe('strided rows', () => {
   });
 });
 
+test('strided rows of many shapes equal the whole tensor, in every pair of dtypes', async () => {
+  let seed = 7;
+  const next = (most: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) >>> 0;
+    return 1 + ((seed >>> 8) % most);
+  };
+  for (let round = 0; round < 24; round++) {
+    const large = round % 8 === 0;
+    const columns = large ? 2048 + next(2000) : next(300);
+    const rows = large ? 2000 + next(500) : next(60);
+    const width = next(columns);
+    const from = next(columns - width + 1) - 1;
+    const stored = (['float32', 'bfloat16', 'float16'] as const)[next(3) - 1]!;
+    const wanted = (['float32', 'bfloat16', 'float16'] as const)[next(3) - 1]!;
+    native.fileSetThreads(next(4));
+    const path = fresh();
+    const data = Float32Array.from({ length: rows * columns }, (_, i) => ((i * 37) % 2039) / 8);
+    const writer = SafetensorsWriter.create(path, [{ name: 'x', dtype: stored, shape: [rows, columns] }]);
+    writer.write('x', tensorOf(data.length, 'float32', data));
+    await writer.finish();
+    const file = await openSafetensors(path);
+    const whole = load(file, 'x', wanted);
+    const bytes = dtypeSize(wanted);
+    const tensor = tensorOf(rows * width, wanted);
+    const offset = file.tensors.get('x')!.byteOffset + from * dtypeSize(stored);
+    native.fileReadRows(file.file, offset, tensor, dtypeNumber(stored), width, columns);
+    const got = bytesOf(tensor, rows * width, wanted);
+    for (let r = 0; r < rows; r++) {
+      const row = whole.subarray((r * columns + from) * bytes, (r * columns + from + width) * bytes);
+      if (Buffer.compare(got.subarray(r * width * bytes, (r + 1) * width * bytes), row) !== 0) {
+        expect.fail(`row ${r} of ${rows} × ${columns}, columns ${from} + ${width}, ${stored} → ${wanted}`);
+      }
+    }
+    native.tensorRelease(tensor);
+    file.close();
+    await rm(path);
+  }
+});
+
+test('a sync waits for the writes of other streams', async () => {
+  const path = fresh();
+  const numel = 4_000_000;
+  const writer = SafetensorsWriter.create(path, [{ name: 'x', dtype: 'float16', shape: [numel] }]);
+  const tensor = tensorOf(numel, 'float32', new Float32Array(numel).fill(2));
+  native.streamSynchronize(0);
+  await onStream(() => writer.write('x', tensor)); // the writer goes on on the compute stream
+  await writer.finish();
+  const file = await openSafetensors(path);
+  expect(new Uint16Array(load(file, 'x').buffer).every((bits) => bits === 0x4000)).toBe(true);
+  file.close();
+});
+
 describe('the writer', () => {
   const plan = [
     { name: 'a', dtype: 'float32', shape: [4] },
@@ -268,6 +320,17 @@ describe('descriptors', () => {
     });
     file.close();
     await expect(openSafetensors(path)).rejects.toThrow(/its bytes end at .* \(is the file cut short/);
+  });
+
+  test('bytes beyond the end are refused at once', async () => {
+    const file = await openSafetensors('test/reference/llama/model.safetensors');
+    const bytes = native.fileSize(file.file);
+    expect(() => native.fileReadBytes(file.file, bytes - 1, 2)).toThrow(
+      /2 bytes were wanted at offset .* but the file has/,
+    );
+    expect((await native.fileReadBytes(file.file, bytes - 1, 1)).byteLength).toBe(1);
+    expect(() => native.fileReadBytes(file.file, -1, 2)).toThrow(/offset cannot be -1/);
+    file.close();
   });
 
   test('what is no file, or nothing', async () => {
