@@ -11,6 +11,9 @@ const alone = { fileParallelism: false, testTimeout: 120_000, hookTimeout: 120_0
 const config: ViteUserConfig = defineConfig({
   test: {
     pool: 'forks',
+    testTimeout: 30_000,
+    // Test files share the cores: threads that wait must not spin.
+    env: { OMP_WAIT_POLICY: 'passive' },
     projects: [
       project('unit'),
       project('native'),

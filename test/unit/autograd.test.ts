@@ -1,0 +1,126 @@
+// Autograd: every function's gradient against central differences in float64-like steps, and the rules of the graph.
+import { describe, expect, it } from 'vitest';
+import { gelu, swiglu } from '../../src/autograd/functions/activation.ts';
+import { add, scale } from '../../src/autograd/functions/arithmetic.ts';
+import { attention } from '../../src/autograd/functions/attention.ts';
+import { crossEntropy, linearCrossEntropy } from '../../src/autograd/functions/cross_entropy.ts';
+import { embedding } from '../../src/autograd/functions/embedding.ts';
+import { linear } from '../../src/autograd/functions/linear.ts';
+import { rmsNorm } from '../../src/autograd/functions/rms_norm.ts';
+import { rope, ropeTable } from '../../src/autograd/functions/rope.ts';
+import { noGrad } from '../../src/autograd/grad_mode.ts';
+import { native } from '../../src/native.ts';
+import { numelOf, type Shape, Tensor } from '../../src/tensor/tensor.ts';
+
+let state = 1;
+const random = (): number => {
+  state = (state * 48271) % 2147483647;
+  return (state / 2147483647) * 2 - 1;
+};
+const leaf = (shape: Shape): Tensor =>
+  Tensor.from(Array.from({ length: numelOf(shape) }, random), shape, { requiresGrad: true });
+
+/** Σ wᵢ outᵢ, so that every output element has its own gradient. */
+function weighted(out: Tensor, weights: Float32Array): number {
+  return (out.dataSync() as Float32Array).reduce((sum, x, i) => sum + x * weights[i]!, 0);
+}
+
+function checkGradients(fn: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], tolerance = 2e-3): void {
+  const out = fn(...inputs);
+  const weights = Float32Array.from({ length: out.numel }, random);
+  out.backward(Tensor.from(weights, out.shape));
+  for (const [which, input] of inputs.entries()) {
+    if (!input.requiresGrad) continue;
+    const values = Float32Array.from(input.dataSync() as Float32Array);
+    const got = input.grad!.dataSync() as Float32Array;
+    const step = 1e-2;
+    for (let i = 0; i < values.length; i += Math.ceil(values.length / 12)) {
+      const at = (x: number): number => {
+        const moved = Float32Array.from(values);
+        moved[i] = x;
+        return noGrad(() => weighted(fn(...inputs.map((t, j) => (j === which ? Tensor.from(moved, t.shape) : t))), weights));
+      };
+      const x = values[i]!;
+      // fourth-order differences: the step may be large enough for float32
+      const want = (8 * (at(x + step) - at(x - step)) - (at(x + 2 * step) - at(x - 2 * step))) / (12 * step);
+      expect(Math.abs(got[i]! - want) / (1 + Math.abs(want)), `input ${which}, element ${i}`).toBeLessThan(tolerance);
+    }
+  }
+}
+
+describe('gradients', () => {
+  it('add and scale', () => checkGradients((a, b) => add(scale(a, 3), b), [leaf([2, 3]), leaf([2, 3])]));
+  it('a tensor used twice', () => checkGradients((a) => add(a, scale(a, 2)), [leaf([5])]));
+  it('linear', () => checkGradients((x, w) => linear(x, w), [leaf([5, 7]), leaf([3, 7])]));
+  it('linear with bias', () => checkGradients((x, w, b) => linear(x, w, b), [leaf([5, 7]), leaf([3, 7]), leaf([3])]));
+  it('linear with a frozen weight', () => {
+    const weight = leaf([3, 7]);
+    weight.requiresGrad = false;
+    checkGradients((x, w, b) => linear(x, w, b), [leaf([5, 7]), weight, leaf([3])]);
+    expect(weight.grad).toBeUndefined();
+  });
+  it('rmsNorm', () => checkGradients((x, w) => rmsNorm(x, w, 1e-5), [leaf([4, 6]), leaf([6])]));
+  it('swiglu', () => checkGradients((a, b) => swiglu(a, b), [leaf([9]), leaf([9])]));
+  it('gelu', () => checkGradients((a) => gelu(a), [leaf([9])]));
+  it('rope', () => {
+    const table = ropeTable(Tensor.from([0, 1, 5], [3], { dtype: 'int64' }), Tensor.from([1, 0.1]));
+    checkGradients((x) => rope(x, table, 2), [leaf([3, 12])]);
+  });
+  it('embedding', () => {
+    const ids = Tensor.from([2, 0, 2], [3], { dtype: 'int64' });
+    checkGradients((table) => embedding(ids, table), [leaf([4, 5])]);
+  });
+  it('attention, packed and with a window', () => {
+    const cu = Tensor.from([0, 4, 11], [3], { dtype: 'int32' });
+    for (const window of [0, 3]) {
+      checkGradients(
+        (q, k, v) => attention(q, k, v, cu, cu, { heads: 4, kvHeads: 2, headDim: 6, window }),
+        [leaf([11, 24]), leaf([11, 12]), leaf([11, 12])],
+      );
+    }
+  });
+  it('cross entropy, by logits and by hidden states', () => {
+    const labels = Tensor.from([1, -100, 3, 0], [4], { dtype: 'int64' });
+    checkGradients((logits) => crossEntropy(logits, labels), [leaf([4, 5])]);
+    checkGradients((x, w) => linearCrossEntropy(x, w, labels), [leaf([4, 6]), leaf([5, 6])]);
+    checkGradients((x, w) => linearCrossEntropy(x, w, labels, 7), [leaf([4, 6]), leaf([5, 6])]);
+  });
+});
+
+describe('graph', () => {
+  it('accumulates into leaves until they are cleared', () => {
+    const a = leaf([2]);
+    scale(a, 2).backward(Tensor.from([1, 1]));
+    scale(a, 3).backward(Tensor.from([1, 1]));
+    expect([...(a.grad!.dataSync() as Float32Array)]).toEqual([5, 5]);
+  });
+  it('is freed by backward; a second one throws', () => {
+    const out = scale(leaf([1]), 2);
+    out.backward();
+    expect(() => out.backward()).toThrow('second time');
+  });
+  it('wants a gradient for more than one element', () => {
+    expect(() => scale(leaf([2]), 2).backward()).toThrow('one-element');
+    expect(() => Tensor.from([1]).backward()).toThrow('does not require grad');
+  });
+  it('records nothing inside noGrad', () => {
+    const out = noGrad(() => scale(leaf([1]), 2));
+    expect(out.requiresGrad).toBe(false);
+  });
+  it('leaves no tensor behind', () => {
+    const [x, w] = [leaf([4, 4]), leaf([4, 4])];
+    const before = native.memoryStats().liveHandles;
+    for (let i = 0; i < 10; i++) {
+      const hidden = linear(x, w);
+      const out = swiglu(hidden, hidden);
+      out.backward(Tensor.full([4, 4], 1));
+      for (const tensor of [hidden, out]) tensor.dispose();
+      for (const tensor of [x, w]) {
+        tensor.grad!.dispose();
+        tensor.grad = undefined;
+      }
+    }
+    // the ten seeds of backward are left to the finalizer
+    expect(native.memoryStats().liveHandles - before).toBeLessThanOrEqual(10);
+  });
+});

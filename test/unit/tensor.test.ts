@@ -1,0 +1,99 @@
+// Tensors, handles and scopes: values cross exactly, stale handles throw, scopes free what they do not return.
+import { describe, expect, it } from 'vitest';
+import { add } from '../../src/autograd/functions/arithmetic.ts';
+import { native } from '../../src/native.ts';
+import { scope } from '../../src/tensor/scope.ts';
+import { Tensor } from '../../src/tensor/tensor.ts';
+
+describe('Tensor', () => {
+  it('keeps values of every dtype', async () => {
+    const reals = [0, -1.5, 3, 1e-3];
+    for (const dtype of ['float32', 'bfloat16', 'float16'] as const) {
+      const data = await Tensor.from(reals, [2, 2], { dtype }).data();
+      expect(data).toBeInstanceOf(Float32Array);
+      expect(Math.max(...[...(data as Float32Array)].map((x, i) => Math.abs(x - reals[i]!)))).toBeLessThan(1e-5);
+    }
+    expect(await Tensor.from([1, -2, 2 ** 40], [3], { dtype: 'int64' }).data()).toEqual(BigInt64Array.of(1n, -2n, 1099511627776n));
+    expect(await Tensor.from([7, -8], [2], { dtype: 'int32' }).data()).toEqual(Int32Array.of(7, -8));
+    expect(await Tensor.from([255, 0], [2], { dtype: 'uint8' }).data()).toEqual(Uint8Array.of(255, 0));
+  });
+
+  it('refuses shapes that do not fit, and says what was given', () => {
+    expect(() => Tensor.from([1, 2, 3], [2, 2])).toThrow('shape [2,2] wants 4 values but 3 were given');
+    expect(() => Tensor.from([1, 2, 3]).view([2])).toThrow('does not fit');
+    expect(() => Tensor.from([1, 2, 3]).narrow(2, 2)).toThrow('does not fit a tensor of 3');
+    expect(() => Tensor.from([1, 2]).item()).toThrow('one element');
+  });
+
+  it('throws on use after dispose, and when a handle is none', () => {
+    const tensor = Tensor.from([1]);
+    const handle = tensor.handle;
+    tensor.dispose();
+    tensor.dispose();
+    expect(() => tensor.item()).toThrow('disposed');
+    expect(() => native.tensorRetain(handle)).toThrow('disposed');
+    const reused = Tensor.from([2]);
+    expect(reused.handle).not.toBe(handle);
+    expect(() => native.tensorRetain(12345)).toThrow('not a tensor');
+    expect(() => native.fill(native.eventRecord(0), 1)).toThrow('not a tensor');
+    expect(() => native.copy(reused.handle, Number.NaN)).toThrow('not a tensor');
+  });
+
+  it('names op, got and wanted when an op does not fit', () => {
+    const [a, b] = [Tensor.from([1, 2]), Tensor.from([1, 2, 3])];
+    expect(() => native.add(a.handle, a.handle, b.handle)).toThrow('[add] b must have 2 elements but has 3');
+    const ids = Tensor.from([1, 2], [2], { dtype: 'int64' });
+    expect(() => native.add(a.handle, a.handle, ids.handle)).toThrow('[add] b must be floating but is int64');
+  });
+
+  it('has no data on meta', () => {
+    const tensor = Tensor.from([1, 2], [2], { device: 'meta' });
+    expect(tensor.device).toBe('meta');
+    expect(() => tensor.item()).toThrow();
+    expect(() => tensor.handle).toThrow('meta tensor');
+  });
+
+  it('shares storage between views', async () => {
+    const tensor = Tensor.from([1, 2, 3, 4, 5, 6], [3, 2]);
+    const rows = tensor.narrow(1, 2);
+    native.fill(rows.handle, 9);
+    expect([...((await tensor.data()) as Float32Array)]).toEqual([1, 2, 9, 9, 9, 9]);
+  });
+});
+
+describe('scope', () => {
+  it('frees what is not returned, also when it throws', async () => {
+    const before = native.memoryStats().liveHandles;
+    const a = Tensor.from([1, 2]);
+    const kept = scope(() => {
+      const one = add(a, a);
+      const two = add(one, a);
+      return { two };
+    });
+    expect(native.memoryStats().liveHandles).toBe(before + 2);
+    expect([...((await kept.two.data()) as Float32Array)]).toEqual([3, 6]);
+    expect(() =>
+      scope(() => {
+        add(a, a);
+        throw new Error('stop');
+      }),
+    ).toThrow('stop');
+    expect(native.memoryStats().liveHandles).toBe(before + 2);
+    const later = await scope(async () => {
+      add(a, a);
+      await Promise.resolve();
+      return add(a, a);
+    });
+    expect(native.memoryStats().liveHandles).toBe(before + 3);
+    for (const tensor of [a, kept.two, later]) tensor.dispose();
+  });
+
+  it('moves results to the enclosing scope', () => {
+    const before = native.memoryStats().liveHandles;
+    scope(() => {
+      const a = Tensor.from([1]);
+      scope(() => [add(a, a)]);
+    });
+    expect(native.memoryStats().liveHandles).toBe(before);
+  });
+});
