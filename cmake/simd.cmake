@@ -3,8 +3,8 @@
 # that namespace: an inline function compiled for AVX-512 must never be the copy that the linker keeps for everyone.
 file(GLOB SIMD_SOURCES CONFIGURE_DEPENDS cpp/cpu/simd/*.cc)
 
-function(rankzero_simd isa)
-  add_library(rankzero_simd_${isa} OBJECT ${SIMD_SOURCES})
+function(rankzero_simd isa sources)
+  add_library(rankzero_simd_${isa} OBJECT ${sources})
   target_include_directories(rankzero_simd_${isa} PRIVATE cpp)
   target_compile_definitions(rankzero_simd_${isa} PRIVATE RZ_ISA=isa_${isa})
   target_compile_options(rankzero_simd_${isa} PRIVATE -Wall -Wextra -Werror -Wno-psabi -Wno-unknown-pragmas
@@ -17,9 +17,11 @@ endfunction()
 set_source_files_properties(cpp/cpu/simd/random.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  rankzero_simd(baseline -march=x86-64-v2)
-  rankzero_simd(avx2 -march=x86-64-v3)
-  rankzero_simd(avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+  rankzero_simd(baseline "${SIMD_SOURCES}" -march=x86-64-v2)
+  rankzero_simd(avx2 "${SIMD_SOURCES}" -march=x86-64-v3)
+  rankzero_simd(avx512 "${SIMD_SOURCES}" -march=x86-64-v4 -mprefer-vector-width=512)
+  # Only attention multiplies bfloat16 by itself.
+  rankzero_simd(avx512bf16 cpp/cpu/simd/attention.cc -march=x86-64-v4 -mavx512bf16 -mprefer-vector-width=512)
 else()
-  rankzero_simd(baseline)
+  rankzero_simd(baseline "${SIMD_SOURCES}")
 endif()

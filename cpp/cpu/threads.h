@@ -4,6 +4,6 @@
 namespace rz::cpu {
 int num_threads();
 void set_num_threads(int threads);
-const char* isa_name();      // the instruction set that the SIMD kernels were dispatched to: avx512, avx2, baseline
+const char* isa_name();      // the instruction set that the SIMD kernels were dispatched to: avx512bf16, avx512, avx2, baseline
 const char* dnnl_version();  // for doctor
 }  // namespace rz::cpu

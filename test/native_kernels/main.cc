@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
     return failures != 0;
   }
   const char* settings[][2] = {{"RANKZERO_ISA", ""},
+                               {"RANKZERO_ISA", "avx512"},
                                {"RANKZERO_ISA", "avx2"},
                                {"RANKZERO_ISA", "baseline"},
                                {"DNNL_MAX_CPU_ISA", "AVX2"}};

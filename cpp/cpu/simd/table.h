@@ -69,7 +69,7 @@ struct Table {
   void (*attention_backward[3])(const AttentionBackwardArgs& a, int64_t sequence, int64_t kv_head, float* scratch);
 };
 
-// The table of this processor, chosen once (RANKZERO_ISA=baseline|avx2|avx512 narrows the choice).
+// The table of this processor, chosen once (RANKZERO_ISA=baseline|avx2|avx512|avx512bf16 narrows the choice).
 const Table& simd();
 
 #ifdef RZ_ISA

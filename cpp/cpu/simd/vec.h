@@ -20,11 +20,43 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 typedef float vf __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
+typedef int32_t vi __attribute__((vector_size(kLanes * 4)));
 typedef float vf_any __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));  // at any address
+typedef uint16_t vh __attribute__((vector_size(kLanes * 2)));
+typedef uint16_t vh_any __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
 
 RZ_INLINE vf vload(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
 RZ_INLINE void vstore(float* p, vf x) { *reinterpret_cast<vf_any*>(p) = x; }
-RZ_INLINE vf splat(float x) { return x - vf{}; }
+RZ_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
+RZ_INLINE vi vlanes() {
+  vi lanes{};
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+  return lanes;
+}
+// Lane l takes lane l ^ Step.
+template <int Step>
+RZ_INLINE vf vswap(vf x) {
+#if defined(__clang__)
+  vf y;
+  for (int l = 0; l < kLanes; ++l) y[l] = x[l ^ Step];
+  return y;
+#else
+  return __builtin_shuffle(x, vlanes() ^ Step);
+#endif
+}
+template <int Step = kLanes / 2>
+RZ_INLINE float vsum(vf x) {
+  x += vswap<Step>(x);
+  if constexpr (Step > 1) return vsum<Step / 2>(x);
+  return x[0];
+}
+template <int Step = kLanes / 2>
+RZ_INLINE float vtop(vf x) {
+  x = vmax(x, vswap<Step>(x));
+  if constexpr (Step > 1) return vtop<Step / 2>(x);
+  return x[0];
+}
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 RZ_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -33,6 +65,8 @@ RZ_INLINE float maxf(float a, float b) { return a > b ? a : b; }
 
 RZ_INLINE uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
 RZ_INLINE float float_of(uint32_t u) { return __builtin_bit_cast(float, u); }
+
+RZ_INLINE vf splat(float x) { return (vf)(bits_of(x) + vu{}); }
 
 // The conversions of core/dtype.h without branches, so that loops over them vectorise.
 RZ_INLINE float load(float x) { return x; }
@@ -63,6 +97,62 @@ RZ_INLINE float rounded(float x) {
   T y;
   store(y, x);
   return load(y);
+}
+
+// Whole vectors of any floating dtype.
+RZ_INLINE vf vget(const float* p) { return vload(p); }
+RZ_INLINE vf vget(const bf16* p) {
+  vh bits = *reinterpret_cast<const vh_any*>(p);
+  return (vf)(__builtin_convertvector(bits, vu) << 16);
+}
+RZ_INLINE vf vget(const f16* p) {
+  float wide[kLanes];
+  for (int i = 0; i < kLanes; ++i) wide[i] = load(p[i]);
+  return vload(wide);
+}
+RZ_INLINE void vput(float* p, vf x) { vstore(p, x); }
+RZ_INLINE void vput(bf16* p, vf x) {
+  vu u = (vu)x, rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16, quiet = (u >> 16) | 0x40;
+  vu bits = x == x ? rounded : quiet;
+  *reinterpret_cast<vh_any*>(p) = __builtin_convertvector(bits, vh);
+}
+RZ_INLINE void vput(f16* p, vf x) {
+  float wide[kLanes];
+  vstore(wide, x);
+  for (int i = 0; i < kLanes; ++i) store(p[i], wide[i]);
+}
+template <class T>
+RZ_INLINE vf vget_part(const T* p, int64_t n) {
+  T part[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) part[i] = p[i];
+  return vget(part);
+}
+template <class T>
+RZ_INLINE void vput_part(T* p, int64_t n, vf x) {
+  T part[kLanes];
+  vput(part, x);
+  for (int64_t i = 0; i < n; ++i) p[i] = part[i];
+}
+// y[i] = f(x[i]…) by whole vectors; the last one is padded with zeros. y may be one of x.
+template <class F, class Y, class... X>
+RZ_INLINE void map(int64_t n, Y* y, F f, const X*... x) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) vput(y + i, f(vget(x + i)...));
+  if (i < n) vput_part(y + i, n - i, f(vget_part(x + i, n - i)...));
+}
+
+// 2^x for x ≤ 127, within 1 ulp; 0 below -126.
+RZ_INLINE vf vexp2(vf x) {
+  vf shifted = x + 12582912.0f;  // its low bits are round(x)
+  vf f = x - (shifted - 12582912.0f);
+  vf p = 1.535336188319500e-4f * f + 1.339887440266574e-3f;
+  p = p * f + 9.618437357674640e-3f;
+  p = p * f + 5.550332471162809e-2f;
+  p = p * f + 2.402264791363012e-1f;
+  p = p * f + 6.931472028550421e-1f;
+  p = p * f + 1.0f;
+  vf y = (vf)((vu)p + ((vu)shifted << 23));
+  return x < -126.0f ? vf{} : y;
 }
 
 // e^x within 1 ulp; 0 below -87.3, and at most e^88.3.
