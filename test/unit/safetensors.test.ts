@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { cp, mkdtemp, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { CheckpointWriter, openCheckpoint, parseByteSize, planShards } from '../../src/checkpoint/hf-files.ts';
 import {
   numelOf,
@@ -15,6 +15,9 @@ import {
 import { usableDType } from '../../src/checkpoint/safetensors-header.ts';
 import { type Handle, native } from '../../src/native.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../../src/tensor/dtype.ts';
+
+// Other test files may hold the cores meanwhile.
+vi.setConfig({ testTimeout: 60_000 });
 
 let dir: string;
 beforeAll(async () => {
@@ -131,8 +134,9 @@ describe('conversion', () => {
 });
 
 test('large ranges are read by several threads, in every dtype', async () => {
-  const numel = 5_000_003; // 20 MB of float32, no multiple of a chunk
-  const data = Float32Array.from({ length: numel }, (_, i) => (i % 251) - 125);
+  const numel = 2_500_003; // 10 MB of float32, no multiple of a chunk
+  const data = new Float32Array(numel);
+  for (let i = 0; i < numel; i++) data[i] = (i % 251) - 125;
   const path = fresh();
   const writer = SafetensorsWriter.create(path, [{ name: 'x', dtype: 'float32', shape: [numel] }]);
   writer.write('x', tensorOf(numel, 'float32', data));
@@ -183,16 +187,17 @@ test('strided rows of many shapes equal the whole tensor, in every pair of dtype
     return 1 + ((seed >>> 8) % most);
   };
   for (let round = 0; round < 24; round++) {
-    const large = round % 8 === 0;
-    const columns = large ? 2048 + next(2000) : next(300);
-    const rows = large ? 2000 + next(500) : next(60);
-    const width = next(columns);
+    const large = round % 12 === 0;
+    const columns = large ? 1800 + next(64) : next(300);
+    const rows = large ? 1500 : next(60);
+    const width = large ? columns - next(64) : next(columns);
     const from = next(columns - width + 1) - 1;
-    const stored = (['float32', 'bfloat16', 'float16'] as const)[next(3) - 1]!;
+    const stored = large ? 'float32' : (['float32', 'bfloat16', 'float16'] as const)[next(3) - 1]!;
     const wanted = (['float32', 'bfloat16', 'float16'] as const)[next(3) - 1]!;
     native.fileSetThreads(next(4));
     const path = fresh();
-    const data = Float32Array.from({ length: rows * columns }, (_, i) => ((i * 37) % 2039) / 8);
+    const data = new Float32Array(rows * columns);
+    for (let i = 0; i < data.length; i++) data[i] = ((i * 37) % 2039) / 8;
     const writer = SafetensorsWriter.create(path, [{ name: 'x', dtype: stored, shape: [rows, columns] }]);
     writer.write('x', tensorOf(data.length, 'float32', data));
     await writer.finish();
@@ -217,7 +222,7 @@ test('strided rows of many shapes equal the whole tensor, in every pair of dtype
 
 test('a sync waits for the writes of other streams', async () => {
   const path = fresh();
-  const numel = 4_000_000;
+  const numel = 1_000_000;
   const writer = SafetensorsWriter.create(path, [{ name: 'x', dtype: 'float16', shape: [numel] }]);
   const tensor = tensorOf(numel, 'float32', new Float32Array(numel).fill(2));
   native.streamSynchronize(0);
@@ -249,8 +254,8 @@ describe('the writer', () => {
   });
 
   test('names what is missing and leaves nothing behind', async () => {
-    const path = fresh();
-    const before = await readdir(dir);
+    const folder = await mkdtemp(join(dir, 'incomplete-'));
+    const path = join(folder, 'x.safetensors');
     const writer = SafetensorsWriter.create(path, plan);
     const half = tensorOf(2, 'float32', new Float32Array(2));
     writer.write('a', half);
@@ -261,7 +266,7 @@ describe('the writer', () => {
       /is not complete: "a" \(2 elements\), "b" \(2 elements\) were not written/,
     );
     await writer.abort();
-    expect(await readdir(dir)).toEqual(before);
+    expect(await readdir(folder)).toEqual([]);
   });
 
   test('a folder that is not there', () => {
