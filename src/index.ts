@@ -1,7 +1,5 @@
 // Everything a program touches. Exports only.
 
-// tensors and autograd
-export { noGrad } from './autograd/grad_mode.ts';
 export { gelu, swiglu } from './autograd/functions/activation.ts';
 export { add, scale } from './autograd/functions/arithmetic.ts';
 export { type AttentionShape, attention } from './autograd/functions/attention.ts';
@@ -10,18 +8,12 @@ export { embedding } from './autograd/functions/embedding.ts';
 export { linear } from './autograd/functions/linear.ts';
 export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
-export type { DType, FloatDType } from './tensor/dtype.ts';
-export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
-export { manualSeed } from './tensor/random.ts';
-export { scope } from './tensor/scope.ts';
-export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } from './tensor/tensor.ts';
-
-// modules
-export { initEmptyWeights } from './nn/init_empty_weights.ts';
-export { Embedding, Linear, RMSNorm } from './nn/layers.ts';
-export { Module, ModuleList } from './nn/module.ts';
-export { type Init, Parameter } from './nn/parameter.ts';
-
+// tensors and autograd
+export { noGrad } from './autograd/grad_mode.ts';
+export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
+// ranks
+export { dist } from './distributed/index.ts';
+export { ProcessGroup } from './distributed/process_group.ts';
 // models and files
 export {
   AutoModelForCausalLM,
@@ -36,12 +28,14 @@ export { AutoConfig, type ModelConfig, registerConfig } from './models/config.ts
 export type { GenerateOptions } from './models/generate.ts';
 export { LlamaForCausalLM } from './models/llama.ts';
 export type { LlamaConfig } from './models/llama-config.ts';
-export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
-
-// ranks
-export { dist } from './distributed/index.ts';
-export { ProcessGroup } from './distributed/process_group.ts';
-
+// modules
+export { initEmptyWeights } from './nn/init_empty_weights.ts';
+export { Embedding, Linear, RMSNorm } from './nn/layers.ts';
+export { Module, ModuleList } from './nn/module.ts';
+export { type Init, Parameter } from './nn/parameter.ts';
+// training
+export { AdamW, type AdamWOptions } from './optim/adamw.ts';
+export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
 // parallelism
 export { applyActivationCheckpointing } from './parallel/checkpointing.ts';
 export {
@@ -53,7 +47,12 @@ export {
 } from './parallel/delayed_param.ts';
 export { FullyShardedDataParallel } from './parallel/fsdp/fsdp.ts';
 export type { FsdpOptions, MixedPrecision, ShardingStrategy, SyncProgress } from './parallel/fsdp/options.ts';
-export type { FullStateDictOptions, LocalStateDict, ShardedStateDict, ShardedTensor } from './parallel/fsdp/state_dict.ts';
+export type {
+  FullStateDictOptions,
+  LocalStateDict,
+  ShardedStateDict,
+  ShardedTensor,
+} from './parallel/fsdp/state_dict.ts';
 export {
   lambdaAutoWrapPolicy,
   moduleListPolicy,
@@ -62,7 +61,8 @@ export {
   type WrapPolicy,
 } from './parallel/fsdp/wrap.ts';
 export { init, transform } from './parallel/transform/index.ts';
-
-// training
-export { AdamW, type AdamWOptions } from './optim/adamw.ts';
-export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
+export type { DType, FloatDType } from './tensor/dtype.ts';
+export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
+export { manualSeed } from './tensor/random.ts';
+export { scope } from './tensor/scope.ts';
+export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } from './tensor/tensor.ts';

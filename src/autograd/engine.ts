@@ -79,7 +79,8 @@ export function runBackward(root: Tensor, gradient?: Tensor): void {
           continue;
         }
         grads.delete(node);
-        if (node.done) throw new Error(`backward() a second time through ${node.name}: the graph was freed by the first`);
+        if (node.done)
+          throw new Error(`backward() a second time through ${node.name}: the graph was freed by the first`);
         node.done = true;
         const inputGrads = node.backward(gradOut);
         gradOut.dispose();

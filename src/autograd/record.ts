@@ -59,10 +59,7 @@ export class Saved {
  * Writes the gradient of an input of a leaf-like weight through its sink, or into a fresh tensor that flows on.
  * `write(target, accumulate)` gets the handle to fill.
  */
-export function writeGrad(
-  input: Tensor,
-  write: (target: Handle, accumulate: boolean) => void,
-): Tensor | undefined {
+export function writeGrad(input: Tensor, write: (target: Handle, accumulate: boolean) => void): Tensor | undefined {
   if (hasGradSink(input)) {
     const sink = input.gradSink();
     write(sink.target.handle, sink.accumulate);

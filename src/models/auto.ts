@@ -1,11 +1,12 @@
 // AutoModelForCausalLM: the registry of families, models from a config, and models whose parameters are recipes on the files
 // of a checkpoint. No tensor bytes are read before somebody wants them.
 import { resolve } from 'node:path';
-import { openCheckpoint, type CheckpointEntry } from '../checkpoint/hf-files.ts';
+import { type CheckpointEntry, openCheckpoint } from '../checkpoint/hf-files.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
-import { FileRecipe } from '../nn/recipe.ts';
+import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
-import { tiedNames } from '../nn/tied.ts';
+import { FileRecipe } from '../nn/recipe.ts';
+import { applyTies, tiedNames } from '../nn/tied.ts';
 import { type FloatDType, isFloating } from '../tensor/dtype.ts';
 import { numelOf } from '../tensor/tensor.ts';
 import type { CausalLM } from './causal_lm.ts';
@@ -66,6 +67,7 @@ async function fromPretrained(nameOrDir: string, options: FromPretrainedOptions 
   const model = fromConfig(config, options);
   const checkpoint = await openCheckpoint(dir);
   try {
+    await untieWhereFilesDiffer(model, checkpoint.tensors);
     attach(model, checkpoint.tensors, dir);
   } catch (error) {
     checkpoint.close();
@@ -74,6 +76,31 @@ async function fromPretrained(nameOrDir: string, options: FromPretrainedOptions 
   model.source = { dir: resolve(dir) };
   model.eval();
   return model;
+}
+
+/** A file may hold both sides of a tied pair: when they differ, they are not tied, and a warning says so. */
+async function untieWhereFilesDiffer(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>): Promise<void> {
+  const table = tiedNames(model);
+  const kept: [string, string][] = [];
+  for (const [alias, name] of table) {
+    const [a, b] = [entries.get(alias), entries.get(name)];
+    if (!a || !b || (await sameBytes(a, b))) kept.push([alias, name]);
+    else console.warn(`rankzero: the checkpoint holds different values for ${name} and ${alias}; they are not tied`);
+  }
+  if (kept.length < table.length) applyTies(model, kept, 'cpu');
+}
+
+async function sameBytes(a: CheckpointEntry, b: CheckpointEntry): Promise<boolean> {
+  if (a.dtype !== b.dtype || a.byteLength !== b.byteLength) return false;
+  const step = 4 << 20;
+  for (let at = 0; at < a.byteLength; at += step) {
+    const length = Math.min(step, a.byteLength - at);
+    const [x, y] = await Promise.all(
+      [a, b].map((entry) => native.fileReadBytes(entry.source.file, entry.byteOffset + at, length)),
+    );
+    if (Buffer.compare(Buffer.from(x!), Buffer.from(y!)) !== 0) return false;
+  }
+  return true;
 }
 
 /** Gives every parameter the recipe of its place in the files. */
@@ -103,7 +130,8 @@ function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, 
       continue;
     }
     const dtype = usableDType(entry, name, entry.source.path);
-    if (!isFloating(dtype)) throw new Error(`${entry.source.path}: ${name} is ${dtype}, but parameters are float32, bfloat16 or float16`);
+    if (!isFloating(dtype))
+      throw new Error(`${entry.source.path}: ${name} is ${dtype}, but parameters are float32, bfloat16 or float16`);
     parameter.checkpointDtype = dtype;
     parameter.setRecipe(new FileRecipe(entry.source.file, entry.byteOffset, dtype, numelOf(entry.shape)));
   }

@@ -36,8 +36,10 @@ function flatten(what: string, input: TokenInput): { values: Int32Array; batch: 
   if (input instanceof Int32Array) return { values: input, batch: 1, length: input.length };
   if (input instanceof BigInt64Array) return { values: Int32Array.from(input, Number), batch: 1, length: input.length };
   if (input instanceof Tensor) {
-    if (input.dtype !== 'int64' && input.dtype !== 'int32') throw new TypeError(`${what} must be int64 but is ${input.dtype}`);
-    if (input.shape.length > 2) throw new RangeError(`${what} must have shape (batch, length) but has [${input.shape}]`);
+    if (input.dtype !== 'int64' && input.dtype !== 'int32')
+      throw new TypeError(`${what} must be int64 but is ${input.dtype}`);
+    if (input.shape.length > 2)
+      throw new RangeError(`${what} must have shape (batch, length) but has [${input.shape}]`);
     const values = Int32Array.from(input.hostValues ?? input.dataSync(), Number);
     const length = input.size(-1);
     return { values, batch: values.length / length, length };
@@ -46,7 +48,9 @@ function flatten(what: string, input: TokenInput): { values: Int32Array; batch: 
   const values = new Int32Array(input.length * length);
   input.forEach((row, i) => {
     if (row.length !== length) {
-      throw new RangeError(`${what}: row ${i} has ${row.length} tokens but row 0 has ${length}; pad the rows, or pack them and give cuSeqlens`);
+      throw new RangeError(
+        `${what}: row ${i} has ${row.length} tokens but row 0 has ${length}; pad the rows, or pack them and give cuSeqlens`,
+      );
     }
     values.set(row, i * length);
   });
@@ -58,21 +62,25 @@ export function layOut(input: ForwardInput, vocabSize: number): HostBatch {
   const { values: ids, batch, length } = flatten('inputIds', input.inputIds);
   if (ids.length === 0) throw new RangeError('inputIds is empty');
   const bad = ids.findIndex((id) => !(id >= 0 && id < vocabSize));
-  if (bad >= 0) throw new RangeError(`inputIds: id ${ids[bad]} at index ${bad} is outside the vocabulary of ${vocabSize}`);
+  if (bad >= 0)
+    throw new RangeError(`inputIds: id ${ids[bad]} at index ${bad} is outside the vocabulary of ${vocabSize}`);
 
   let cuSeqlens: Int32Array;
   if (input.cuSeqlens) {
     cuSeqlens = Int32Array.from(input.cuSeqlens);
     const rising = cuSeqlens.every((offset, i) => i === 0 || offset > cuSeqlens[i - 1]!);
     if (cuSeqlens[0] !== 0 || cuSeqlens.at(-1) !== ids.length || !rising) {
-      throw new RangeError(`cuSeqlens must rise from 0 to the ${ids.length} tokens of the batch but is [${[...cuSeqlens.slice(0, 8)]}${cuSeqlens.length > 8 ? ', …' : ''}]`);
+      throw new RangeError(
+        `cuSeqlens must rise from 0 to the ${ids.length} tokens of the batch but is [${[...cuSeqlens.slice(0, 8)]}${cuSeqlens.length > 8 ? ', …' : ''}]`,
+      );
     }
   } else cuSeqlens = Int32Array.from({ length: batch + 1 }, (_, i) => i * length);
 
   let positions: Int32Array;
   if (input.positionIds) {
     positions = flatten('positionIds', input.positionIds).values;
-    if (positions.length !== ids.length) throw new RangeError(`positionIds has ${positions.length} entries but inputIds has ${ids.length}`);
+    if (positions.length !== ids.length)
+      throw new RangeError(`positionIds has ${positions.length} entries but inputIds has ${ids.length}`);
   } else {
     positions = new Int32Array(ids.length);
     for (let s = 0; s + 1 < cuSeqlens.length; s++) {
@@ -80,11 +88,18 @@ export function layOut(input: ForwardInput, vocabSize: number): HostBatch {
     }
   }
 
-  const shifted = input.labels ? shift(flatten('labels', input.labels).values, ids.length, cuSeqlens, vocabSize) : undefined;
+  const shifted = input.labels
+    ? shift(flatten('labels', input.labels).values, ids.length, cuSeqlens, vocabSize)
+    : undefined;
   return { ids, labels: shifted?.labels, numLabels: shifted?.count ?? 0, positions, cuSeqlens, batch, length };
 }
 
-function shift(labels: Int32Array, rows: number, cuSeqlens: Int32Array, vocabSize: number): { labels: Int32Array; count: number } {
+function shift(
+  labels: Int32Array,
+  rows: number,
+  cuSeqlens: Int32Array,
+  vocabSize: number,
+): { labels: Int32Array; count: number } {
   if (labels.length !== rows) throw new RangeError(`labels has ${labels.length} entries but inputIds has ${rows}`);
   const shifted = new Int32Array(rows).fill(-100);
   let count = 0;
@@ -93,7 +108,9 @@ function shift(labels: Int32Array, rows: number, cuSeqlens: Int32Array, vocabSiz
       const label = labels[i]!;
       if (label === -100) continue;
       if (!(label >= 0 && label < vocabSize)) {
-        throw new RangeError(`labels: ${label} at index ${i} is neither -100 nor an id of the vocabulary of ${vocabSize}`);
+        throw new RangeError(
+          `labels: ${label} at index ${i} is neither -100 nor an id of the vocabulary of ${vocabSize}`,
+        );
       }
       shifted[i - 1] = label;
       count++;
@@ -104,7 +121,7 @@ function shift(labels: Int32Array, rows: number, cuSeqlens: Int32Array, vocabSiz
 
 /** int64 on the device from int32 on the host. */
 export function int64Tensor(values: Int32Array): Tensor {
-  const wide = new Int32Array(values.length * 2);  // little-endian pairs of low and high word
+  const wide = new Int32Array(values.length * 2); // little-endian pairs of low and high word
   for (let i = 0; i < values.length; i++) {
     wide[2 * i] = values[i]!;
     wide[2 * i + 1] = values[i]! >> 31;

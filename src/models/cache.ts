@@ -21,7 +21,10 @@ export class LayerCache implements Disposable {
     }
     this.keys ??= this.allocate(k.size(1), k.dtype);
     this.values ??= this.allocate(v.size(1), v.dtype);
-    for (const [store, fresh] of [[this.keys, k], [this.values, v]] as const) {
+    for (const [store, fresh] of [
+      [this.keys, k],
+      [this.values, v],
+    ] as const) {
       using slot = store.narrow(this.length, rows);
       slot.copyFrom(fresh);
     }

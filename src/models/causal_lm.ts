@@ -1,8 +1,8 @@
 // What every causal language model shares: the forward that users call, tied heads, generation and saving.
 import { crossEntropy, linearCrossEntropy } from '../autograd/functions/cross_entropy.ts';
 import { linear } from '../autograd/functions/linear.ts';
-import type { CheckpointSource } from '../checkpoint/source.ts';
 import { savePretrained } from '../checkpoint/save_pretrained.ts';
+import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
 import { Linear } from '../nn/layers.ts';
 import { Module } from '../nn/module.ts';
@@ -28,7 +28,9 @@ export interface LogitsOutput {
 /** The head: logits, or straight to the loss so that logits never exist as a whole. */
 export class CausalLMHead extends Linear {
   override forward(hidden: Tensor, labels?: Tensor, denominator?: number): Tensor {
-    return labels ? linearCrossEntropy(hidden, this.weight, labels, denominator) : linear(hidden, this.weight, undefined, 'float32');
+    return labels
+      ? linearCrossEntropy(hidden, this.weight, labels, denominator)
+      : linear(hidden, this.weight, undefined, 'float32');
   }
 }
 
@@ -49,7 +51,9 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   }
 
   /** The class that transformerAutoWrapPolicy wraps. */
-  abstract readonly decoderLayerClass: new (...args: never[]) => Module;
+  abstract readonly decoderLayerClass: new (
+    ...args: never[]
+  ) => Module;
   abstract get inputEmbedding(): Embedding;
   abstract get outputHead(): CausalLMHead;
   /** ids and positions (rows) int64 → final hidden states (rows, hidden). */

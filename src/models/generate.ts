@@ -19,7 +19,11 @@ export interface GenerateOptions {
 }
 
 /** Continues one prompt; returns prompt and answer. */
-export async function generate(model: CausalLM, prompt: readonly number[], options: GenerateOptions): Promise<number[]> {
+export async function generate(
+  model: CausalLM,
+  prompt: readonly number[],
+  options: GenerateOptions,
+): Promise<number[]> {
   const { maxNewTokens = 64, temperature = 0, topP = 1, seed = 0 } = options;
   const vocab = model.config.vocabSize;
   const bad = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);

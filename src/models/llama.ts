@@ -1,7 +1,8 @@
 // Llama 2, 3 and 3.1 (model_type "llama"), single-device; names are those of the checkpoint. Activations are (rows, hidden),
 // rows = all tokens of the batch; cuSeqlens keeps sequences apart.
-import { add } from '../autograd/functions/arithmetic.ts';
+
 import { swiglu } from '../autograd/functions/activation.ts';
+import { add } from '../autograd/functions/arithmetic.ts';
 import { attention } from '../autograd/functions/attention.ts';
 import { type RopeTable, rope, ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, Linear, RMSNorm } from '../nn/layers.ts';

@@ -7,6 +7,7 @@ import { withMetaParameters } from './parameter.ts';
  */
 export function initEmptyWeights<T>(fn: () => T): T {
   const result = withMetaParameters(fn);
-  if (result instanceof Promise) throw new TypeError('initEmptyWeights: the function must not be async (use fromConfig, not fromPretrained)');
+  if (result instanceof Promise)
+    throw new TypeError('initEmptyWeights: the function must not be async (use fromConfig, not fromPretrained)');
   return result;
 }

@@ -1,5 +1,5 @@
 // Modules, as torch.nn.Module: parameters, buffers and children are found by property name, which is the name in the checkpoint.
-import { Tensor } from '../tensor/tensor.ts';
+import type { Tensor } from '../tensor/tensor.ts';
 import { Parameter } from './parameter.ts';
 
 export abstract class Module {
@@ -136,13 +136,20 @@ export abstract class Module {
       if (list.length > 0) problems.push(`${label}: ${list.join(', ')}`);
     };
     if (options.strict !== false) {
-      names('missing', [...own.keys()].filter((name) => !state.has(name)));
-      names('unexpected', [...state.keys()].filter((name) => !own.has(name)));
+      names(
+        'missing',
+        [...own.keys()].filter((name) => !state.has(name)),
+      );
+      names(
+        'unexpected',
+        [...state.keys()].filter((name) => !own.has(name)),
+      );
     }
     const misshaped: string[] = [];
     for (const [name, tensor] of own) {
       const given = state.get(name);
-      if (given && given.shape.join() !== tensor.shape.join()) misshaped.push(`${name} is [${given.shape}] but [${tensor.shape}] is wanted`);
+      if (given && given.shape.join() !== tensor.shape.join())
+        misshaped.push(`${name} is [${given.shape}] but [${tensor.shape}] is wanted`);
     }
     names('shapes differ', misshaped);
     if (problems.length > 0) throw new Error(`loadStateDict: ${problems.join('; ')}`);

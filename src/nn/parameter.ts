@@ -135,7 +135,9 @@ export class Parameter extends Tensor {
     if (this.owner) return this.owner.parameterData(this);
     if (this.data_) return this.data_;
     if (!this.recipe_) {
-      throw new Error(`parameter ${this.name || `[${this.shape}]`} is on meta: it has no values. Wrap the model with FSDP and syncModuleStates, or call toEmpty and resetParameters`);
+      throw new Error(
+        `parameter ${this.name || `[${this.shape}]`} is on meta: it has no values. Wrap the model with FSDP and syncModuleStates, or call toEmpty and resetParameters`,
+      );
     }
     const data = Tensor.empty(this.shape, this.dtype, 'parameter');
     const recipe = this.recipe_;

@@ -100,6 +100,8 @@ export class ReceiveRecipe implements Recipe {
   readonly fileBytes = 0;
 
   read(): void {
-    throw new Error('this parameter is received from rank 0 when FSDP wraps the model (syncModuleStates); it has no values yet');
+    throw new Error(
+      'this parameter is received from rank 0 when FSDP wraps the model (syncModuleStates); it has no values yet',
+    );
   }
 }

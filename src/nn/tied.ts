@@ -25,15 +25,20 @@ export function setParameter(root: Module, name: string, parameter: Parameter): 
 
 /**
  * Makes the ties of `root` those of `table`: ties what is apart, and gives names that are tied too much a parameter of
- * their own (on meta). Returns a sentence for each change.
+ * their own (on `device`). Returns a sentence for each change.
  */
-export function applyTies(root: Module, table: readonly (readonly [string, string])[]): string[] {
+export function applyTies(
+  root: Module,
+  table: readonly (readonly [string, string])[],
+  device: 'cpu' | 'meta' = 'meta',
+): string[] {
   const changes: string[] = [];
   const wanted = new Map(table);
   for (const [name, primary] of tiedNames(root)) {
     if (wanted.get(name) === primary) continue;
     const parameter = new Map(root.namedParameters()).get(primary)!;
-    const own = withMetaParameters(() => new Parameter(parameter.shape, parameter.dtype, { kind: 'constant', value: 0 }));
+    const create = (): Parameter => new Parameter(parameter.shape, parameter.dtype, { kind: 'constant', value: 0 });
+    const own = device === 'meta' ? withMetaParameters(create) : create();
     own.name = name;
     setParameter(root, name, own);
     changes.push(`${name} is not tied to ${primary} on rank 0`);

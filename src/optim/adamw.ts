@@ -49,13 +49,15 @@ export class AdamW {
   constructor(parameters: Iterable<readonly [string, Parameter]>, options: AdamWOptions = {}) {
     this.lr = nonNegative('lr', options.lr ?? 1e-3);
     this.betas = options.betas ?? [0.9, 0.999];
-    for (const beta of this.betas) if (!(beta >= 0 && beta < 1)) throw new RangeError(`AdamW: betas must be in [0, 1) but are [${this.betas}]`);
+    for (const beta of this.betas)
+      if (!(beta >= 0 && beta < 1)) throw new RangeError(`AdamW: betas must be in [0, 1) but are [${this.betas}]`);
     this.eps = nonNegative('eps', options.eps ?? 1e-8);
     this.weightDecay = nonNegative('weightDecay', options.weightDecay ?? 0.01);
     const decays = options.decays ?? ((_: string, parameter: Parameter) => parameter.shape.length >= 2);
     const units = new Set<FsdpUnit>();
     for (const [name, parameter] of parameters) {
-      if (!(parameter instanceof Parameter)) throw new TypeError('AdamW: give it namedParameters(), pairs of name and parameter');
+      if (!(parameter instanceof Parameter))
+        throw new TypeError('AdamW: give it namedParameters(), pairs of name and parameter');
       if (!parameter.requiresGrad) continue;
       if (parameter.owner instanceof FsdpUnit) units.add(parameter.owner);
       else {
@@ -87,9 +89,18 @@ export class AdamW {
       using values = unit ? unit.shard.slice(0, [slot.numel]) : parameter!.detach();
       using grad = gradient.slice(0, [slot.numel]);
       native.adamw(
-        values.handle, grad.handle, slot.expAvg.handle, slot.expAvgSq.handle,
-        slot.segments?.handle ?? NONE, unit?.gradScale?.handle ?? NONE,
-        this.lr, this.betas[0], this.betas[1], this.eps, slot.segments ? this.weightDecay : 0, slot.step,
+        values.handle,
+        grad.handle,
+        slot.expAvg.handle,
+        slot.expAvgSq.handle,
+        slot.segments?.handle ?? NONE,
+        unit?.gradScale?.handle ?? NONE,
+        this.lr,
+        this.betas[0],
+        this.betas[1],
+        this.eps,
+        slot.segments ? this.weightDecay : 0,
+        slot.step,
       );
       unit?.markShardWritten();
     }

@@ -77,13 +77,21 @@ export class DelayedParamIniter {
     };
     const parameters = [...this.model.namedParameters()];
     const buffers = [...this.model.namedBuffers()];
-    names('still on meta', parameters.filter(([, p]) => p.device === 'meta').map(([name]) => name));
-    names('never written', parameters.filter(([, p]) => p.device !== 'meta' && p.lastWriter === 'none').map(([name]) => name));
-    names('buffers on meta', buffers.filter(([, b]) => b.device === 'meta').map(([name]) => name));
+    names(
+      'still on meta',
+      parameters.filter(([, p]) => p.device === 'meta').map(([name]) => name),
+    );
+    names(
+      'never written',
+      parameters.filter(([, p]) => p.device !== 'meta' && p.lastWriter === 'none').map(([name]) => name),
+    );
+    names(
+      'buffers on meta',
+      buffers.filter(([, b]) => b.device === 'meta').map(([name]) => name),
+    );
     if (problems.length > 0) throw new Error(`parameters are not initialised; ${problems.join('; ')}`);
   }
 }
-
 
 /** Elements of all parameters, tied ones once. */
 export function countNumParams(module: Module): number {
@@ -100,6 +108,7 @@ export function emptyModuleParams(module: Module): void {
 /** Buffers are always real and on the CPU here; throws for one that is not. */
 export function moveBuffersToDevice(module: Module, device: 'cpu' = 'cpu'): void {
   for (const [name, buffer] of module.namedBuffers()) {
-    if (buffer.device !== device) throw new Error(`buffer ${name} is on ${buffer.device}; it must be rebuilt from the config`);
+    if (buffer.device !== device)
+      throw new Error(`buffer ${name} is on ${buffer.device}; it must be rebuilt from the config`);
   }
 }

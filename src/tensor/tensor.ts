@@ -1,7 +1,8 @@
 // A tensor: metadata here, bytes behind a native handle. Contiguous; views along the first dimension share storage.
 // Ops enqueue and return at once; only item() and data() wait.
-import type { GradNode } from '../autograd/node.ts';
+
 import { runBackward } from '../autograd/engine.ts';
+import type { GradNode } from '../autograd/node.ts';
 import { type Handle, type MemoryByKind, native } from '../native.ts';
 import { type DType, dtypeNumber, isFloating } from './dtype.ts';
 import { track } from './scope.ts';
@@ -11,7 +12,15 @@ export type Shape = readonly number[];
 export type MemoryKind = keyof MemoryByKind;
 export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array;
 
-const kinds: readonly MemoryKind[] = ['other', 'parameter', 'gradient', 'optimizer', 'activation', 'unshard', 'staging'];
+const kinds: readonly MemoryKind[] = [
+  'other',
+  'parameter',
+  'gradient',
+  'optimizer',
+  'activation',
+  'unshard',
+  'staging',
+];
 
 /** The number that stands for a memory kind in native calls. */
 export function memoryKindNumber(kind: MemoryKind): number {
@@ -110,7 +119,8 @@ export class Tensor implements Disposable {
     shape: Shape = [data.length],
     options: TensorOptions = {},
   ): Tensor {
-    const dtype = options.dtype ?? (data instanceof BigInt64Array ? 'int64' : data instanceof Int32Array ? 'int32' : 'float32');
+    const dtype =
+      options.dtype ?? (data instanceof BigInt64Array ? 'int64' : data instanceof Int32Array ? 'int32' : 'float32');
     if (numelOf(shape) !== data.length) {
       throw new RangeError(`shape [${shape}] wants ${numelOf(shape)} values but ${data.length} were given`);
     }
@@ -149,7 +159,11 @@ export class Tensor implements Disposable {
   /** Rows `start` to `start + length` of the first dimension. Shares storage; detached. */
   narrow(start: number, length: number): Tensor {
     const row = numelOf(this.shape.slice(1));
-    return new Tensor(native.tensorView(this.handle, start * row, length * row), [length, ...this.shape.slice(1)], this.dtype);
+    return new Tensor(
+      native.tensorView(this.handle, start * row, length * row),
+      [length, ...this.shape.slice(1)],
+      this.dtype,
+    );
   }
 
   /** @internal Elements `offset` … of the flattened tensor as `shape`. Shares storage. */

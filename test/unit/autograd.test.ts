@@ -38,7 +38,9 @@ function checkGradients(fn: (...inputs: Tensor[]) => Tensor, inputs: Tensor[], t
       const at = (x: number): number => {
         const moved = Float32Array.from(values);
         moved[i] = x;
-        return noGrad(() => weighted(fn(...inputs.map((t, j) => (j === which ? Tensor.from(moved, t.shape) : t))), weights));
+        return noGrad(() =>
+          weighted(fn(...inputs.map((t, j) => (j === which ? Tensor.from(moved, t.shape) : t))), weights),
+        );
       };
       const x = values[i]!;
       // fourth-order differences: the step may be large enough for float32

@@ -13,7 +13,9 @@ describe('Tensor', () => {
       expect(data).toBeInstanceOf(Float32Array);
       expect(Math.max(...[...(data as Float32Array)].map((x, i) => Math.abs(x - reals[i]!)))).toBeLessThan(1e-5);
     }
-    expect(await Tensor.from([1, -2, 2 ** 40], [3], { dtype: 'int64' }).data()).toEqual(BigInt64Array.of(1n, -2n, 1099511627776n));
+    expect(await Tensor.from([1, -2, 2 ** 40], [3], { dtype: 'int64' }).data()).toEqual(
+      BigInt64Array.of(1n, -2n, 1099511627776n),
+    );
     expect(await Tensor.from([7, -8], [2], { dtype: 'int32' }).data()).toEqual(Int32Array.of(7, -8));
     expect(await Tensor.from([255, 0], [2], { dtype: 'uint8' }).data()).toEqual(Uint8Array.of(255, 0));
   });

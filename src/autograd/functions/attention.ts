@@ -26,17 +26,52 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, cuQ: Tensor, cuK: Ten
   const o = output(q.shape, q.dtype);
   const lse = Tensor.empty([heads, rows], 'float32', 'activation');
   native.attentionForward(
-    o.handle, lse.handle, q.handle, k.handle, v.handle, cuQ.handle, cuK.handle,
-    rows, keyRows, sequences, heads, kvHeads, headDim, window, scale,
+    o.handle,
+    lse.handle,
+    q.handle,
+    k.handle,
+    v.handle,
+    cuQ.handle,
+    cuK.handle,
+    rows,
+    keyRows,
+    sequences,
+    heads,
+    kvHeads,
+    headDim,
+    window,
+    scale,
   );
   const result = record('attention', o, [q, k, v], (saved) => {
     const kept = [q, k, v, o, lse, cuQ].map((tensor) => saved.keep(tensor));
     return (dO) => {
       const [dq, dk, dv] = [gradient(q.shape, q.dtype), gradient(k.shape, k.dtype), gradient(v.shape, v.dtype)];
-      const [q_, k_, v_, o_, lse_, cu_] = kept.map((tensor) => tensor.handle) as [number, number, number, number, number, number];
+      const [q_, k_, v_, o_, lse_, cu_] = kept.map((tensor) => tensor.handle) as [
+        number,
+        number,
+        number,
+        number,
+        number,
+        number,
+      ];
       native.attentionBackward(
-        dq.handle, dk.handle, dv.handle, dO.handle, o_, q_, k_, v_, lse_, cu_,
-        rows, sequences, heads, kvHeads, headDim, window, scale,
+        dq.handle,
+        dk.handle,
+        dv.handle,
+        dO.handle,
+        o_,
+        q_,
+        k_,
+        v_,
+        lse_,
+        cu_,
+        rows,
+        sequences,
+        heads,
+        kvHeads,
+        headDim,
+        window,
+        scale,
       );
       return [dq, dk, dv];
     };

@@ -18,8 +18,17 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, de
   const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation') : undefined;
   const dw = graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient') : undefined;
   native.linearCrossEntropy(
-    loss.handle, dx?.handle ?? NONE, dw?.handle ?? NONE, x.handle, weight.handle, labels.handle,
-    rows, dim, vocab, denominator, false,
+    loss.handle,
+    dx?.handle ?? NONE,
+    dw?.handle ?? NONE,
+    x.handle,
+    weight.handle,
+    labels.handle,
+    rows,
+    dim,
+    vocab,
+    denominator,
+    false,
   );
   const result = record('linear_cross_entropy', loss, [x, weight], (saved) => {
     const [keptDx, keptDw] = [dx && saved.keep(dx), dw && saved.keep(dw)];
@@ -45,7 +54,8 @@ export function crossEntropy(logits: Tensor, labels: Tensor, denominator = 0): T
   const vocab = logits.size(-1);
   const rows = logits.numel / vocab;
   const loss = output([], 'float32');
-  const dLogits = isGradEnabled() && logits.requiresGrad ? Tensor.empty(logits.shape, 'float32', 'activation') : undefined;
+  const dLogits =
+    isGradEnabled() && logits.requiresGrad ? Tensor.empty(logits.shape, 'float32', 'activation') : undefined;
   native.crossEntropy(loss.handle, dLogits?.handle ?? NONE, logits.handle, labels.handle, rows, vocab, denominator);
   const result = record('cross_entropy', loss, [logits], (saved) => {
     const kept = saved.keep(dLogits!);

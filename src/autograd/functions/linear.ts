@@ -40,7 +40,8 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor, outDtype: DType
           if (!needsBias) products(dw, NONE, accumulate);
           else {
             dBias = writeGrad(bias!, (db, accumulateBias) => {
-              if (accumulateBias !== accumulate) throw new Error('linear: weight and bias gradients are in different states');
+              if (accumulateBias !== accumulate)
+                throw new Error('linear: weight and bias gradients are in different states');
               products(dw, db, accumulate);
             });
           }

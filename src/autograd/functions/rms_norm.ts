@@ -16,7 +16,16 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
       const dx = gradient(x.shape, x.dtype);
       const run = (dw: number, accumulate: boolean): void =>
         native.rmsNormBackward(
-          dx.handle, dw, dy.handle, keptX.handle, keptWeight.handle, keptRstd.handle, NONE, rows, dim, accumulate,
+          dx.handle,
+          dw,
+          dy.handle,
+          keptX.handle,
+          keptWeight.handle,
+          keptRstd.handle,
+          NONE,
+          rows,
+          dim,
+          accumulate,
         );
       const dWeight = needsWeight ? writeGrad(weight, run) : void run(NONE, false);
       return [dx, dWeight ?? undefined];

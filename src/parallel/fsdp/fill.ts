@@ -15,7 +15,9 @@ const stagingBytes = 16 << 20;
 export function currentRecipe(parameter: Parameter): Recipe {
   if (parameter.isReal) return new TensorRecipe(parameter.materialize(), parameter.lastWriter);
   if (parameter.recipe) return parameter.recipe;
-  throw new Error(`FSDP: parameter ${parameter.name} is on meta and nothing gives it values; use syncModuleStates, or a paramInitFn`);
+  throw new Error(
+    `FSDP: parameter ${parameter.name} is on meta and nothing gives it values; use syncModuleStates, or a paramInitFn`,
+  );
 }
 
 /** Recipes of a unit's parameters, taken before the unit takes them over. */

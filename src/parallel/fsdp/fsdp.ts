@@ -1,23 +1,30 @@
 // FullyShardedDataParallel: shards the parameters, gradients and optimizer state of a model over ranks, unit by unit, and
 // brings rank 0's weights to every shard while it wraps. Modules are wrapped in place, by hooks.
 import { dist } from '../../distributed/index.ts';
-import type { Module } from '../../nn/module.ts';
-import { Parameter } from '../../nn/parameter.ts';
-import { applyTies, tiedNames } from '../../nn/tied.ts';
 import { CausalLM } from '../../models/causal_lm.ts';
 import type { GenerateOptions } from '../../models/generate.ts';
+import { native } from '../../native.ts';
+import type { Module } from '../../nn/module.ts';
+import type { Parameter } from '../../nn/parameter.ts';
+import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { native } from '../../native.ts';
 import { currentRecipe, fillFromRank0, fillLocally, type UnitRecipes } from './fill.ts';
 import { resolveGroups } from './groups.ts';
 import { compareManifests } from './manifest.ts';
 import type { FsdpOptions } from './options.ts';
 import { FsdpRuntime } from './runtime.ts';
-import { fullStateDict, type FullStateDictOptions, localStateDict, type LocalStateDict, type ShardedStateDict, shardedStateDict } from './state_dict.ts';
 import { saveFullPretrained } from './save_pretrained.ts';
-import { summon, type SummonOptions } from './summon.ts';
+import {
+  type FullStateDictOptions,
+  fullStateDict,
+  type LocalStateDict,
+  localStateDict,
+  type ShardedStateDict,
+  shardedStateDict,
+} from './state_dict.ts';
+import { type SummonOptions, summon } from './summon.ts';
 import { FsdpUnit, gradientSquares, type UnitGroups } from './unit.ts';
 import { type PlannedUnit, planUnits } from './units.ts';
 import { transformerAutoWrapPolicy } from './wrap.ts';
@@ -40,7 +47,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   constructor(module: M, options: FsdpOptions = {}) {
     if (!dist.isInitialized()) throw new Error('FSDP: call await dist.initProcessGroup() first');
     const { bufferDtype } = options.mixedPrecision ?? {};
-    if (bufferDtype && bufferDtype !== 'float32') throw new Error(`FSDP: buffers stay float32; bufferDtype '${bufferDtype}' is not supported`);
+    if (bufferDtype && bufferDtype !== 'float32')
+      throw new Error(`FSDP: buffers stay float32; bufferDtype '${bufferDtype}' is not supported`);
     this.module = module;
     this.options = options;
     this.groups = resolveGroups(options);
@@ -49,13 +57,19 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (options.syncModuleStates) this.followTies();
     const policy = options.autoWrapPolicy ?? (module instanceof CausalLM ? transformerAutoWrapPolicy() : () => []);
     const inner = [...module.modules()].flatMap((below) => wrappers.get(below) ?? []);
-    if (inner.some((wrapper) => wrapper.module === (module as Module))) throw new Error('FSDP: this module is wrapped already');
+    if (inner.some((wrapper) => wrapper.module === (module as Module)))
+      throw new Error('FSDP: this module is wrapped already');
     const earlier = new Set(inner.flatMap((wrapper) => wrapper.runtime.units.map((unit) => unit.module)));
     const planned = planUnits(module, policy(module), earlier, options);
     for (const wrapper of inner) this.runtime.adopt(wrapper.runtime.units);
     if (options.syncModuleStates) {
       const entries = planned.flatMap(({ name, parameters }) =>
-        parameters.map((parameter) => ({ name: parameter.name, shape: parameter.shape, dtype: parameter.dtype, unit: name })),
+        parameters.map((parameter) => ({
+          name: parameter.name,
+          shape: parameter.shape,
+          dtype: parameter.dtype,
+          unit: name,
+        })),
       );
       compareManifests(dist.group, entries);
     }
@@ -90,7 +104,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
 
   private wrap(planned: readonly PlannedUnit[]): void {
     const started = performance.now();
-    const bytesOf = (unit: PlannedUnit): number => unit.parameters.reduce((sum, parameter) => sum + parameter.numel, 0) * 4;
+    const bytesOf = (unit: PlannedUnit): number =>
+      unit.parameters.reduce((sum, parameter) => sum + parameter.numel, 0) * 4;
     const totalBytes = planned.reduce((sum, unit) => sum + bytesOf(unit), 0);
     let bytes = 0;
     // The host stays at most two units ahead of the transfers.
@@ -127,7 +142,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     });
     const receives = syncModuleStates && !(this.groups.shard.rank === 0 && this.groups.replicate.rank === 0);
     let recipes: UnitRecipes | undefined;
-    if (!receives) recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
+    if (!receives)
+      recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
     if (syncModuleStates) fillFromRank0(unit, recipes);
     else fillLocally(unit, recipes!);
     for (const parameter of plan.parameters) {
@@ -147,7 +163,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (this.options.syncModuleStates) {
       const source = this.groups.shard.rank === 0 && this.groups.replicate.rank === 0;
       const left = onMeta();
-      if (source && left) throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
+      if (source && left)
+        throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
       return;
     }
     if (!paramInitFn) {
@@ -156,7 +173,10 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       }
     }
     const left = onMeta();
-    if (left) throw new Error(`FSDP: parameter ${left.name} is still on meta after its init function; wrap with syncModuleStates, or fill it there`);
+    if (left)
+      throw new Error(
+        `FSDP: parameter ${left.name} is still on meta after its init function; wrap with syncModuleStates, or fill it there`,
+      );
   }
 
   private syncBuffers(): void {
@@ -176,7 +196,10 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const [input, ...rest] = args;
     if (input !== null && typeof input === 'object' && 'numItemsInBatch' in input && input.numItemsInBatch) {
       // Gradients are averaged over the ranks, so each divides by its part of the count.
-      return this.module.forward({ ...input, numItemsInBatch: (input.numItemsInBatch as number) / this.dataParallelSize }, ...rest);
+      return this.module.forward(
+        { ...input, numItemsInBatch: (input.numItemsInBatch as number) / this.dataParallelSize },
+        ...rest,
+      );
     }
     return this.module.forward(...args);
   }
@@ -263,13 +286,15 @@ export class FullyShardedDataParallel<M extends Module = Module> {
 
   /** Writes a Hugging Face folder from rank 0, unit by unit; nobody holds the whole model. Collective. */
   async savePretrained(dir: string, options: { maxShardBytes?: number | undefined } = {}): Promise<void> {
-    if (!(this.module instanceof CausalLM)) throw new Error('savePretrained: the wrapped module is not a model of this package');
+    if (!(this.module instanceof CausalLM))
+      throw new Error('savePretrained: the wrapped module is not a model of this package');
     await saveFullPretrained(dir, this.module, this.units, this.groups, options);
   }
 
   /** As the model's own; every rank calls it with the same prompt and gets the same answer. Collective. */
   async generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]> {
-    if (!(this.module instanceof CausalLM)) throw new Error('generate: the wrapped module is not a model of this package');
+    if (!(this.module instanceof CausalLM))
+      throw new Error('generate: the wrapped module is not a model of this package');
     try {
       return await this.module.generate(ids, options);
     } finally {
@@ -283,4 +308,3 @@ function communicationStreamDone(): void {
   order(comm, computeStream);
   native.streamSynchronize(comm);
 }
-

@@ -12,7 +12,8 @@ export function resolveGroups(options: FsdpOptions): UnitGroups {
   const given = options.processGroup;
   const alone = (): ProcessGroup => dist.group.split([dist.group.rank])!;
   if (Array.isArray(given)) {
-    if (!isHybrid(strategy)) throw new Error(`FSDP: a pair of process groups is for hybrid strategies, not ${strategy}`);
+    if (!isHybrid(strategy))
+      throw new Error(`FSDP: a pair of process groups is for hybrid strategies, not ${strategy}`);
     const [shard, replicate] = given as [ProcessGroup, ProcessGroup];
     return { shard, replicate };
   }

@@ -10,13 +10,16 @@ export interface ManifestEntry {
   unit: string;
 }
 
-const line = (entry: ManifestEntry): string => `${entry.name} [${entry.shape}] ${entry.dtype} in ${entry.unit || 'the root'}`;
+const line = (entry: ManifestEntry): string =>
+  `${entry.name} [${entry.shape}] ${entry.dtype} in ${entry.unit || 'the root'}`;
 
 /** Throws the same error on every rank when manifests differ: the first differing entry and both sides. Collective; waits. */
 export function compareManifests(group: ProcessGroup, entries: readonly ManifestEntry[]): void {
   if (group.size === 1) return;
   const lines = entries.map(line);
-  const all = group.allGatherBytes(new TextEncoder().encode(lines.join('\n'))).map((bytes) => new TextDecoder().decode(bytes));
+  const all = group
+    .allGatherBytes(new TextEncoder().encode(lines.join('\n')))
+    .map((bytes) => new TextDecoder().decode(bytes));
   const reference = all[0]!.split('\n');
   for (const [rank, text] of all.entries()) {
     if (text === all[0]) continue;

@@ -3,8 +3,8 @@ import { inBackward, onBackwardEnd } from '../../autograd/engine.ts';
 import { isGradEnabled } from '../../autograd/grad_mode.ts';
 import { type GradNode, nextSequence } from '../../autograd/node.ts';
 import type { Module } from '../../nn/module.ts';
-import { communicationStream, computeStream, order } from '../../tensor/streams.ts';
 import { track } from '../../tensor/scope.ts';
+import { communicationStream, computeStream, order } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { FsdpOptions, ShardingStrategy } from './options.ts';
 import type { FsdpUnit } from './unit.ts';
@@ -86,7 +86,12 @@ export class FsdpRuntime {
   // The root is needed again at once, and so is the last unit; SHARD_GRAD_OP and NO_SHARD keep all until backward.
   private keepsAfterForward(unit: FsdpUnit, grad: boolean, position: number): boolean {
     if (!grad) return false;
-    if (unit === this.root || this.strategy === 'SHARD_GRAD_OP' || this.strategy === 'NO_SHARD' || this.strategy === '_HYBRID_SHARD_ZERO2') {
+    if (
+      unit === this.root ||
+      this.strategy === 'SHARD_GRAD_OP' ||
+      this.strategy === 'NO_SHARD' ||
+      this.strategy === '_HYBRID_SHARD_ZERO2'
+    ) {
       return true;
     }
     return this.lastOrder.length > 0 && position === this.lastOrder.length - 1 && this.lastOrder[position] === unit;

@@ -2,7 +2,7 @@
 import { openPretrained, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
 import { dist } from '../../distributed/index.ts';
 import type { CausalLM } from '../../models/causal_lm.ts';
-import { StreamEvent, computeStream } from '../../tensor/streams.ts';
+import { computeStream, StreamEvent } from '../../tensor/streams.ts';
 import type { FsdpUnit, UnitGroups } from './unit.ts';
 
 /** Collective over all ranks. */
@@ -56,7 +56,10 @@ export async function saveFullPretrained(
 /** Rank 0 tells whether it failed; then all ranks throw. */
 async function agree(failure: unknown): Promise<void> {
   const group = dist.group;
-  const own = group.rank === 0 ? new TextEncoder().encode(failure === undefined ? '' : String((failure as Error).message ?? failure)) : undefined;
+  const own =
+    group.rank === 0
+      ? new TextEncoder().encode(failure === undefined ? '' : String((failure as Error).message ?? failure))
+      : undefined;
   const message = new TextDecoder().decode(group.broadcastBytes(own, 0));
   if (failure !== undefined) throw failure;
   if (message) throw new Error(`rank 0 failed to save: ${message}`);

@@ -30,8 +30,13 @@ export type ShardedStateDict = Map<string, ShardedTensor>;
 export type LocalStateDict = Map<string, Tensor>;
 
 /** Gathers unit by unit. Tied parameters appear under each of their names, as one tensor. Collective. */
-export function fullStateDict(root: Module, units: readonly FsdpUnit[], options: FullStateDictOptions): Map<string, Tensor> {
-  const wanted = !options.rank0Only || units.every((unit) => unit.groups.shard.rank === 0 && unit.groups.replicate.rank === 0);
+export function fullStateDict(
+  root: Module,
+  units: readonly FsdpUnit[],
+  options: FullStateDictOptions,
+): Map<string, Tensor> {
+  const wanted =
+    !options.rank0Only || units.every((unit) => unit.groups.shard.rank === 0 && unit.groups.replicate.rank === 0);
   const values = new Map<Parameter, Tensor>();
   for (const unit of units) {
     using full = unit.gather(unit.shard);

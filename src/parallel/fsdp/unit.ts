@@ -140,7 +140,9 @@ export class FsdpUnit implements ParameterOwner {
   parameterData(parameter: Parameter): Tensor {
     const view = this.views?.get(parameter);
     if (!view) {
-      throw new Error(`parameter ${parameter.name} is sharded by FSDP; read it inside summonFullParams, or by stateDict`);
+      throw new Error(
+        `parameter ${parameter.name} is sharded by FSDP; read it inside summonFullParams, or by stateDict`,
+      );
     }
     return view;
   }
@@ -193,7 +195,12 @@ export class FsdpUnit implements ParameterOwner {
   }
 
   private emptyGradShard(readers: ProcessGroup): Tensor {
-    return sharedTensor(readers, this.layout.shardNumel, readers.size > 1 ? this.dtypes.reduce : this.dtypes.master, 'gradient');
+    return sharedTensor(
+      readers,
+      this.layout.shardNumel,
+      readers.size > 1 ? this.dtypes.reduce : this.dtypes.master,
+      'gradient',
+    );
   }
 
   /** Adds a reduced part to the gradient shard. */
@@ -267,4 +274,3 @@ export function gradientSquares(units: readonly FsdpUnit[], sum: Tensor): void {
     native.sumSquares(sum.handle, trained.handle, true);
   }
 }
-

@@ -32,7 +32,12 @@ function breadthFirst(from: Module, borders: ReadonlySet<Module>): Module[] {
  * The units of `root`, innermost first, the root last. `alreadyWrapped` are modules that an earlier FSDP holds.
  * Errors: tied parameters in different units, mixed dtypes or integer parameters in one.
  */
-export function planUnits(root: Module, chosen: readonly Module[], alreadyWrapped: ReadonlySet<Module>, options: FsdpOptions): PlannedUnit[] {
+export function planUnits(
+  root: Module,
+  chosen: readonly Module[],
+  alreadyWrapped: ReadonlySet<Module>,
+  options: FsdpOptions,
+): PlannedUnit[] {
   const ignored = new Set<Module>();
   for (const module of options.ignoredModules ?? []) for (const below of module.modules()) ignored.add(below);
   const wrapped = new Set([...chosen, root].filter((module) => !ignored.has(module) && !alreadyWrapped.has(module)));
@@ -70,7 +75,9 @@ function checkDtypes(unit: PlannedUnit): void {
   const first = unit.parameters[0];
   for (const parameter of unit.parameters) {
     if (!isFloating(parameter.dtype)) {
-      throw new Error(`FSDP: parameter ${parameter.name} is ${parameter.dtype}; only floating parameters can be sharded`);
+      throw new Error(
+        `FSDP: parameter ${parameter.name} is ${parameter.dtype}; only floating parameters can be sharded`,
+      );
     }
     if (parameter.dtype !== first!.dtype) {
       throw new Error(

@@ -15,12 +15,16 @@ export function transformerAutoWrapPolicy(classes?: readonly ModuleClass[]): Wra
   return (root) => {
     const wanted = classes ?? (root instanceof CausalLM ? [root.decoderLayerClass as ModuleClass] : undefined);
     if (!wanted) {
-      throw new Error(`transformerAutoWrapPolicy: ${root.constructor.name} is not a model of this package; name the layer classes: transformerAutoWrapPolicy([MyLayer])`);
+      throw new Error(
+        `transformerAutoWrapPolicy: ${root.constructor.name} is not a model of this package; name the layer classes: transformerAutoWrapPolicy([MyLayer])`,
+      );
     }
     const all = [...root.modules()];
     for (const layerClass of wanted) {
       if (!all.some((module) => module instanceof layerClass)) {
-        throw new Error(`transformerAutoWrapPolicy: could not find the layer class ${layerClass.name} in ${root.constructor.name}`);
+        throw new Error(
+          `transformerAutoWrapPolicy: could not find the layer class ${layerClass.name} in ${root.constructor.name}`,
+        );
       }
     }
     const units = all.filter((module) => wanted.some((layerClass) => module instanceof layerClass));
@@ -31,7 +35,8 @@ export function transformerAutoWrapPolicy(classes?: readonly ModuleClass[]): Wra
 
 /** Modules chosen by a function of module and name. */
 export function lambdaAutoWrapPolicy(choose: (module: Module, name: string) => boolean): WrapPolicy {
-  return (root) => [...root.namedModules()].filter(([name, module]) => name && choose(module, name)).map(([, module]) => module);
+  return (root) =>
+    [...root.namedModules()].filter(([name, module]) => name && choose(module, name)).map(([, module]) => module);
 }
 
 /** The given modules. */
@@ -39,7 +44,10 @@ export function moduleListPolicy(modules: readonly Module[]): WrapPolicy {
   return (root) => {
     const own = new Set(root.modules());
     const foreign = modules.find((module) => !own.has(module));
-    if (foreign) throw new Error(`moduleListPolicy: a ${foreign.constructor.name} of the list is not part of ${root.constructor.name}`);
+    if (foreign)
+      throw new Error(
+        `moduleListPolicy: a ${foreign.constructor.name} of the list is not part of ${root.constructor.name}`,
+      );
     return modules;
   };
 }
