@@ -11,6 +11,16 @@ export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
 // tensors and autograd
 export { noGrad } from './autograd/grad_mode.ts';
 export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
+// data
+export type { Batch } from './data/batch.ts';
+export { type ChatMessage, ChatTemplate, type RenderOptions } from './data/chat-template.ts';
+export { type DatasetReport, loadDataset, TokenDataset } from './data/dataset.ts';
+export { type Example, type ExampleOptions, tokenizeRecord } from './data/examples.ts';
+export { type DataRecord, readJsonl } from './data/jsonl.ts';
+export { DataLoader, type DataLoaderOptions, type DataLoaderState, type DataStep } from './data/loader.ts';
+export { packRows } from './data/packing.ts';
+export { AutoTokenizer, type DecodeOptions, type EncodeOptions, Tokenizer } from './data/tokenizer.ts';
+
 // ranks
 export { dist } from './distributed/index.ts';
 export { ProcessGroup } from './distributed/process_group.ts';
