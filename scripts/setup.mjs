@@ -76,7 +76,8 @@ async function npmPackages(busy) {
   if (npmPackagesAreCurrent()) return 'present';
   busy('installing');
   const done = run('npm', ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=error']);
-  if (!done.ok) throw new SetupError(`${lastLines(done.text)}\nThis failed: npm ci`);
+  // npm says why first, and then explains itself at length.
+  if (!done.ok) throw new SetupError(`${done.text.split('\n').slice(0, 15).join('\n')}\nThis failed: npm ci`);
   return 'installed';
 }
 
