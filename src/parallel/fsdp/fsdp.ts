@@ -60,19 +60,28 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (inner.some((wrapper) => wrapper.module === (module as Module)))
       throw new Error('FSDP: this module is wrapped already');
     const earlier = new Set(inner.flatMap((wrapper) => wrapper.runtime.units.map((unit) => unit.module)));
-    const planned = planUnits(module, policy(module), earlier, options);
-    for (const wrapper of inner) this.runtime.adopt(wrapper.runtime.units);
+    let planned: PlannedUnit[] = [];
+    let failure: unknown;
+    try {
+      planned = planUnits(module, policy(module), earlier, options);
+      this.checkSource(planned);
+    } catch (error) {
+      failure = error;
+    }
     if (options.syncModuleStates) {
       const entries = planned.flatMap(({ name, parameters }) =>
         parameters.map((parameter) => ({
           name: parameter.name,
           shape: parameter.shape,
           dtype: parameter.dtype,
+          requiresGrad: parameter.requiresGrad,
           unit: name,
         })),
       );
-      compareManifests(dist.group, entries);
+      compareManifests(dist.group, entries, failure === undefined ? '' : (failure as Error).message);
     }
+    if (failure !== undefined) throw failure;
+    for (const wrapper of inner) this.runtime.adopt(wrapper.runtime.units);
     this.wrap(planned);
     if (options.syncModuleStates) this.syncBuffers();
     communicationStreamDone();
@@ -89,6 +98,20 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   /** @internal */
   get units(): readonly FsdpUnit[] {
     return this.runtime.units;
+  }
+
+  /** Whether this rank sends the weights. */
+  private get isSource(): boolean {
+    return this.groups.shard.rank === 0 && this.groups.replicate.rank === 0;
+  }
+
+  private checkSource(planned: readonly PlannedUnit[]): void {
+    const { syncModuleStates, paramInitFn } = this.options;
+    if (!syncModuleStates || paramInitFn || !this.isSource) return;
+    for (const { parameters } of planned) {
+      const left = parameters.find((parameter) => parameter.device === 'meta');
+      if (left) throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
+    }
   }
 
   // Rank 0's table of tied names is authoritative: a file may untie what the config ties.
@@ -140,7 +163,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       compute,
       reduce: mixedPrecision?.reduceDtype ?? (mixedPrecision?.paramDtype ? compute : own),
     });
-    const receives = syncModuleStates && !(this.groups.shard.rank === 0 && this.groups.replicate.rank === 0);
+    const receives = syncModuleStates && !this.isSource;
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
@@ -161,10 +184,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (!onMeta()) return;
     if (paramInitFn) for (const module of plan.modules) paramInitFn(module);
     if (this.options.syncModuleStates) {
-      const source = this.groups.shard.rank === 0 && this.groups.replicate.rank === 0;
       const left = onMeta();
-      if (source && left)
-        throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
+      if (this.isSource && left) throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
       return;
     }
     if (!paramInitFn) {

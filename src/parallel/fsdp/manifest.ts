@@ -6,15 +6,22 @@ export interface ManifestEntry {
   name: string;
   shape: readonly number[];
   dtype: string;
+  requiresGrad: boolean;
   /** The unit that holds it. */
   unit: string;
 }
 
 const line = (entry: ManifestEntry): string =>
-  `${entry.name} [${entry.shape}] ${entry.dtype} in ${entry.unit || 'the root'}`;
+  `${entry.name} [${entry.shape}] ${entry.dtype}${entry.requiresGrad ? '' : ', frozen,'} in ${entry.unit || 'the root'}`;
 
-/** Throws the same error on every rank when manifests differ: the first differing entry and both sides. Collective; waits. */
-export function compareManifests(group: ProcessGroup, entries: readonly ManifestEntry[]): void {
+/**
+ * Throws the same error on every rank when manifests differ: the first differing entry and both sides. A rank that could
+ * not make a manifest gives its `problem`, which then is everyone's. Collective; waits.
+ */
+export function compareManifests(group: ProcessGroup, entries: readonly ManifestEntry[], problem = ''): void {
+  const problems = group.size === 1 ? [problem] : group.allGatherBytes(new TextEncoder().encode(problem)).map((bytes) => new TextDecoder().decode(bytes));
+  const failed = problems.findIndex((text) => text !== '');
+  if (failed >= 0) throw new Error(group.rank === failed ? problem : `rank ${group.ranks[failed]} could not be wrapped: ${problems[failed]}`);
   if (group.size === 1) return;
   const lines = entries.map(line);
   const all = group

@@ -1,0 +1,116 @@
+// FSDP on real ranks against Transformers: every world size, strategy and flow gives the reference, and each other's losses.
+import { describe, expect, it } from 'vitest';
+import { llamaCases, trainingRun } from '../reference/cases.ts';
+import { expectRanks, fixture } from './helpers.ts';
+
+interface Settings {
+  name: (typeof llamaCases)[number];
+  world: number;
+  flow?: '0' | 'A';
+  shardingStrategy?: string;
+  hybridShardDegree?: number;
+  checkpoint?: boolean;
+  accumulate?: number;
+  noSync?: boolean;
+  prefetch?: boolean;
+  withoutPost?: boolean;
+  mixedPrecision?: object;
+  steps?: number;
+}
+
+interface Result {
+  rank: number;
+  logitError: number;
+  gradError: number;
+  gradients: number;
+  losses: number[];
+  norms: number[];
+  digest: string;
+  tied: boolean;
+}
+
+async function run({ world, ...settings }: Settings): Promise<Result[]> {
+  const { stdout } = await expectRanks(world, fixture('fsdp_reference.mjs'), { args: [JSON.stringify(settings)] });
+  return stdout.map((text) => JSON.parse(/^RESULT (.*)$/m.exec(text)![1]!) as Result);
+}
+
+const relative = (a: number, b: number): number => Math.abs(a / b - 1);
+
+/** Against Transformers; and all ranks hold the same model, to the bit. */
+function expectReference(results: Result[], { name, accumulate = 1, steps }: Settings): void {
+  const reference = trainingRun(name);
+  for (const result of results) {
+    expect(result.logitError, 'logits').toBeLessThan(1e-5);
+    expect(result.gradError, 'gradients').toBeLessThan(2e-5);
+    expect(result.gradients).toBeGreaterThan(19);
+    expect(result.losses.length).toBe(steps ?? reference.steps);
+    // Accumulated gradients are the reference's times the number of passes; clipping makes the updates the same.
+    for (const [i, loss] of result.losses.entries()) expect(relative(loss, reference.losses[i]!), `loss ${i}`).toBeLessThan(1e-5);
+    for (const [i, norm] of result.norms.entries()) {
+      expect(relative(norm / accumulate, reference.grad_norms[i]!), `norm ${i}`).toBeLessThan(1e-5);
+    }
+    expect(result.losses).toEqual(results[0]!.losses);
+    expect(result.digest).toBe(results[0]!.digest);
+    expect(result.tied).toBe(name === 'llama3-rope-tied');
+  }
+}
+
+const baseline = new Map<string, number[]>();
+
+function expectAgreement(name: string, losses: readonly number[]): void {
+  const first = baseline.get(name) ?? [...losses];
+  baseline.set(name, first);
+  for (const [i, loss] of losses.entries()) expect(relative(loss, first[i]!), `loss ${i}`).toBeLessThan(1e-6);
+}
+
+describe.each(llamaCases)('%s, loaded by rank 0 alone', (name) => {
+  it.each([1, 2, 3, 4])('equals Transformers on %i ranks', async (world) => {
+    const settings: Settings = { name, world };
+    const results = await run(settings);
+    expectReference(results, settings);
+    expectAgreement(name, results[0]!.losses);
+  });
+});
+
+describe('strategies', () => {
+  const settings: [string, Settings][] = [
+    ['every rank loads', { name: 'llama', world: 2, flow: '0' }],
+    ['every rank loads a tied model', { name: 'llama3-rope-tied', world: 3, flow: '0' }],
+    ['SHARD_GRAD_OP', { name: 'llama', world: 2, shardingStrategy: 'SHARD_GRAD_OP' }],
+    ['NO_SHARD', { name: 'llama', world: 2, shardingStrategy: 'NO_SHARD' }],
+    ['HYBRID_SHARD 2×2', { name: 'llama', world: 4, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
+    ['_HYBRID_SHARD_ZERO2 2×2', { name: 'llama-bias', world: 4, shardingStrategy: '_HYBRID_SHARD_ZERO2', hybridShardDegree: 2 }],
+    ['without prefetch', { name: 'llama', world: 2, prefetch: false }],
+    ['without postParamInitFn', { name: 'llama3-rope-tied', world: 2, withoutPost: true }],
+    ['activation checkpointing', { name: 'llama', world: 2, checkpoint: true }],
+    ['accumulation inside noSync', { name: 'llama', world: 2, accumulate: 3 }],
+    ['accumulation of reduced gradients', { name: 'llama', world: 2, accumulate: 3, noSync: false }],
+    ['accumulation with replicas', { name: 'llama', world: 4, accumulate: 2, noSync: false, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
+    ['accumulation with NO_SHARD', { name: 'llama', world: 2, accumulate: 2, noSync: false, shardingStrategy: 'NO_SHARD' }],
+  ];
+  it.each(settings)('%s equals Transformers', async (_, one) => {
+    const results = await run(one);
+    expectReference(results, one);
+    expectAgreement(one.name, results[0]!.losses);
+  });
+});
+
+describe('mixed precision', () => {
+  it('stays near the float32 run, with float32 masters that agree on all ranks', async () => {
+    const reference = trainingRun('llama');
+    const results = await run({ name: 'llama', world: 2, mixedPrecision: { paramDtype: 'bfloat16', reduceDtype: 'float32' } });
+    for (const [i, loss] of results[0]!.losses.entries()) expect(relative(loss, reference.losses[i]!)).toBeLessThan(2e-3);
+    expect(results[0]!.gradError).toBeLessThan(2e-2);
+    expect(results[1]!.digest).toBe(results[0]!.digest);
+  });
+
+  it('gives the same bits with and without activation checkpointing', async () => {
+    const mixedPrecision = { paramDtype: 'bfloat16' };
+    const [plain, again] = [
+      await run({ name: 'llama', world: 2, mixedPrecision, steps: 3 }),
+      await run({ name: 'llama', world: 2, mixedPrecision, steps: 3, checkpoint: true }),
+    ];
+    expect(again[0]!.losses).toEqual(plain[0]!.losses);
+    expect(again[0]!.digest).toBe(plain[0]!.digest);
+  });
+});
