@@ -1,4 +1,5 @@
 // `rankzero doctor`: machine, Node, addon, libraries, GPU, and a numeric self-test. Exit code 1 when something is wrong.
+import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import { formatBytes } from '../train/report/format.ts';
 import { packageVersion } from '../version.ts';
@@ -31,12 +32,20 @@ interface Diagnosis {
   ok: boolean;
 }
 
+/** Two processes over shared memory, started as a job is. */
+async function allReduceTest(): Promise<SelfTestResult> {
+  const { launch } = await import('../distributed/launcher.ts');
+  const script = fileURLToPath(new URL('./doctor_worker.js', import.meta.url));
+  const { code, failure } = await launch({ nproc: 2, script, onLine: () => {} });
+  return { name: 'all-reduce of 2 ranks', error: 0, tolerance: 0, ok: code === 0, failure: failure?.message };
+}
+
 async function diagnose(): Promise<Diagnosis> {
   const found = { rankzero: packageVersion(), node: process.versions.node, machine: describeMachine() };
   try {
     const { native } = await import('../native.ts');
     const info = native.info();
-    const selfTest = runSelfTest(native);
+    const selfTest = [...runSelfTest(native), await allReduceTest()];
     const addon: Addon = {
       path: mappedLibraries(['rankzero'])[0] ?? 'unknown',
       isa: info.isa,
@@ -76,13 +85,17 @@ function print({ machine, addon, accelerator, ...d }: Diagnosis): void {
   row('NCCL', accelerator.nccl);
   if (d.selfTest.length > 0) console.log('\nSelf-test');
   for (const test of d.selfTest) {
-    const error = test.failure ?? `error ${test.error.toExponential(1)}, at most ${test.tolerance.toExponential(0)}`;
+    const exact =
+      test.tolerance === 0
+        ? 'exact'
+        : `error ${test.error.toExponential(1)}, at most ${test.tolerance.toExponential(0)}`;
+    const error = test.failure ?? exact;
     console.log(`  ${test.ok ? 'ok    ' : 'FAILED'} ${test.name.padEnd(24)} ${error}`);
   }
   console.log(d.ok ? '\nAll is well.' : '\nSomething is wrong: see above.');
 }
 
-export async function doctorCommand(argv: string[]): Promise<void> {
+export async function doctorCommand(argv: string[]): Promise<number> {
   const command = new Command('rankzero doctor')
     .description('Checks this machine and this installation, and computes small examples on them.')
     .option('--json', 'print the findings as JSON')
@@ -91,5 +104,5 @@ export async function doctorCommand(argv: string[]): Promise<void> {
   const diagnosis = await diagnose();
   if (json) console.log(JSON.stringify(diagnosis, null, 2));
   else print(diagnosis);
-  process.exitCode = diagnosis.ok ? 0 : 1;
+  return diagnosis.ok ? 0 : 1;
 }

@@ -1,0 +1,78 @@
+#!/usr/bin/env node
+// `rankzero <command>`: finds the command and loads only what it needs.
+import { packageVersion } from '../version.ts';
+
+interface Command {
+  summary: string;
+  /** The command itself: resolves to its exit code. */
+  load: () => Promise<(argv: string[]) => Promise<number>>;
+}
+
+const commands: Record<string, Command> = {
+  finetune: {
+    summary: 'fine-tune a model on JSONL data, on one or more ranks',
+    load: async () => (await import('./finetune.ts')).finetuneCommand,
+  },
+  generate: {
+    summary: 'continue a prompt, or answer a question, with a model',
+    load: async () => (await import('./generate.ts')).generateCommand,
+  },
+  run: {
+    summary: 'run a script on several ranks',
+    load: async () => (await import('./run.ts')).runCommand,
+  },
+  doctor: {
+    summary: 'check this machine and installation, with a numeric self-test',
+    load: async () => (await import('./doctor.ts')).doctorCommand,
+  },
+};
+
+const help = `Usage: rankzero <command> [options]
+
+Fine-tunes Hugging Face decoder models on many ranks.
+Rank 0 holds the checkpoint, the others start on the meta device.
+
+Commands:
+${Object.entries(commands)
+  .map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`)
+  .join('\n')}
+
+Options:
+  --version  print the version
+  --help     print this help; after a command, the help of the command
+
+Examples:
+  rankzero finetune --model ./llama --data train.jsonl --out ./tuned --nproc 2
+  rankzero generate --model ./tuned --prompt "Define whale (n.)"
+  rankzero run --nproc 2 train.mjs
+`;
+
+/** An error that the user can act on has a message that says all; anything else is a bug and shows its stack. */
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const isBug = error instanceof TypeError || error instanceof ReferenceError || error instanceof SyntaxError;
+  return isBug || process.env.RANKZERO_DEBUG ? (error.stack ?? error.message) : error.message;
+}
+
+async function main([name, ...argv]: string[]): Promise<void> {
+  if (name === '--version' || name === '-V') {
+    console.log(packageVersion());
+  } else if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    process.stdout.write(help);
+    if (name === undefined) process.exitCode = 1;
+  } else if (Object.hasOwn(commands, name)) {
+    const run = await commands[name]!.load();
+    process.exitCode = await run(argv);
+  } else {
+    const { nearest } = await import('../nearest.ts');
+    const near = nearest(name, Object.keys(commands));
+    const hint = near ? `Did you mean ${near}?` : `The commands are: ${Object.keys(commands).join(', ')}.`;
+    console.error(`rankzero: no such command: ${name}. ${hint}`);
+    process.exitCode = 2;
+  }
+}
+
+main(process.argv.slice(2)).catch((error: unknown) => {
+  console.error(`rankzero: ${describe(error).replaceAll('\n', '\n  ')}`);
+  process.exitCode = 1;
+});
