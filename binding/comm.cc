@@ -1,8 +1,264 @@
-// Rendezvous store and process groups.
+// The job this process is a rank of, its process groups, and their collectives. Groups are handles; a collective
+// enqueues on the current stream. Only joining, splitting, leaving and the calls on bytes wait.
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+
 #include "binding/addon.h"
+#include "comm/death.h"
+#include "comm/job.h"
+#include "comm/local_group.h"
+#include "core/progress.h"
 
 namespace rz::binding {
+namespace {
 
-void register_comm(Napi::Object) {}
+using Group = std::shared_ptr<comm::ProcessGroup>;
+
+struct CommState {
+  std::shared_ptr<comm::Job> job;
+  HandleTable<Group, HandleKind::Group> groups;
+  // Tasks still queued fail at once, since the job is over for this process.
+  ~CommState() {
+    if (job) job->leave();
+  }
+};
+
+CommState& comm_state(Args& a) { return a.state().concept_state<CommState>("comm"); }
+Group& group(Args& a) { return comm_state(a).groups.at(a.number(0)); }
+
+TensorRef optional_tensor(Args& a, size_t i) {
+  if (i >= a.count() || a.missing(i) || a.number(i) == 0) return {};
+  return a.tensor(i);
+}
+
+comm::ReduceOp reduce_op(Args& a, size_t i) {
+  int64_t op = a.integer(i);
+  if (op < 0 || op > 3) fail("ERR_ARGUMENT", "reduce operation ", op, " does not exist");
+  return static_cast<comm::ReduceOp>(op);
+}
+
+// A secret's value, or the file that holds it: read again on every attempt to connect, since rank 0 may yet write it.
+std::function<std::string()> secret_source(std::string secret, std::string file) {
+  if (file.empty()) return [secret] { return secret; };
+  return [file] {
+    std::string text;
+    std::ifstream(file) >> text;
+    return text;
+  };
+}
+
+// ({rank, size, host, port, secret, secretFile, loopback, timeout}) → promise of the world's handle
+napi_value comm_init(Args& a) {
+  Napi::Object o = a.value(0).As<Napi::Object>();
+  CommState& state = comm_state(a);
+  if (state.job && !state.job->left()) fail("ERR_GROUP", "this process has joined a job already");
+  auto number = [&](const char* key) { return o.Get(key).As<Napi::Number>().DoubleValue(); };
+  auto text = [&](const char* key) { return o.Get(key).As<Napi::String>().Utf8Value(); };
+  comm::JobOptions options;
+  options.rank = static_cast<int>(number("rank"));
+  options.size = static_cast<int>(number("size"));
+  options.store = {text("host"), static_cast<int>(number("port")), secret_source(text("secret"), text("secretFile"))};
+  options.loopback = o.Get("loopback").As<Napi::Boolean>().Value();
+  options.timeout_seconds = number("timeout");
+  struct Joined {
+    std::shared_ptr<comm::Job> job;
+    Group world;
+  };
+  auto joined = std::make_shared<Joined>();
+  Runtime* runtime = &a.runtime();
+  return run_async(
+      a.env(),
+      [=] {
+        joined->job = comm::Job::join(options);
+        joined->world = joined->job->world(runtime);
+      },
+      [&state, joined](Napi::Env env) -> Napi::Value {
+        state.job = joined->job;
+        return Napi::Number::New(env, state.groups.insert(std::move(joined->world)));
+      });
+}
+
+// A world of one: no store, no sockets.
+napi_value comm_local(Args& a) {
+  Runtime* runtime = &a.runtime();
+  auto allocate = [runtime](size_t bytes, Stream* home, MemoryKind kind, bool) { return runtime->allocate(bytes, home, kind); };
+  return a.from(comm_state(a).groups.insert(std::make_shared<comm::LocalGroup>("world", 0, allocate)));
+}
+
+// Runs what is enqueued, then leaves in good order.
+napi_value comm_leave(Args& a) {
+  CommState& state = comm_state(a);
+  if (!state.job) return a.undefined();
+  for (Stream* stream : a.runtime().streams()) {
+    try {
+      stream->synchronize();
+    } catch (const std::exception&) {
+      // Reported where its result is read; leaving goes on.
+    }
+  }
+  state.job->leave();
+  return a.undefined();
+}
+
+napi_value comm_fail(Args& a) {
+  if (auto& job = comm_state(a).job) job->fail(a.string(0));
+  return a.undefined();
+}
+
+napi_value comm_phase(Args& a) {
+  progress::set_phase(a.string(0));
+  return a.undefined();
+}
+
+napi_value comm_add_bytes(Args& a) {
+  progress::add_bytes(static_cast<uint64_t>(a.integer(0)));
+  return a.undefined();
+}
+
+napi_value comm_trim(Args& a) {
+  CommState& state = comm_state(a);
+  if (!state.job) return a.undefined();
+  a.runtime().synchronize_all();
+  state.job->pool(&a.runtime())->trim();
+  return a.undefined();
+}
+
+napi_value comm_stats(Args& a) {
+  CommState& state = comm_state(a);
+  Napi::Object out = Napi::Object::New(a.env());
+  out.Set("cachedBytes", state.job ? static_cast<double>(state.job->pool(&a.runtime())->cached_bytes()) : 0);
+  out.Set("mappings", state.job ? static_cast<double>(state.job->exchange().mapped()) : 0);
+  out.Set("groups", static_cast<double>(state.groups.live()));
+  return out;
+}
+
+napi_value group_info(Args& a) {
+  Group& g = group(a);
+  Napi::Object out = Napi::Object::New(a.env());
+  Napi::Array ranks = Napi::Array::New(a.env());
+  for (size_t i = 0; i < g->ranks().size(); ++i) ranks.Set(static_cast<uint32_t>(i), g->ranks()[i]);
+  out.Set("rank", g->rank());
+  out.Set("size", g->size());
+  out.Set("ranks", ranks);
+  out.Set("backend", g->backend());
+  out.Set("name", g->name());
+  return out;
+}
+
+napi_value group_release(Args& a) { return a.from(comm_state(a).groups.release(a.number(0))); }
+
+// (group, ranks of the group) → handle, or 0 for a rank that is not among them
+napi_value group_split(Args& a) {
+  Napi::Array list = a.value(1).As<Napi::Array>();
+  std::vector<int> ranks;
+  for (uint32_t i = 0; i < list.Length(); ++i) ranks.push_back(list.Get(i).As<Napi::Number>().Int32Value());
+  Group part = group(a)->split(ranks);
+  return a.from(part ? comm_state(a).groups.insert(std::move(part)) : 0.0);
+}
+
+// (group, numel, dtype, kind, populate) → tensor
+napi_value group_allocate(Args& a) {
+  int64_t numel = a.integer(1), kind = a.integer(3);
+  DType dtype = a.dtype(2);
+  if (numel < 0) fail("ERR_SHAPE", "a tensor cannot have ", numel, " elements");
+  if (kind < 0 || kind >= kMemoryKinds) fail("ERR_ARGUMENT", "memory kind ", kind, " does not exist");
+  auto storage = group(a)->allocate_shared(static_cast<size_t>(numel * size_of(dtype)), a.stream(), static_cast<MemoryKind>(kind), a.boolean(4));
+  return a.from(a.state().tensors.insert({std::move(storage), 0, numel, dtype}));
+}
+
+napi_value group_broadcast(Args& a) {
+  group(a)->broadcast(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  return a.undefined();
+}
+
+napi_value group_scatter(Args& a) {
+  group(a)->scatter(a.tensor(1), optional_tensor(a, 2), static_cast<int>(a.integer(3)), a.stream());
+  return a.undefined();
+}
+
+napi_value group_all_reduce(Args& a) {
+  group(a)->all_reduce(a.tensor(1), reduce_op(a, 2), a.stream());
+  return a.undefined();
+}
+
+napi_value group_all_gather(Args& a) {
+  group(a)->all_gather(a.tensor(1), a.tensor(2), a.stream());
+  return a.undefined();
+}
+
+napi_value group_reduce_scatter(Args& a) {
+  group(a)->reduce_scatter(a.tensor(1), a.tensor(2), reduce_op(a, 3), a.boolean(4), a.stream());
+  return a.undefined();
+}
+
+napi_value group_send(Args& a) {
+  group(a)->send(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  return a.undefined();
+}
+
+napi_value group_recv(Args& a) {
+  group(a)->recv(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  return a.undefined();
+}
+
+napi_value group_barrier(Args& a) {
+  Group g = group(a);
+  g->barrier(a.stream());
+  a.stream()->synchronize();
+  return a.undefined();
+}
+
+Napi::Value to_bytes(Napi::Env env, const std::string& bytes) {
+  Napi::Uint8Array out = Napi::Uint8Array::New(env, bytes.size());
+  if (!bytes.empty()) std::memcpy(out.Data(), bytes.data(), bytes.size());
+  return out;
+}
+
+std::string from_bytes(Args& a, size_t i) {
+  auto [data, size] = a.bytes(i);
+  return {reinterpret_cast<const char*>(data), size};
+}
+
+napi_value group_all_gather_bytes(Args& a) {
+  auto parts = group(a)->all_gather_bytes(from_bytes(a, 1), a.stream());
+  Napi::Array out = Napi::Array::New(a.env(), parts.size());
+  for (size_t r = 0; r < parts.size(); ++r) out.Set(static_cast<uint32_t>(r), to_bytes(a.env(), parts[r]));
+  return out;
+}
+
+// (group, bytes or undefined, root)
+napi_value group_broadcast_bytes(Args& a) {
+  std::string bytes = a.missing(1) ? "" : from_bytes(a, 1);
+  return to_bytes(a.env(), group(a)->broadcast_bytes(bytes, static_cast<int>(a.integer(2)), a.stream()));
+}
+
+}  // namespace
+
+void register_comm(Napi::Object exports) {
+  comm::die_with_launcher();
+  define<comm_init>(exports, "commInit");
+  define<comm_local>(exports, "commLocal");
+  define<comm_leave>(exports, "commLeave");
+  define<comm_fail>(exports, "commFail");
+  define<comm_phase>(exports, "commPhase");
+  define<comm_add_bytes>(exports, "commAddBytes");
+  define<comm_trim>(exports, "commTrim");
+  define<comm_stats>(exports, "commStats");
+  define<group_info>(exports, "groupInfo");
+  define<group_release>(exports, "groupRelease");
+  define<group_split>(exports, "groupSplit");
+  define<group_allocate>(exports, "groupAllocate");
+  define<group_broadcast>(exports, "groupBroadcast");
+  define<group_scatter>(exports, "groupScatter");
+  define<group_all_reduce>(exports, "groupAllReduce");
+  define<group_all_gather>(exports, "groupAllGather");
+  define<group_reduce_scatter>(exports, "groupReduceScatter");
+  define<group_send>(exports, "groupSend");
+  define<group_recv>(exports, "groupRecv");
+  define<group_barrier>(exports, "groupBarrier");
+  define<group_all_gather_bytes>(exports, "groupAllGatherBytes");
+  define<group_broadcast_bytes>(exports, "groupBroadcastBytes");
+}
 
 }  // namespace rz::binding

@@ -30,6 +30,12 @@ Stream* Runtime::stream(int index) {
   return streams_[static_cast<size_t>(index)].get();
 }
 
+std::vector<Stream*> Runtime::streams() {
+  std::vector<Stream*> all;
+  for (auto& stream : streams_) all.push_back(stream.get());
+  return all;
+}
+
 void Runtime::synchronize(const Storage& storage) {
   storage.home()->synchronize();
   for (uint32_t mask = storage.foreign_streams(); mask; mask &= mask - 1) stream(std::countr_zero(mask))->synchronize();

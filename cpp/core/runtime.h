@@ -16,6 +16,7 @@ class Runtime {
 
   Stream* create_stream(std::string name);  // at most 32; they live as long as the runtime
   Stream* stream(int index);
+  std::vector<Stream*> streams();
   Stream* compute() { return streams_[0].get(); }
   CpuAllocator& allocator() { return *allocator_; }
   std::shared_ptr<Storage> allocate(size_t bytes, Stream* home, MemoryKind kind) { return allocator_->allocate(bytes, home, kind); }

@@ -1,0 +1,63 @@
+// A rank's membership in a job: the store, the shared segments, and the groups made from them. Joining blocks until
+// every rank is there; leaving in good order waits until the peers have read what this rank sent.
+#pragma once
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "comm/process_group.h"
+#include "comm/segment_exchange.h"
+#include "comm/shared_storage.h"
+#include "comm/store.h"
+#include "comm/store_server.h"
+
+namespace rz::comm {
+
+struct JobOptions {
+  int rank = 0, size = 1;
+  StoreAddress store;
+  bool loopback = true;  // the store listens for this host only
+  double timeout_seconds = 1800;
+};
+
+class ShmGroup;
+
+class Job : public std::enable_shared_from_this<Job> {
+ public:
+  // Errors: those of Store, and ERR_BACKEND when the ranks cannot reach each other's memory.
+  static std::shared_ptr<Job> join(const JobOptions& options);
+  ~Job();
+
+  JobState& state() { return *state_; }
+  Store& store() { return *store_; }
+  SegmentExchange& exchange() { return *exchange_; }
+  std::shared_ptr<SharedPool> pool(Runtime* runtime);
+  const std::string& backend() const { return backend_; }
+
+  std::shared_ptr<ProcessGroup> world(Runtime* runtime);
+  // A group of world ranks that this rank is among. Groups of the same ranks are told apart by the order of creation.
+  std::shared_ptr<ProcessGroup> group(const std::string& title, std::vector<int> ranks, Runtime* runtime);
+
+  // In good order: peers that still wait for this rank are told so. Rank 0 stays until all have left.
+  void leave();
+  // This rank goes because it failed: the others stop at once.
+  void fail(const std::string& reason);
+  bool left() const { return left_; }
+
+ private:
+  explicit Job(const JobOptions& options);
+  void depart(const std::string& why);
+
+  JobOptions options_;
+  std::shared_ptr<JobState> state_;
+  std::unique_ptr<StoreServer> server_;
+  std::unique_ptr<Store> store_;
+  std::shared_ptr<SegmentExchange> exchange_;
+  std::shared_ptr<SharedPool> pool_;
+  std::string backend_;
+  std::map<std::string, int> group_counts_;
+  std::vector<std::weak_ptr<ShmGroup>> groups_;
+  bool left_ = false;
+};
+
+}  // namespace rz::comm

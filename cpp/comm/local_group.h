@@ -1,0 +1,34 @@
+// The group of one rank: collectives are casts and copies on the stream. Needs no store and no sockets.
+#pragma once
+#include <functional>
+
+#include "comm/process_group.h"
+
+namespace rz::comm {
+
+class LocalGroup final : public ProcessGroup {
+ public:
+  using Allocate = std::function<std::shared_ptr<Storage>(size_t bytes, Stream* home, MemoryKind kind, bool populate)>;
+  LocalGroup(std::string name, int world_rank, Allocate allocate) : ProcessGroup(std::move(name), {world_rank}, 0), allocate_(std::move(allocate)) {}
+
+  const char* backend() const override { return "local"; }
+  std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override {
+    return allocate_(bytes, home, kind, populate);
+  }
+  std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) override;
+
+ protected:
+  void do_broadcast(TensorRef, int, Stream*) override {}
+  void do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) override;
+  void do_all_reduce(TensorRef, ReduceOp, Stream*) override {}
+  void do_all_gather(TensorRef out, TensorRef in, Stream* stream) override;
+  void do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void do_send(TensorRef, int, Stream*) override {}  // unreachable: there is no other rank
+  void do_recv(TensorRef, int, Stream*) override {}
+  void do_barrier(Stream*) override {}
+
+ private:
+  Allocate allocate_;
+};
+
+}  // namespace rz::comm

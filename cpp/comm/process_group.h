@@ -1,0 +1,71 @@
+// A process group: ranks that act together. Every call takes a stream, is checked on the calling thread, enqueued,
+// and returns at once; every rank of the group must make the same calls in the same order. One abstract class for
+// every implementation; a rank number in a call is a rank of the group.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/reduce.h"
+#include "core/storage.h"
+
+namespace rz::comm {
+
+class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
+ public:
+  ProcessGroup(std::string name, std::vector<int> ranks, int rank) : name_(std::move(name)), ranks_(std::move(ranks)), rank_(rank) {}
+  virtual ~ProcessGroup() = default;
+  ProcessGroup(const ProcessGroup&) = delete;
+
+  const std::string& name() const { return name_; }
+  int rank() const { return rank_; }
+  int size() const { return static_cast<int>(ranks_.size()); }
+  const std::vector<int>& ranks() const { return ranks_; }  // of the world, in the group's order
+  virtual const char* backend() const = 0;
+
+  // Memory that the group's collectives read at peers without a copy.
+  virtual std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) = 0;
+
+  // `tensor` of root replaces everyone's.
+  void broadcast(TensorRef tensor, int root, Stream* stream);
+  // Rank r gets part r of root's `in`, cast to out's floating dtype. `in` counts at root only.
+  void scatter(TensorRef out, TensorRef in, int root, Stream* stream);
+  // In place; float32 accumulation in rank order, the same bits everywhere.
+  void all_reduce(TensorRef tensor, ReduceOp op, Stream* stream);
+  // out = every rank's `in`, in rank order, cast to out's floating dtype. In place when `in` is out's part `rank`.
+  void all_gather(TensorRef out, TensorRef in, Stream* stream);
+  // out (+)= op over ranks of part `rank` of their `in`; float32 accumulation in rank order.
+  void reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream);
+  // Small messages are buffered; a large send completes when it was received.
+  void send(TensorRef tensor, int to, Stream* stream);
+  void recv(TensorRef tensor, int from, Stream* stream);
+  void barrier(Stream* stream);
+
+  // Blocks until all of `ranks` (of this group) made the same call; null for a caller that is not among them.
+  virtual std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) = 0;
+
+  // Blocking; any sizes. For manifests and names, not for data.
+  std::vector<std::string> all_gather_bytes(const std::string& bytes, Stream* stream);
+  std::string broadcast_bytes(const std::string& bytes, int root, Stream* stream);
+
+ protected:
+  virtual void do_broadcast(TensorRef tensor, int root, Stream* stream) = 0;
+  virtual void do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) = 0;
+  virtual void do_all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) = 0;
+  virtual void do_all_gather(TensorRef out, TensorRef in, Stream* stream) = 0;
+  virtual void do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) = 0;
+  virtual void do_send(TensorRef tensor, int to, Stream* stream) = 0;
+  virtual void do_recv(TensorRef tensor, int from, Stream* stream) = 0;
+  virtual void do_barrier(Stream* stream) = 0;
+  // The members of a split: their ranks in this group, checked. Errors: ERR_GROUP.
+  void check_members(const std::vector<int>& ranks) const;
+
+ private:
+  void check_rank(const char* op, const char* what, int rank) const;
+
+  std::string name_;
+  std::vector<int> ranks_;
+  int rank_;
+};
+
+}  // namespace rz::comm

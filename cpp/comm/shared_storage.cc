@@ -1,0 +1,104 @@
+#include "comm/shared_storage.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace rz::comm {
+namespace {
+
+// What may stay cached: what training reuses every step, not what a finished phase left behind.
+constexpr size_t kCacheFloor = size_t{256} << 20;
+
+size_t rounded(size_t bytes) {
+  size_t unit = bytes >= (size_t{1} << 20) ? 65536 : 4096;
+  return (std::max<size_t>(bytes, 1) + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+class SharedStorage final : public Storage {
+ public:
+  SharedStorage(std::shared_ptr<SharedPool> pool, SegmentTable::Owned segment, size_t bytes, Stream* home, MemoryKind kind)
+      : Storage(segment.data, bytes, Device::Cpu, home), pool_(std::move(pool)), segment_(segment), kind_(kind) {}
+  ~SharedStorage() override {
+    SharedPool::Block block{segment_, {home_->record()}, home_};
+    for (uint32_t mask = foreign_; mask; mask &= mask - 1) {
+      block.pending.push_back(pool_->runtime_->stream(std::countr_zero(mask))->record());
+    }
+    pool_->release(std::move(block), kind_);
+  }
+  int segment() const override { return segment_.id; }
+
+ private:
+  std::shared_ptr<SharedPool> pool_;
+  SegmentTable::Owned segment_;
+  MemoryKind kind_;
+};
+
+SharedPool::~SharedPool() {
+  for (Block& block : cached_) exchange_->destroy(block.segment.id);
+}
+
+std::shared_ptr<Storage> SharedPool::allocate(size_t bytes, Stream* home, MemoryKind kind, bool populate_now) {
+  size_t want = rounded(bytes);
+  Block block{{}, {}, home};
+  bool fresh = true;
+  {
+    std::unique_lock lock(mutex_);
+    auto found = std::find_if(cached_.rbegin(), cached_.rend(), [&](const Block& b) { return b.segment.bytes == want; });
+    if (found != cached_.rend()) {
+      block = std::move(*found);
+      cached_.erase(std::next(found).base());
+      cached_bytes_ -= want;
+      fresh = false;
+    }
+    used_bytes_ += want;
+  }
+  if (fresh) block.segment = exchange_->own().create(want);
+  for (const Event& event : block.pending) {
+    if (event.stream != home) home->wait(event);
+  }
+  runtime_->allocator().account(kind, static_cast<int64_t>(want));
+  auto storage = std::make_shared<SharedStorage>(shared_from_this(), block.segment, bytes, home, kind);
+  if (fresh && populate_now) {
+    static_cast<CpuStream*>(home)->enqueue("populate", [storage] { populate(static_cast<std::byte*>(storage->data()), storage->bytes()); });
+  }
+  return storage;
+}
+
+void SharedPool::release(Block block, MemoryKind kind) {
+  runtime_->allocator().account(kind, -static_cast<int64_t>(block.segment.bytes));
+  std::unique_lock lock(mutex_);
+  used_bytes_ -= block.segment.bytes;
+  cached_bytes_ += block.segment.bytes;
+  cached_.push_back(std::move(block));
+  trim_to(std::max(kCacheFloor, used_bytes_ / 2), lock);
+}
+
+void SharedPool::trim_to(size_t limit, std::unique_lock<std::mutex>& lock) {
+  std::vector<int> dead;
+  for (auto it = cached_.begin(); it != cached_.end() && cached_bytes_ > limit;) {
+    bool idle = std::all_of(it->pending.begin(), it->pending.end(), [](const Event& e) { return e.stream->query(e); });
+    if (!idle) {
+      ++it;
+      continue;
+    }
+    cached_bytes_ -= it->segment.bytes;
+    dead.push_back(it->segment.id);
+    it = cached_.erase(it);
+  }
+  lock.unlock();
+  for (int id : dead) exchange_->destroy(id);
+}
+
+void SharedPool::trim() {
+  std::unique_lock lock(mutex_);
+  trim_to(0, lock);
+}
+
+size_t SharedPool::cached_bytes() const {
+  std::lock_guard lock(mutex_);
+  return cached_bytes_;
+}
+
+}  // namespace rz::comm

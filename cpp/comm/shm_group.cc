@@ -1,0 +1,288 @@
+// Group life: attaching, turns, rounds, mailboxes. The collectives are in shm_collectives.cc and shm_p2p.cc.
+#include "comm/shm_group.h"
+
+#include <algorithm>
+#include <sstream>
+#include <thread>
+
+#include "comm/futex.h"
+#include "comm/shm_limits.h"
+#include "core/progress.h"
+
+namespace rz::comm {
+namespace {
+
+constexpr const char* kOperationNames[] = {"?", "broadcast", "scatter", "all_reduce", "all_gather", "reduce_scatter", "barrier"};
+
+std::string describe(const Header& h) {
+  Operation operation = static_cast<Operation>(h.operation);
+  std::ostringstream text;
+  text << kOperationNames[std::min<int>(h.operation, 6)];
+  if (operation == Operation::Barrier) return text.str();
+  text << "(" << h.numel << " × " << name_of(static_cast<DType>(h.in_dtype));
+  if (h.out_dtype != h.in_dtype) text << " → " << name_of(static_cast<DType>(h.out_dtype));
+  if (operation == Operation::AllReduce || operation == Operation::ReduceScatter) text << ", " << name_of(static_cast<ReduceOp>(h.reduce));
+  if (operation == Operation::Broadcast || operation == Operation::Scatter) text << ", root " << h.root;
+  text << ")";
+  return text.str();
+}
+
+bool same_call(const Header& a, const Header& b) {
+  if (a.sequence != b.sequence || a.operation != b.operation || a.numel != b.numel || a.root != b.root) return false;
+  if (a.reduce != b.reduce || a.out_dtype != b.out_dtype) return false;
+  return static_cast<Operation>(a.operation) == Operation::Scatter || a.in_dtype == b.in_dtype;  // only root knows its input
+}
+
+}  // namespace
+
+// One enqueued call. If its stream skips it (an earlier task failed there), the group breaks instead of hanging.
+class ShmGroup::Turn {
+ public:
+  Turn(std::shared_ptr<ShmGroup> group, Sequencer& sequencer, const char* operation) : group_(std::move(group)), sequencer_(sequencer), operation_(operation), ticket_(sequencer.take()) {}
+  ~Turn() {
+    if (ran_) return;
+    std::string why = std::string(operation_) + " #" + std::to_string(ticket_) + " was skipped, since an earlier operation on its stream failed";
+    sequencer_.break_with(why);
+    group_->state().announce("ERR_PEER", "rank " + std::to_string(group_->state().rank()) + " failed: " + why);
+  }
+
+  void run(const std::function<void(const Doing&)>& body) {
+    ran_ = true;
+    Doing doing{operation_, ticket_, group_->name().c_str()};
+    JobState& state = group_->state();
+    try {
+      if (state.aborted()) state.throw_abort(doing);
+      sequencer_.wait(state, doing, ticket_);
+      progress::enter(operation_, ticket_);
+      body(doing);
+      progress::enter(nullptr, ticket_);
+      sequencer_.finish(ticket_);
+    } catch (const std::exception& error) {
+      progress::enter(nullptr, ticket_);
+      sequencer_.break_with(error.what());
+      state.announce("ERR_PEER", "rank " + std::to_string(state.rank()) + " failed in " + doing.text() + ": " + error.what());
+      throw;
+    }
+  }
+
+ private:
+  std::shared_ptr<ShmGroup> group_;
+  Sequencer& sequencer_;
+  const char* operation_;
+  uint64_t ticket_;
+  bool ran_ = false;
+};
+
+ShmGroup::ShmGroup(std::shared_ptr<Job> job, std::string title, std::vector<int> ranks, int rank, std::shared_ptr<SharedPool> pool)
+    : ProcessGroup(std::move(title), std::move(ranks), rank), job_(std::move(job)), pool_(std::move(pool)), parcels_(static_cast<size_t>(size()), {0, nullptr, 0}) {
+  // A rank has a compute and a communication thread; where those outnumber the cores, spinning steals from the peer.
+  bool roomy = std::thread::hardware_concurrency() >= 2 * static_cast<unsigned>(state().size());
+  spin_ = roomy ? 2000 : 100;
+  for (int r = 0; r < size(); ++r) {
+    sends_.push_back(std::make_unique<Sequencer>());
+    receives_.push_back(std::make_unique<Sequencer>());
+  }
+}
+
+std::shared_ptr<ShmGroup> ShmGroup::create(std::shared_ptr<Job> job, const std::string& key, const std::string& title, std::vector<int> ranks,
+                                           std::shared_ptr<SharedPool> pool) {
+  auto found = std::find(ranks.begin(), ranks.end(), job->state().rank());
+  int rank = static_cast<int>(found - ranks.begin());
+  std::shared_ptr<ShmGroup> group(new ShmGroup(std::move(job), title, std::move(ranks), rank, std::move(pool)));
+  group->attach(key);
+  return group;
+}
+
+void ShmGroup::attach(const std::string& key) {
+  Doing doing{"newGroup", 0, name().c_str()};
+  if (rank() == 0) {
+    auto owned = job_->exchange().own().create(Control::bytes(static_cast<size_t>(size())));
+    control_segment_ = owned.id;
+    control_ = Control(owned.data, size());
+    job_->store().set(key, std::to_string(owned.id));
+  } else {
+    int segment = std::stoi(job_->store().get(key, doing, world_rank(0)));
+    control_mapping_ = job_->exchange().map_writable(world_rank(0), segment, doing);
+    control_ = Control(control_mapping_->data(), size());
+  }
+  // Nobody goes on before all are attached: the first collective can then rely on every slot.
+  auto& joined = control_.preamble().joined;
+  joined.fetch_add(1);
+  // Which rank is missing is told by the store only if it died; -1 otherwise.
+  wait_for(state(), doing, -1, [&] { return joined.load() >= static_cast<uint32_t>(size()); },
+           [&] {
+             for (int r : ranks()) {
+               if (state().departed(r) && joined.load() < static_cast<uint32_t>(size())) state().peer_left(doing, r);
+             }
+             std::this_thread::sleep_for(std::chrono::microseconds(200));
+           });
+}
+
+ShmGroup::~ShmGroup() {
+  quiesce();
+  for (auto& parcel : parcels_) {
+    if (parcel.data) job_->exchange().destroy(parcel.id);
+  }
+  if (mailbox_.data) job_->exchange().destroy(mailbox_.id);
+  if (control_segment_) job_->exchange().destroy(control_segment_);
+}
+
+void ShmGroup::quiesce() noexcept {
+  Doing doing{"close", 0, name().c_str()};
+  auto pause = [] { std::this_thread::sleep_for(std::chrono::microseconds(100)); };
+  try {
+    if (!control_.valid()) return;
+    uint32_t finished = control_.slot(rank()).finished.load();
+    for (int peer = 0; peer < size(); ++peer) {
+      if (peer == rank() || state().aborted() || state().departed(world_rank(peer))) continue;
+      wait_for(state(), doing, world_rank(peer), [&] { return reached(control_.slot(peer).finished.load(), finished); }, pause);
+      Channel& channel = control_.channel(rank(), peer);
+      wait_for(state(), doing, world_rank(peer), [&] { return channel.received.load() == channel.sent.load() || state().departed(world_rank(peer)); }, pause);
+    }
+  } catch (const std::exception&) {
+    // The job is over; nobody reads any more.
+  }
+}
+
+std::shared_ptr<Storage> ShmGroup::allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) {
+  return pool_->allocate(bytes, home, kind, populate);
+}
+
+std::shared_ptr<ProcessGroup> ShmGroup::split(const std::vector<int>& members) {
+  check_members(members);
+  std::vector<int> world;
+  std::string title = "[";
+  for (int member : members) {
+    world.push_back(world_rank(member));
+    title += (title.size() > 1 ? "," : "") + std::to_string(world.back());
+  }
+  if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
+  return job_->group(title + "]", std::move(world), pool_->runtime());
+}
+
+void ShmGroup::submit(Sequencer& sequencer, const char* operation, Stream* stream, std::function<void(const Doing&)> body) {
+  auto turn = std::make_shared<Turn>(std::static_pointer_cast<ShmGroup>(shared_from_this()), sequencer, operation);
+  static_cast<CpuStream*>(stream)->enqueue(operation, [turn, body = std::move(body)] { turn->run(body); });
+}
+
+Header ShmGroup::header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root, ReduceOp reduce) const {
+  Header h{};
+  h.sequence = doing.sequence;
+  h.numel = numel;
+  h.segment = -1;
+  h.root = root;
+  h.operation = static_cast<uint8_t>(operation);
+  h.reduce = static_cast<uint8_t>(reduce);
+  h.in_dtype = static_cast<uint8_t>(in);
+  h.out_dtype = static_cast<uint8_t>(out);
+  return h;
+}
+
+void ShmGroup::expose(Header& header, const TensorRef& tensor) const {
+  if (tensor.bytes() <= kSmall) return;
+  header.segment = tensor.storage->segment();
+  header.offset = tensor.offset * size_of(tensor.dtype);
+}
+
+void ShmGroup::publish() {
+  Slot& own = control_.slot(rank());
+  publish_word(own.round, own.sleepers, ++round_);
+}
+
+template <class Ready>
+void ShmGroup::spin_then_wait(const Doing& doing, int peer, std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers, Ready ready) {
+  for (int i = 0; i < spin_; ++i) {
+    if (ready()) return;
+    spin_pause();
+  }
+  wait_for(state(), doing, world_rank(peer), ready, [&] {
+    uint32_t seen = word.load(std::memory_order_acquire);
+    if (!ready()) sleep_on_word(word, sleepers, seen);
+  });
+}
+
+void ShmGroup::await(const Doing& doing, int peer) {
+  Slot& slot = control_.slot(peer);
+  spin_then_wait(doing, peer, slot.round, slot.sleepers, [&] { return reached(slot.round.load(std::memory_order_acquire), round_); });
+}
+
+void ShmGroup::sync(const Doing& doing) {
+  publish();
+  for (int peer = 0; peer < size(); ++peer) {
+    if (peer != rank()) await(doing, peer);
+  }
+}
+
+void ShmGroup::compare(const Doing& doing, const Header& own, int peer) {
+  const Header& other = header_of(peer, doing);
+  if (same_call(own, other)) return;
+  int low = world_rank(rank()), high = world_rank(peer);
+  std::string first = describe(own), second = describe(other);
+  if (low > high) std::swap(low, high), std::swap(first, second);
+  state().raise("ERR_COLLECTIVE_MISMATCH", "the ranks of group " + name() + " made different calls: collective #" + std::to_string(doing.sequence) + " is " + first +
+                                               " on rank " + std::to_string(low) + " but " + second + " on rank " + std::to_string(high));
+}
+
+void ShmGroup::enter(const Doing& doing, const Header& own) {
+  control_.slot(rank()).headers[doing.sequence & 1] = own;
+  publish();
+  // Whoever arrives is compared at once, also while another rank is still missing.
+  std::vector<bool> compared(static_cast<size_t>(size()), false);
+  compared[static_cast<size_t>(rank())] = true;
+  auto compare_arrived = [&](int waiting_for) {
+    for (int peer = 0; peer < size(); ++peer) {
+      if (compared[static_cast<size_t>(peer)] || !reached(control_.slot(peer).round.load(std::memory_order_acquire), round_)) continue;
+      compare(doing, own, peer);
+      compared[static_cast<size_t>(peer)] = true;
+    }
+    return static_cast<bool>(compared[static_cast<size_t>(waiting_for)]);
+  };
+  for (int peer = 0; peer < size(); ++peer) {
+    if (compared[static_cast<size_t>(peer)]) continue;
+    Slot& slot = control_.slot(peer);
+    spin_then_wait(doing, peer, slot.round, slot.sleepers, [&] { return compare_arrived(peer); });
+  }
+}
+
+bool ShmGroup::any_private(const Doing& doing) const {
+  for (int peer = 0; peer < size(); ++peer) {
+    if (header_of(peer, doing).segment < 0) return true;
+  }
+  return false;
+}
+
+bool ShmGroup::any_direct(const Doing& doing) const {
+  for (int peer = 0; peer < size(); ++peer) {
+    if (header_of(peer, doing).segment >= 0) return true;
+  }
+  return false;
+}
+
+std::byte* ShmGroup::mailbox(size_t bytes) {
+  if (!mailbox_.data) {
+    mailbox_ = job_->exchange().own().create(2 * kHalf);
+    control_.slot(rank()).mailbox.store(mailbox_.id, std::memory_order_release);
+  }
+  std::byte* half = mailbox_.data + (mail_ & 1) * kHalf;
+  size_t& populated = mailbox_populated_[mail_ & 1];
+  if (bytes > populated) {
+    size_t end = std::min((bytes + 65535) & ~size_t{65535}, kHalf);
+    populate(half + populated, end - populated);
+    populated = end;
+  }
+  return half;
+}
+
+const std::byte* ShmGroup::mailbox_of(int peer, const Doing& doing) {
+  if (peer == rank()) return mailbox_.data + (mail_ & 1) * kHalf;
+  int segment = control_.slot(peer).mailbox.load(std::memory_order_acquire);
+  return job_->exchange().map(world_rank(peer), segment, doing) + (mail_ & 1) * kHalf;
+}
+
+const std::byte* ShmGroup::read(int peer, const Doing& doing, int64_t direct_at, int64_t mailbox_at) {
+  const Header& h = header_of(peer, doing);
+  if (h.segment < 0) return mailbox_of(peer, doing) + mailbox_at;
+  return job_->exchange().map(world_rank(peer), h.segment, doing) + h.offset + direct_at;
+}
+
+}  // namespace rz::comm

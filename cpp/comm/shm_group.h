@@ -1,0 +1,100 @@
+// Collectives of CPU ranks on one host through shared memory. A collective is a number of rounds: each rank makes data
+// visible, publishes the round, and waits for all others. Peers read shared storages in place (one pass, and a last
+// round before the owner goes on); private memory goes through a double-buffered mailbox of fixed size, where reuse is
+// safe because a rank that published round r+1 has read everything of round r.
+#pragma once
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "comm/job.h"
+#include "comm/sequencer.h"
+#include "comm/shm_control.h"
+
+namespace rz::comm {
+
+enum class Operation : uint8_t { Broadcast = 1, Scatter, AllReduce, AllGather, ReduceScatter, Barrier };
+
+class ShmGroup final : public ProcessGroup {
+ public:
+  // Blocks until all ranks (of the world) have called.
+  static std::shared_ptr<ShmGroup> create(std::shared_ptr<Job> job, const std::string& key, const std::string& title, std::vector<int> ranks,
+                                          std::shared_ptr<SharedPool> pool);
+  ~ShmGroup() override;
+
+  const char* backend() const override { return "shm"; }
+  std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override;
+  std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) override;
+  // Waits until the peers have read everything this rank published.
+  void quiesce() noexcept;
+
+ protected:
+  void do_broadcast(TensorRef tensor, int root, Stream* stream) override;
+  void do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) override;
+  void do_all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) override;
+  void do_all_gather(TensorRef out, TensorRef in, Stream* stream) override;
+  void do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void do_send(TensorRef tensor, int to, Stream* stream) override;
+  void do_recv(TensorRef tensor, int from, Stream* stream) override;
+  void do_barrier(Stream* stream) override;
+
+ private:
+  class Turn;
+  friend class Turn;
+  ShmGroup(std::shared_ptr<Job> job, std::string title, std::vector<int> ranks, int rank, std::shared_ptr<SharedPool> pool);
+  void attach(const std::string& key);
+  void submit(Sequencer& sequencer, const char* operation, Stream* stream, std::function<void(const Doing&)> body);
+
+  void submit_collective(const char* operation, Stream* stream, std::function<void(const Doing&)> body);
+
+  // On a stream's thread, one collective at a time.
+  void run_broadcast(const Doing& doing, const TensorRef& tensor, int root);
+  void run_scatter(const Doing& doing, const TensorRef& out, const TensorRef& in, int root);
+  void run_all_reduce(const Doing& doing, const TensorRef& tensor, ReduceOp op);
+  void run_all_gather(const Doing& doing, const TensorRef& out, const TensorRef& in);
+  void run_reduce_scatter(const Doing& doing, const TensorRef& out, const TensorRef& in, ReduceOp op, bool accumulate);
+  void run_barrier(const Doing& doing);
+  void run_send(const Doing& doing, const TensorRef& tensor, int to);
+  void run_recv(const Doing& doing, const TensorRef& tensor, int from);
+
+  Header header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root = 0, ReduceOp reduce = ReduceOp::Sum) const;
+  // Names the memory that peers may read; small messages are cheaper through the mailbox.
+  void expose(Header& header, const TensorRef& tensor) const;
+  void announce(const Header& header);
+  // Publishes a round and waits until all have; `enter` also compares the headers of the collective.
+  void enter(const Doing& doing, const Header& own);
+  void sync(const Doing& doing);
+  void publish();
+  void await(const Doing& doing, int peer);
+  void compare(const Doing& doing, const Header& own, int peer);
+  const Header& header_of(int peer, const Doing& doing) const { return control_.slot(peer).headers[doing.sequence & 1]; }
+  bool any_private(const Doing& doing) const;
+  bool any_direct(const Doing& doing) const;
+  void wait_channel(const Doing& doing, int peer, Channel& channel, std::atomic<uint32_t>& word, const std::function<bool()>& ready);
+
+  // The half of the own mailbox that is written next, with pages for `bytes`.
+  std::byte* mailbox(size_t bytes);
+  const std::byte* mailbox_of(int peer, const Doing& doing);
+  // Where `peer` exposes byte `direct_at` of its storage, or byte `mailbox_at` of its mailbox.
+  const std::byte* read(int peer, const Doing& doing, int64_t direct_at, int64_t mailbox_at);
+  void next_mail() { ++mail_; }
+  template <class Ready>
+  void spin_then_wait(const Doing& doing, int peer, std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers, Ready ready);
+  int world_rank(int peer) const { return ranks()[static_cast<size_t>(peer)]; }
+  JobState& state() const { return job_->state(); }
+
+  std::shared_ptr<Job> job_;
+  std::shared_ptr<SharedPool> pool_;
+  int spin_;  // iterations before sleeping
+  int control_segment_ = 0;
+  std::unique_ptr<Mapping> control_mapping_;
+  Control control_{nullptr, 0};
+  Sequencer collectives_;
+  std::vector<std::unique_ptr<Sequencer>> sends_, receives_;  // by peer
+  uint32_t round_ = 0, mail_ = 0;
+  SegmentTable::Owned mailbox_{0, nullptr, 0};
+  size_t mailbox_populated_[2] = {0, 0};
+  std::vector<SegmentTable::Owned> parcels_;  // by receiver
+};
+
+}  // namespace rz::comm
