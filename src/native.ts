@@ -132,7 +132,63 @@ interface NativeFiles {
   fileSync(file: Handle): Handle;
 }
 
-export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps, NativeFiles {}
+export interface NativeCommOptions {
+  rank: number;
+  size: number;
+  /** Of the rendezvous store, on rank 0. */
+  host: string;
+  port: number;
+  /** Empty when the secret is in `secretFile`. */
+  secret: string;
+  secretFile: string;
+  /** The store listens for this host only. */
+  loopback: boolean;
+  /** Seconds without progress of any rank. */
+  timeout: number;
+}
+
+export interface NativeGroupInfo {
+  rank: number;
+  size: number;
+  ranks: number[];
+  backend: string;
+  name: string;
+}
+
+// A group is a handle. Collectives enqueue on the current stream; reduce operations are sum 0, avg 1, max 2, min 3.
+// Only split, barrier and the calls on bytes wait.
+interface NativeComm {
+  /** Joins a job; the promise gives the world's group. */
+  commInit(options: NativeCommOptions): Promise<Handle>;
+  /** The group of a world of one. */
+  commLocal(): Handle;
+  /** Waits for what is enqueued, then leaves in good order; rank 0 leaves last. */
+  commLeave(): void;
+  /** Leaves because of a failure: the other ranks stop. */
+  commFail(reason: string): void;
+  commPhase(name: string): void;
+  commAddBytes(bytes: number): void;
+  /** Really frees cached shared memory. Waits for all streams. */
+  commTrim(): void;
+  commStats(): { cachedBytes: number; mappings: number; groups: number };
+  groupInfo(group: Handle): NativeGroupInfo;
+  groupRelease(group: Handle): boolean;
+  /** 0 for a rank that is not among `ranks`. */
+  groupSplit(group: Handle, ranks: number[]): Handle;
+  groupAllocate(group: Handle, numel: number, dtype: number, kind: number, populate: boolean): Handle;
+  groupBroadcast(group: Handle, tensor: Handle, root: number): void;
+  groupScatter(group: Handle, output: Handle, input: Handle, root: number): void;
+  groupAllReduce(group: Handle, tensor: Handle, op: number): void;
+  groupAllGather(group: Handle, output: Handle, input: Handle): void;
+  groupReduceScatter(group: Handle, output: Handle, input: Handle, op: number, accumulate: boolean): void;
+  groupSend(group: Handle, tensor: Handle, to: number): void;
+  groupRecv(group: Handle, tensor: Handle, from: number): void;
+  groupBarrier(group: Handle): void;
+  groupAllGatherBytes(group: Handle, bytes: Uint8Array): Uint8Array[];
+  groupBroadcastBytes(group: Handle, bytes: Uint8Array | undefined, root: number): Uint8Array;
+}
+
+export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps, NativeFiles, NativeComm {}
 
 /** Root of the package: the folder that holds `build/` and `prebuilds/`. */
 export const packageRoot: string = fileURLToPath(new URL('..', import.meta.url));

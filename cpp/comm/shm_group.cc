@@ -151,13 +151,14 @@ std::shared_ptr<Storage> ShmGroup::allocate_shared(size_t bytes, Stream* home, M
 std::shared_ptr<ProcessGroup> ShmGroup::split(const std::vector<int>& members) {
   check_members(members);
   std::vector<int> world;
-  std::string title = "[";
+  std::ostringstream title;
   for (int member : members) {
+    title << (world.empty() ? "[" : ",") << world_rank(member);
     world.push_back(world_rank(member));
-    title += (title.size() > 1 ? "," : "") + std::to_string(world.back());
   }
+  title << "]";
   if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
-  return job_->group(title + "]", std::move(world), pool_->runtime());
+  return job_->group(title.str(), std::move(world), pool_->runtime());
 }
 
 void ShmGroup::submit(Sequencer& sequencer, const char* operation, Stream* stream, std::function<void(const Doing&)> body) {

@@ -1,0 +1,122 @@
+// `dist`: this process as a rank of a job, in the manner of torch.distributed.
+import { native } from '../native.ts';
+import { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
+import { watchForFailure } from './failure.ts';
+import { ProcessGroup } from './process_group.ts';
+import { jobSecret } from './secret.ts';
+
+export interface InitProcessGroupOptions {
+  /** Seconds without any progress of any rank after which a wait fails. Default: RANKZERO_TIMEOUT, else 1800. */
+  timeout?: number | undefined;
+  /** Rank 0 does not say which backend was chosen. Default: whether RANKZERO_QUIET is set. */
+  quiet?: boolean | undefined;
+}
+
+export interface Dist {
+  /**
+   * Joins the job that the environment names (torchrun's variables, Slurm's or Open MPI's; none: a world of one). Resolves when
+   * all ranks have joined; calling it again is harmless. Errors: ERR_ENVIRONMENT, ERR_STORE_*, ERR_BACKEND, ERR_TIMEOUT.
+   */
+  initProcessGroup(options?: InitProcessGroupOptions): Promise<void>;
+  isInitialized(): boolean;
+  getRank(): number;
+  getWorldSize(): number;
+  /** Rank among the ranks of this host. */
+  getLocalRank(): number;
+  /** Ranks of this host. */
+  getLocalWorldSize(): number;
+  /** All ranks. */
+  readonly group: ProcessGroup;
+  /** Blocks until all ranks are here. */
+  barrier(): void;
+  /** A group of some ranks of the world; `undefined` on the others. Blocks until those ranks have made the same call. */
+  newGroup(ranks: readonly number[]): ProcessGroup | undefined;
+  /** Says in heartbeats, and so in the errors of other ranks, what this rank is at: `load`, `save` … */
+  setPhase(name: string): void;
+  /** Counts bytes as progress, for phases that move data outside collectives. */
+  addProgress(bytes: number): void;
+  /** Waits for what is enqueued and leaves the job. Rank 0 leaves last. */
+  destroyProcessGroup(): void;
+}
+
+interface Joined {
+  environment: RankEnvironment;
+  group: ProcessGroup;
+}
+
+let joined: Joined | undefined;
+let joining: Promise<void> | undefined;
+
+function timeoutSeconds(option: number | undefined): number {
+  const text = process.env.RANKZERO_TIMEOUT;
+  const value = option ?? (text === undefined ? 1800 : Number(text));
+  if (!(value > 0))
+    throw new EnvironmentError(`RANKZERO_TIMEOUT must be a number of seconds above 0 but is "${text ?? value}"`);
+  return value;
+}
+
+async function join(options: InitProcessGroupOptions): Promise<void> {
+  const environment = rankEnvironment();
+  if (environment.worldSize === 1) {
+    joined = { environment, group: new ProcessGroup(native.commLocal()) };
+    return;
+  }
+  const timeout = timeoutSeconds(options.timeout);
+  const secret = jobSecret(environment);
+  watchForFailure();
+  const handle = await native.commInit({
+    rank: environment.rank,
+    size: environment.worldSize,
+    host: environment.isOneHost ? '127.0.0.1' : environment.masterAddr,
+    port: environment.storePort,
+    secret: secret.secret,
+    secretFile: secret.secretFile,
+    loopback: environment.isOneHost,
+    timeout,
+  });
+  secret.forget();
+  const group = new ProcessGroup(handle);
+  joined = { environment, group };
+  const quiet = options.quiet ?? !['', '0', undefined].includes(process.env.RANKZERO_QUIET);
+  if (environment.rank === 0 && !quiet) {
+    process.stderr.write(`rankzero: no GPU, using ${group.backend} (${group.size} CPU ranks of one host)\n`);
+  }
+}
+
+function current(): Joined {
+  if (!joined) throw new Error('no process group: call await dist.initProcessGroup() first');
+  return joined;
+}
+
+export const dist: Dist = {
+  initProcessGroup(options = {}) {
+    joining ??= join(options).catch((error) => {
+      joining = undefined;
+      throw error;
+    });
+    return joining;
+  },
+  isInitialized: () => joined !== undefined,
+  getRank: () => current().environment.rank,
+  getWorldSize: () => current().environment.worldSize,
+  getLocalRank: () => current().environment.localRank,
+  getLocalWorldSize: () => current().environment.localWorldSize,
+  get group() {
+    return current().group;
+  },
+  barrier: () => current().group.barrier(),
+  newGroup: (ranks) => current().group.split(ranks),
+  setPhase: (name) => native.commPhase(name),
+  addProgress: (bytes) => native.commAddBytes(bytes),
+  destroyProcessGroup() {
+    if (!joined) return;
+    native.commLeave();
+    joined.group.close();
+    joined = undefined;
+    joining = undefined;
+  },
+};
+
+export { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
+export { type LaunchOptions, type LaunchResult, launch } from './launcher.ts';
+export { ProcessGroup, type ReduceOp } from './process_group.ts';
