@@ -128,9 +128,9 @@ export class AdamW {
     );
   }
 
-  /** @internal */
-  setStep(step: number): void {
-    for (const slot of this.slots) slot.step = step;
+  /** @internal Steps taken, of the slot of one unit or parameter, or of all. */
+  setStep(step: number, of?: FsdpUnit | Parameter): void {
+    for (const slot of this.slots) if (!of || slot.unit === of || slot.parameter === of) slot.step = step;
   }
 }
 

@@ -1,0 +1,122 @@
+// Sharded training checkpoints: every rank writes its own pieces of parameters and optimizer state, and reads just the
+// ranges it needs, at any world size and strategy. A checkpoint folder appears under its name only when all of it is on the
+// disk; a save that fails on one rank fails on all and leaves what was there.
+import { randomBytes } from 'node:crypto';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { dist } from '../distributed/index.ts';
+import type { JsonObject } from '../json.ts';
+import { tiedNames } from '../nn/tied.ts';
+import type { AdamW } from '../optim/adamw.ts';
+import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
+import type { DType } from '../tensor/dtype.ts';
+import { fromRank0, onAllRanks } from './agree.ts';
+import { syncFolder } from './safetensors.ts';
+import { shardedFormat, type ShardedManifest, shardedVersion, stateName } from './sharded-format.ts';
+import { loadPieces } from './sharded-load.ts';
+import { ShardedCheckpoint } from './sharded-reader.ts';
+import { writeShard } from './sharded-write.ts';
+
+/**
+ * Saves parameters, optimizer state and `state` (plain JSON) to the folder `dir`, which all ranks must see. Collective.
+ * It is written beside `dir` under a temporary name, flushed, and renamed; an older `dir` is replaced. Errors are the same
+ * on every rank and name the rank that failed.
+ */
+export async function saveShardedCheckpoint(
+  dir: string,
+  fsdp: FullyShardedDataParallel,
+  optimizer: AdamW | undefined,
+  state: JsonObject,
+): Promise<void> {
+  const group = dist.group;
+  const what = `saving ${dir}`;
+  const { shard, replicate } = fsdp.groups;
+  const { id, temporary } = await fromRank0(group, what, async () => {
+    const id = randomBytes(6).toString('hex');
+    const temporary = `${resolve(dir)}.tmp-${id}`;
+    await mkdir(temporary, { recursive: true });
+    return { id, temporary };
+  });
+  try {
+    await onAllRanks(group, what, async () => {
+      // Replicas hold the same shards: those of the first replica write.
+      if (replicate.rank === 0) await writeShard(temporary, id, fsdp, optimizer);
+    });
+    await onAllRanks(group, what, async () => {
+      if (group.rank !== 0) return;
+      const manifest: ShardedManifest = {
+        format: shardedFormat,
+        version: shardedVersion,
+        id,
+        savedAt: Date.now() / 1000,
+        worldSize: group.size,
+        shards: shard.size,
+        dtypes: savedDtypes(fsdp),
+        ties: tiedNames(fsdp.module),
+        state,
+      };
+      await writeFlushed(join(temporary, stateName), `${JSON.stringify(manifest)}\n`);
+      await syncFolder(temporary);
+      await putInPlace(temporary, resolve(dir), id);
+    });
+  } catch (error) {
+    if (group.rank === 0) await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    throw error;
+  }
+}
+
+export interface LoadShardedOptions {
+  /** Bytes read by this rank so far, and in all. */
+  onProgress?: ((progress: { bytes: number; totalBytes: number; seconds: number }) => void) | undefined;
+}
+
+/**
+ * Loads a checkpoint into a wrapped model and its optimizer, straight into the shards of this rank; returns the `state`
+ * that was saved. The model must have the same parameters; world size, strategy and wrapping may differ. Collective.
+ * Errors are the same on every rank and name the folder.
+ */
+export async function loadShardedCheckpoint(
+  dir: string,
+  fsdp: FullyShardedDataParallel,
+  optimizer?: AdamW,
+  options: LoadShardedOptions = {},
+): Promise<JsonObject> {
+  const checkpoint = await onAllRanks(dist.group, 'loading a checkpoint', () => ShardedCheckpoint.open(dir));
+  try {
+    await onAllRanks(dist.group, `loading ${dir}`, () => loadPieces(checkpoint, fsdp, optimizer, options.onProgress));
+  } finally {
+    checkpoint.close();
+  }
+  return checkpoint.manifest.state;
+}
+
+function savedDtypes(fsdp: FullyShardedDataParallel): Record<string, DType> {
+  const out: Record<string, DType> = {};
+  for (const parameter of fsdp.parameters()) out[parameter.name] = parameter.checkpointDtype ?? parameter.dtype;
+  return out;
+}
+
+async function writeFlushed(path: string, text: string): Promise<void> {
+  const file = await open(path, 'wx');
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+/** A kill between the two renames leaves the old folder as `….old-…`, which cleaning up puts back. */
+async function putInPlace(temporary: string, dir: string, id: string): Promise<void> {
+  const old = `${dir}.old-${id}`;
+  const replaces = await rename(dir, old).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return false;
+      throw error;
+    },
+  );
+  await rename(temporary, dir);
+  await syncFolder(dirname(dir));
+  if (replaces) await rm(old, { recursive: true, force: true });
+}

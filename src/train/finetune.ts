@@ -1,0 +1,243 @@
+// A fine-tuning run from options to a saved model, as `rankzero finetune` runs it on every rank.
+import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { fromRank0, onAllRanks } from '../checkpoint/agree.ts';
+import { loadShardedCheckpoint, saveShardedCheckpoint } from '../checkpoint/sharded.ts';
+import { readManifest } from '../checkpoint/sharded-reader.ts';
+import { dist } from '../distributed/index.ts';
+import type { JsonObject } from '../json.ts';
+import type { CausalLM } from '../models/causal_lm.ts';
+import { AutoConfig, type ModelConfig } from '../models/config.ts';
+import { resolveModel } from '../models/hub.ts';
+import { AdamW } from '../optim/adamw.ts';
+import { countNumParams } from '../parallel/delayed_param.ts';
+import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
+import { manualSeed } from '../tensor/random.ts';
+import { checkpointDir, cleanLeftovers, findCheckpoint, pruneCheckpoints } from './checkpoints.ts';
+import { evaluate } from './evaluate.ts';
+import { Interrupt } from './interrupt.ts';
+import { buildModel, wrapModel } from './model.ts';
+import type { FinetuneOptions } from './options.ts';
+import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
+import { answer } from './samples.ts';
+import { loadTrainData, type TrainData } from './train_data.ts';
+import { changedOptions, parseTrainState, totalSteps, type TrainState } from './train_state.ts';
+import { Trainer } from './trainer.ts';
+
+/**
+ * Fine-tunes a model. Every rank calls it with the same options; the reporter of rank 0 hears of it. Joins the job if this
+ * process has not, and leaves it again then. After Ctrl-C the result says `interrupted`, a checkpoint is saved and
+ * `process.exitCode` is 130. Errors: wrong files and data, a loss that is not a number, a rank that died, a full disk.
+ */
+export async function runFinetune(options: FinetuneOptions, reporter: Reporter = {}): Promise<RunSummary> {
+  const joins = !dist.isInitialized();
+  await dist.initProcessGroup();
+  const run = await Run.prepare(options, dist.getRank() === 0 ? reporter : {});
+  const summary = await run.execute();
+  if (joins) dist.destroyProcessGroup();
+  if (summary.interrupted) process.exitCode = 130;
+  return summary;
+}
+
+interface Prepared {
+  options: FinetuneOptions;
+  reporter: Reporter;
+  config: ModelConfig;
+  dir: string;
+  data: TrainData;
+  /** Folder of the training checkpoint to go on from. */
+  resume: string | undefined;
+  /** Where the run stands. */
+  state: TrainState;
+}
+
+/** One run on one rank. */
+class Run {
+  private readonly prepared: Prepared;
+  private readonly started = performance.now();
+  private fsdp!: FullyShardedDataParallel<CausalLM>;
+  private optimizer!: AdamW;
+  private trainer!: Trainer;
+  private lastEval: EvalRecord | undefined;
+  private lastSaved: number | undefined;
+
+  private constructor(prepared: Prepared) {
+    this.prepared = prepared;
+  }
+
+  /** Everything that can go wrong before a weight is read. */
+  static async prepare(options: FinetuneOptions, reporter: Reporter): Promise<Run> {
+    dist.setPhase('prepare');
+    const dir = await resolveModel(options.model);
+    const config = await AutoConfig.fromPretrained(dir);
+    const skipped: string[] = [];
+    const resume = await fromRank0(dist.group, 'starting', async () => {
+      await mkdir(options.out, { recursive: true });
+      await cleanLeftovers(options.out);
+      return (await findCheckpoint(options.out, options.resume, (why) => skipped.push(why))) ?? null;
+    });
+    const data = await loadTrainData(dir, config, options);
+    data.notes.push(...skipped.map((why) => `skipped: ${why}`));
+    const state = await startState(options, resume ?? undefined, data);
+    manualSeed(options.seed);
+    return new Run({ options, reporter, config, dir, data, resume: resume ?? undefined, state });
+  }
+
+  async execute(): Promise<RunSummary> {
+    const { options, reporter, data, state } = this.prepared;
+    const total = totalSteps(data.train, options, state.step);
+    await this.load(total);
+    if (options.evalAtStart && state.step === 0) {
+      await this.evaluate(0);
+      state.evalBefore = this.lastEval ?? null;
+      await this.sample(0);
+    }
+    const stopped = await this.train();
+    if (!stopped) await this.finish();
+    const { step, tokens } = this.trainer;
+    const summary: RunSummary = {
+      output: options.out,
+      steps: step,
+      totalSteps: total,
+      seconds: (performance.now() - this.started) / 1000,
+      tokens,
+      evalBefore: state.evalBefore ?? undefined,
+      evalAfter: this.lastEval && this.lastEval.step > 0 ? this.lastEval : undefined,
+      peakMemoryBytes: process.resourceUsage().maxRSS * 1024,
+      interrupted: stopped,
+    };
+    reporter.onEnd?.(summary);
+    return summary;
+  }
+
+  private async load(total: number): Promise<void> {
+    const { options, reporter, config, dir, data, resume, state } = this.prepared;
+    dist.setPhase('load');
+    const model = await onAllRanks(dist.group, `loading ${dir}`, () => buildModel(dir, config, resume));
+    const { group } = dist;
+    reporter.onStart?.({
+      model: options.model,
+      modelType: config.modelType,
+      parameters: countNumParams(model),
+      output: options.out,
+      worldSize: group.size,
+      backend: group.size === 1 ? 'none' : group.backend,
+      trainExamples: data.train.dataset.length,
+      evalExamples: data.eval?.dataset.length ?? 0,
+      totalSteps: total,
+      startStep: state.step,
+      options: { ...options },
+    });
+    for (const note of data.notes) reporter.onNote?.(note);
+    const onLoad: NonNullable<Reporter['onLoad']> = ({ bytes, totalBytes, seconds }) =>
+      reporter.onLoad?.({ bytes, totalBytes, seconds });
+    this.fsdp = wrapModel(model, options, resume, onLoad);
+    const { lr, betas, eps, weightDecay } = options;
+    this.optimizer = new AdamW(this.fsdp.namedParameters(), { lr, betas, eps, weightDecay });
+    if (resume !== undefined) {
+      await loadShardedCheckpoint(resume, this.fsdp, this.optimizer, { onProgress: onLoad });
+      this.lastSaved = state.step;
+    }
+    this.trainer = new Trainer({
+      fsdp: this.fsdp,
+      optimizer: this.optimizer,
+      loader: data.train,
+      totalSteps: total,
+      startStep: state.step,
+      lr,
+      schedule: options.schedule,
+      warmupSteps: options.warmupSteps ?? Math.ceil(options.warmupRatio * total),
+      maxGradNorm: options.maxGradNorm,
+      // Without sharding every rank has a whole gradient anyway.
+      accumulateUnsharded: options.strategy === 'NO_SHARD',
+    });
+  }
+
+  /** Whether Ctrl-C ended it; the state is saved then. */
+  private async train(): Promise<boolean> {
+    const { options, reporter, data } = this.prepared;
+    using interrupt = new Interrupt(() => {
+      reporter.onNote?.('Ctrl-C: saving after this step; press it again to stop at once');
+    });
+    const stopped = await this.trainer.train({
+      shouldStop: () => interrupt.requested,
+      onStep: (record) => {
+        const { step, totalSteps: total } = record;
+        if (step % options.logSteps === 0 || step === total) reporter.onStep?.(record);
+      },
+      after: (step, { step: inEpoch, stepsInEpoch }) => {
+        const every = options.evalSteps;
+        const evaluates = data.eval && (every ? step % every === 0 : inEpoch + 1 === stepsInEpoch);
+        const saves = options.saveSteps && step % options.saveSteps === 0;
+        if (!evaluates && !saves) return undefined;
+        return async () => {
+          if (saves) await this.save();
+          if (evaluates) await this.evaluate(step);
+          dist.setPhase('train');
+        };
+      },
+    });
+    if (stopped) await this.save();
+    return stopped;
+  }
+
+  private async finish(): Promise<void> {
+    const { options } = this.prepared;
+    const { step } = this.trainer;
+    if (this.lastEval?.step !== step || step === 0) await this.evaluate(step);
+    dist.setPhase('save');
+    await this.fsdp.savePretrained(options.out);
+    await this.sample(step);
+  }
+
+  private async evaluate(step: number): Promise<void> {
+    const { data, reporter } = this.prepared;
+    if (!data.eval) return;
+    dist.setPhase('evaluate');
+    this.lastEval = { step, ...(await evaluate(this.fsdp, data.eval)) };
+    reporter.onEval?.(this.lastEval);
+  }
+
+  private async sample(step: number): Promise<void> {
+    const { options, data, reporter } = this.prepared;
+    dist.setPhase('answer');
+    for (const prompt of options.samplePrompts) {
+      reporter.onSample?.({ step, prompt, answer: await answer(this.fsdp, data.tokenizer, prompt) });
+    }
+  }
+
+  private async save(): Promise<void> {
+    const { options, reporter, data, state } = this.prepared;
+    const { step } = this.trainer;
+    if (this.lastSaved === step) return;
+    dist.setPhase('save');
+    const dir = checkpointDir(options.out, step);
+    Object.assign(state, { step, epoch: data.train.state().epoch, data: data.train.state() });
+    await saveShardedCheckpoint(dir, this.fsdp, this.optimizer, state as unknown as JsonObject);
+    this.lastSaved = step;
+    reporter.onCheckpoint?.(dir, step);
+    await onAllRanks(dist.group, 'removing old checkpoints', async () => {
+      if (dist.getRank() === 0) await pruneCheckpoints(options.out, state.run, options.saveTotalLimit);
+    });
+  }
+}
+
+/** A fresh state, or that of the checkpoint, with the loader put where it stood. */
+async function startState(options: FinetuneOptions, resume: string | undefined, data: TrainData): Promise<TrainState> {
+  const own = {
+    seed: options.seed,
+    worldSize: dist.getWorldSize(),
+    strategy: options.strategy,
+    options,
+  };
+  if (resume === undefined) {
+    if (options.resume !== undefined) data.notes.push(`no checkpoint in ${options.out}: starting from the beginning`);
+    const run = await fromRank0(dist.group, 'starting', () => randomBytes(6).toString('hex'));
+    return { run, step: 0, epoch: 0, data: data.train.state(), evalBefore: null, ...own };
+  }
+  const manifest = await onAllRanks(dist.group, 'resuming', () => readManifest(resume));
+  const state = parseTrainState(manifest.state, resume);
+  data.train.loadState(state.data);
+  data.notes.push(`resuming from ${resume}, after step ${state.step}`, ...changedOptions(state.options, options));
+  return { ...state, ...own };
+}
