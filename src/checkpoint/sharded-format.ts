@@ -83,7 +83,8 @@ export function parsePieces(
   manifest: Pick<ShardedManifest, 'id'>,
   path: string,
 ): Map<string, PieceInfo> {
-  if (metadata.get('format') !== shardedFormat) throw new FileFormatError(path, 'is not a file of a sharded checkpoint');
+  if (metadata.get('format') !== shardedFormat)
+    throw new FileFormatError(path, 'is not a file of a sharded checkpoint');
   if (metadata.get('id') !== manifest.id) {
     throw new FileFormatError(path, `belongs to another save than ${stateName} beside it`);
   }
@@ -93,7 +94,10 @@ export function parsePieces(
   const pieces = new Map<string, PieceInfo>();
   for (const [key, piece] of Object.entries(json)) {
     const ok =
-      isObject(piece) && Array.isArray(piece.shape) && piece.shape.every(isSize) && isSize(piece.start) &&
+      isObject(piece) &&
+      Array.isArray(piece.shape) &&
+      piece.shape.every(isSize) &&
+      isSize(piece.start) &&
       (piece.step === undefined || isSize(piece.step));
     if (!ok) throw new FileFormatError(path, `the piece "${key}" has no valid shape and start`);
     pieces.set(key, piece as unknown as PieceInfo);

@@ -3,13 +3,19 @@ import type { AdamW, SlotState } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { FsdpUnit } from '../parallel/fsdp/unit.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
-import { computeStream, StreamEvent } from '../tensor/streams.ts';
+import { onStream, StreamEvent, withFileStream } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { pieceKey } from './sharded-format.ts';
 import type { ShardedCheckpoint } from './sharded-reader.ts';
 import { persistentBuffers } from './sharded-write.ts';
 
 type OnProgress = (progress: { bytes: number; totalBytes: number; seconds: number }) => void;
+
+/** One place to fill. */
+interface Part {
+  target: Tensor;
+  read(): void;
+}
 
 /** Reads everything that this rank holds. Errors: parameters that the checkpoint lacks, has too much, or in another shape. */
 export async function loadPieces(
@@ -19,44 +25,55 @@ export async function loadPieces(
   onProgress: OnProgress | undefined,
 ): Promise<void> {
   compareNames(checkpoint, fsdp);
-  const states = optimizer?.states(true) ?? [];
+  fsdp.runtime.reshardAll();
+  const parts = [...modelParts(checkpoint, fsdp), ...(optimizer ? optimizerParts(checkpoint, optimizer) : [])];
+  const bytesOf = ({ target }: Part): number => target.numel * dtypeSize(target.dtype);
+  const totalBytes = parts.reduce((sum, part) => sum + bytesOf(part), 0);
   const started = performance.now();
-  const totalBytes = [...fsdp.units.map(({ shard }) => shard), ...states.flatMap((s) => [s.expAvg, s.expAvgSq])].reduce(
-    (sum, tensor) => sum + tensor.numel * dtypeSize(tensor.dtype),
-    0,
-  );
   let bytes = 0;
-  const landed = async (...tensors: Tensor[]): Promise<void> => {
-    const event = new StreamEvent(computeStream);
-    await event.wait().finally(() => event.dispose());
-    bytes += tensors.reduce((sum, tensor) => sum + tensor.numel * dtypeSize(tensor.dtype), 0);
-    onProgress?.({ bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
-  };
+  await withFileStream(async (stream) => {
+    for (const part of parts) {
+      onStream(stream, () => part.read());
+      const event = new StreamEvent(stream);
+      await event.wait().finally(() => event.dispose());
+      bytes += bytesOf(part);
+      onProgress?.({ bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
+    }
+  });
+}
+
+function* modelParts(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParallel): Generator<Part> {
   for (const unit of fsdp.units) {
-    readFlat(checkpoint, 'parameter', unit, unit.shard);
-    unit.markShardWritten();
-    await landed(unit.shard);
+    yield { target: unit.shard, read: () => readFlat(checkpoint, 'parameter', unit, unit.shard) };
   }
   for (const parameter of fsdp.parameters()) {
     parameter.checkpointDtype = checkpoint.manifest.dtypes[parameter.name];
     if (parameter.owner) continue;
-    const values = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
-    checkpoint.read(pieceKey('parameter', parameter.name), values, 0);
-    parameter.setData(values, 'file');
+    const target = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
+    parameter.setData(target, 'file');
+    yield { target, read: () => checkpoint.read(pieceKey('parameter', parameter.name), target, 0) };
   }
-  for (const [name, tensor] of persistentBuffers(fsdp.module)) checkpoint.read(pieceKey('buffer', name), tensor, 0);
-  for (const state of states) {
+  for (const [name, target] of persistentBuffers(fsdp.module)) {
+    yield { target, read: () => checkpoint.read(pieceKey('buffer', name), target, 0) };
+  }
+}
+
+function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: AdamW): Generator<Part> {
+  for (const state of optimizer.states(true)) {
     const step = stepOf(checkpoint, state);
     if (step === undefined) continue;
-    for (const kind of ['exp_avg', 'exp_avg_sq'] as const) {
-      const target = kind === 'exp_avg' ? state.expAvg : state.expAvgSq;
-      if (state.unit) readFlat(checkpoint, kind, state.unit, target);
-      else checkpoint.read(pieceKey(kind, state.parameter!.name), target, 0);
+    const { unit, parameter } = state;
+    optimizer.setStep(step, unit ?? parameter);
+    for (const [kind, target] of [['exp_avg', state.expAvg], ['exp_avg_sq', state.expAvgSq]] as const) {
+      yield {
+        target,
+        read: () => {
+          if (unit) readFlat(checkpoint, kind, unit, target);
+          else checkpoint.read(pieceKey(kind, parameter!.name), target, 0);
+        },
+      };
     }
-    optimizer!.setStep(step, state.unit ?? state.parameter);
-    await landed(state.expAvg, state.expAvgSq);
   }
-  await landed();
 }
 
 /** The ranges of a unit that lie in `target`, a prefix of this rank's part of the unit's flat buffer. */
@@ -82,7 +99,9 @@ function stepOf(checkpoint: ShardedCheckpoint, { unit, parameter }: SlotState): 
   );
   if (steps.size > 1) {
     const list = [...steps].map(([step, name]) => `${name} after ${step ?? 'no'} steps`);
-    throw new Error(`${checkpoint.dir}: the optimizer state of one unit comes from different steps: ${list.join(', ')}`);
+    throw new Error(
+      `${checkpoint.dir}: the optimizer state of one unit comes from different steps: ${list.join(', ')}`,
+    );
   }
   return [...steps.keys()][0];
 }
@@ -106,5 +125,6 @@ function compareNames(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParal
     if (other && other.join() !== shape.join()) shapes.push(`${bare(key)} is [${other}] but the model has [${shape}]`);
   }
   report('wrong shape', shapes);
-  if (problems.length > 0) throw new Error(`${checkpoint.dir} is a checkpoint of another model; ${problems.join('; ')}`);
+  if (problems.length > 0)
+    throw new Error(`${checkpoint.dir} is a checkpoint of another model; ${problems.join('; ')}`);
 }

@@ -83,7 +83,8 @@ export async function readManifest(dir: string): Promise<ShardedManifest> {
   try {
     text = await readFile(join(dir, stateName), 'utf8');
   } catch (cause) {
-    const why = (cause as NodeJS.ErrnoException).code === 'ENOENT' ? `it has no ${stateName}` : (cause as Error).message;
+    const why =
+      (cause as NodeJS.ErrnoException).code === 'ENOENT' ? `it has no ${stateName}` : (cause as Error).message;
     throw new FileFormatError(dir, `not a complete checkpoint: ${why}`, { cause });
   }
   return parseManifest(text, dir);
@@ -102,7 +103,10 @@ function assemble(
       const piece = { source, dtype: usableDType(entry, key, source.path), byteOffset: entry.byteOffset, start, step };
       const tensor = found.get(key) ?? { shape, step, pieces: [] };
       if (tensor.shape.join() !== shape.join() || tensor.step !== step) {
-        throw new FileFormatError(source.path, `"${key}" is [${shape}] after ${step} steps here, but [${tensor.shape}] after ${tensor.step} in another file`);
+        throw new FileFormatError(
+          source.path,
+          `"${key}" is [${shape}] after ${step} steps here, but [${tensor.shape}] after ${tensor.step} in another file`,
+        );
       }
       tensor.pieces.push({ ...piece, length: numelOf(entry.shape) });
       found.set(key, tensor);
@@ -112,7 +116,11 @@ function assemble(
     pieces.sort((a, b) => a.start - b.start);
     let end = 0;
     for (const { start, length } of pieces) {
-      if (start !== end) throw new FileFormatError(dir, `elements ${Math.min(end, start)} … of "${key}" are ${start > end ? 'missing' : 'there twice'}`);
+      if (start !== end)
+        throw new FileFormatError(
+          dir,
+          `elements ${Math.min(end, start)} … of "${key}" are ${start > end ? 'missing' : 'there twice'}`,
+        );
       end += length;
     }
     if (end !== numelOf(shape)) throw new FileFormatError(dir, `"${key}" of shape [${shape}] has ${end} elements`);

@@ -4,6 +4,7 @@ import type { Module } from '../nn/module.ts';
 import type { AdamW } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { piecesOf, type ShardedStateDict } from '../parallel/fsdp/state_dict.ts';
+import { onStream, withFileStream } from '../tensor/streams.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { SafetensorsWriter } from './safetensors.ts';
 import { type PieceInfo, type PieceKind, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';
@@ -28,7 +29,11 @@ export async function writeShard(
     const path = join(dir, shardFileName(shard.rank, shard.size));
     const planned = pieces.map(({ key, values }) => ({ name: key, dtype: values.dtype, shape: [values.numel] }));
     const infos = Object.fromEntries(pieces.map(({ key, info }) => [key, info]));
-    const writer = SafetensorsWriter.create(path, planned, { format: shardedFormat, id, pieces: JSON.stringify(infos) });
+    const writer = SafetensorsWriter.create(path, planned, {
+      format: shardedFormat,
+      id,
+      pieces: JSON.stringify(infos),
+    });
     try {
       for (const { key, values } of pieces) writer.write(key, values.handle);
       await writer.finish();
@@ -43,7 +48,10 @@ export async function writeShard(
 
 function* ownPieces(fsdp: FullyShardedDataParallel, optimizer: AdamW | undefined): Generator<Piece> {
   const isFirst = fsdp.groups.shard.rank === 0;
-  yield* named('parameter', piecesOf(fsdp.units, (unit) => unit.shard));
+  yield* named(
+    'parameter',
+    piecesOf(fsdp.units, (unit) => unit.shard),
+  );
   if (isFirst) {
     // What FSDP ignores is the same on every rank.
     for (const parameter of fsdp.parameters()) {
@@ -53,8 +61,16 @@ function* ownPieces(fsdp: FullyShardedDataParallel, optimizer: AdamW | undefined
   }
   for (const { unit, parameter, step, expAvg, expAvgSq } of optimizer?.states() ?? []) {
     if (unit) {
-      yield* named('exp_avg', piecesOf([unit], () => expAvg), step);
-      yield* named('exp_avg_sq', piecesOf([unit], () => expAvgSq), step);
+      yield* named(
+        'exp_avg',
+        piecesOf([unit], () => expAvg),
+        step,
+      );
+      yield* named(
+        'exp_avg_sq',
+        piecesOf([unit], () => expAvgSq),
+        step,
+      );
     } else if (parameter && isFirst) {
       const { shape, name } = parameter;
       yield whole('exp_avg', name, expAvg.view(shape), step);

@@ -12,7 +12,7 @@ import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { fromRank0, onAllRanks } from './agree.ts';
 import { syncFolder } from './safetensors.ts';
-import { shardedFormat, type ShardedManifest, shardedVersion, stateName } from './sharded-format.ts';
+import { type ShardedManifest, shardedFormat, shardedVersion, stateName } from './sharded-format.ts';
 import { loadPieces } from './sharded-load.ts';
 import { ShardedCheckpoint } from './sharded-reader.ts';
 import { writeShard } from './sharded-write.ts';

@@ -19,6 +19,24 @@ export function loadingStream(): number {
   return loading;
 }
 
+let files: number | undefined;
+
+/**
+ * Runs `fn` with a stream for file work that may fail without being the end (a full disk): an error breaks its stream for
+ * good, and this one is replaced then. The stream starts after what is enqueued on the compute stream now.
+ */
+export async function withFileStream<T>(fn: (stream: number) => Promise<T>): Promise<T> {
+  files ??= native.streamCreate('files');
+  const stream = files;
+  order(computeStream, stream);
+  try {
+    return await fn(stream);
+  } catch (error) {
+    if (files === stream) files = undefined;
+    throw error;
+  }
+}
+
 /** Runs `fn` with ops enqueued on `stream`. */
 export function onStream<T>(stream: number, fn: () => T): T {
   const previous = native.streamSetCurrent(stream);

@@ -26,7 +26,10 @@ async function namesIn(dir: string): Promise<string[]> {
 }
 
 /** Complete checkpoints, the one saved last first. Others are left out; `onSkip` hears why. */
-export async function listCheckpoints(out: string, onSkip: (why: string) => void = () => {}): Promise<FoundCheckpoint[]> {
+export async function listCheckpoints(
+  out: string,
+  onSkip: (why: string) => void = () => {},
+): Promise<FoundCheckpoint[]> {
   const found: FoundCheckpoint[] = [];
   for (const name of await namesIn(out)) {
     const step = /^checkpoint-(\d+)$/.exec(name)?.[1];
@@ -52,7 +55,9 @@ export async function findCheckpoint(
   if (resume === 'auto') return (await listCheckpoints(out, onSkip))[0]?.dir;
   const inside = await listCheckpoints(resume);
   if (inside.length > 0) {
-    throw new Error(`--resume ${resume}: this folder holds checkpoints; name one of them, for example ${inside[0]!.dir}`);
+    throw new Error(
+      `--resume ${resume}: this folder holds checkpoints; name one of them, for example ${inside[0]!.dir}`,
+    );
   }
   return resolve(resume);
 }

@@ -21,7 +21,7 @@ import type { FinetuneOptions } from './options.ts';
 import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
 import { answer } from './samples.ts';
 import { loadTrainData, type TrainData } from './train_data.ts';
-import { changedOptions, parseTrainState, totalSteps, type TrainState } from './train_state.ts';
+import { changedOptions, parseTrainState, type TrainState, totalSteps } from './train_state.ts';
 import { Trainer } from './trainer.ts';
 
 /**
@@ -184,7 +184,7 @@ class Run {
   private async finish(): Promise<void> {
     const { options } = this.prepared;
     const { step } = this.trainer;
-    if (this.lastEval?.step !== step || step === 0) await this.evaluate(step);
+    if (this.lastEval?.step !== step) await this.evaluate(step);
     dist.setPhase('save');
     await this.fsdp.savePretrained(options.out);
     await this.sample(step);
@@ -202,7 +202,8 @@ class Run {
     const { options, data, reporter } = this.prepared;
     dist.setPhase('answer');
     for (const prompt of options.samplePrompts) {
-      reporter.onSample?.({ step, prompt, answer: await answer(this.fsdp, data.tokenizer, prompt) });
+      const text = await answer(this.fsdp, data.tokenizer, prompt); // on every rank
+      reporter.onSample?.({ step, prompt, answer: text });
     }
   }
 

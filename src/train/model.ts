@@ -44,8 +44,7 @@ export function wrapModel(
     new FullyShardedDataParallel(model, {
       shardingStrategy: options.strategy,
       hybridShardDegree: options.hybridShardDegree,
-      mixedPrecision:
-        options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
+      mixedPrecision: options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
       syncModuleStates: sync,
       paramInitFn: initer?.getParamInitFn(),
       postParamInitFn: initer?.getPostParamInitFn(),

@@ -24,15 +24,36 @@ export function parseTrainState(state: JsonObject, dir: string): TrainState {
   const ok = typeof run === 'string' && Number.isSafeInteger(step) && isObject(data) && isObject(options);
   if (!ok) {
     const keys = Object.keys(state).join(', ') || 'nothing';
-    throw new Error(`${dir}: this checkpoint was not saved by finetune: its state has ${keys}; step is ${describe(step)}`);
+    throw new Error(
+      `${dir}: this checkpoint was not saved by finetune: its state has ${keys}; step is ${describe(step)}`,
+    );
   }
   return state as unknown as TrainState;
 }
 
 // Options that change what the steps compute; with others a resumed run is still the same run.
 const decisive: readonly (keyof FinetuneOptions)[] = [
-  'model', 'data', 'epochs', 'maxSteps', 'batchSize', 'gradAccum', 'nproc', 'seqLength', 'packing', 'lossOn', 'lr',
-  'schedule', 'warmupSteps', 'warmupRatio', 'weightDecay', 'betas', 'eps', 'maxGradNorm', 'precision', 'strategy', 'seed',
+  'model',
+  'data',
+  'epochs',
+  'maxSteps',
+  'batchSize',
+  'gradAccum',
+  'nproc',
+  'seqLength',
+  'packing',
+  'lossOn',
+  'lr',
+  'schedule',
+  'warmupSteps',
+  'warmupRatio',
+  'weightDecay',
+  'betas',
+  'eps',
+  'maxGradNorm',
+  'precision',
+  'strategy',
+  'seed',
 ];
 
 /** A sentence for each option that differs from the checkpoint's in a way that changes the training. */
@@ -44,7 +65,11 @@ export function changedOptions(before: FinetuneOptions, now: FinetuneOptions): s
 }
 
 /** Steps of the whole run, when `done` steps are behind and the loader stands where they ended. */
-export function totalSteps(loader: DataLoader, options: Pick<FinetuneOptions, 'epochs' | 'maxSteps'>, done: number): number {
+export function totalSteps(
+  loader: DataLoader,
+  options: Pick<FinetuneOptions, 'epochs' | 'maxSteps'>,
+  done: number,
+): number {
   if (options.maxSteps !== undefined) return options.maxSteps;
   const { epoch, step } = loader.state();
   // In steps of today's batch size, which may not be the one that the run began with.

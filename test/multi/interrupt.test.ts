@@ -1,0 +1,59 @@
+// What ends a run early leaves a checkpoint to go on from: Ctrl-C, a killed rank, a full disk.
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expectFinetune, finetune, workFolder } from './finetune_helpers.ts';
+
+let dir: string;
+const options = { maxSteps: 6, batchSize: 2, epochs: 2 };
+
+beforeAll(async () => {
+  dir = await workFolder(22);
+});
+afterAll(() => rm(dir, { recursive: true }));
+
+test('Ctrl-C: the ranks agree on a step, save and end with 130; the run can go on', async () => {
+  const first = await finetune(2, dir, { ...options, maxSteps: 200, epochs: 50, out: 'ctrl-c' }, { sabotage: { kind: 'interrupt', rank: 0, at: 2 } });
+  expect(first.code).toBe(130);
+  expect(first.failure).toBeUndefined();
+  const { steps, interrupted } = first.summary!;
+  expect(interrupted).toBe(true);
+  expect(steps).toBeGreaterThanOrEqual(3);
+  expect(steps).toBeLessThan(12);
+  expect(first.checkpoints.map(({ step }) => step)).toEqual([steps]);
+  expect(first.steps.at(-1)!.step).toBe(steps);
+  expect(first.evals).toEqual([]);
+  expect(await readdir(join(dir, 'ctrl-c'))).toEqual([`checkpoint-${steps}`]);
+  const rest = await expectFinetune(2, dir, { ...options, maxSteps: steps + 1, epochs: 50, out: 'ctrl-c', resume: 'auto' });
+  expect(rest.steps.map(({ step }) => step)).toEqual([steps + 1]);
+});
+
+test('a rank that is killed while it saves: an error that names it, and the previous checkpoint loads', async () => {
+  const sabotage = { kind: 'kill-in-save' as const, rank: 1, at: 2 };
+  const first = await finetune(2, dir, { ...options, saveSteps: 2, out: 'killed' }, { sabotage });
+  expect(first.code).toBe(137);
+  expect(first.failure).toMatchObject({ rank: 1, message: expect.stringMatching(/SIGKILL/) });
+  expect(first.milliseconds).toBeLessThan(30_000);
+  expect(first.checkpoints.map(({ step }) => step)).toEqual([2]);
+  const rest = await expectFinetune(2, dir, { ...options, out: 'killed', resume: 'auto' });
+  expect(rest.start!.startStep).toBe(2);
+  expect((await readdir(join(dir, 'killed'))).filter((name) => name.includes('checkpoint'))).toEqual(['checkpoint-2']);
+});
+
+test('a full disk on one rank: the same error everywhere, and the previous checkpoint loads', async () => {
+  const sabotage = { kind: 'full-disk' as const, rank: 1, at: 2 };
+  const first = await finetune(2, dir, { ...options, saveSteps: 2, out: 'full' }, { sabotage });
+  expect(first.code).toBe(1);
+  expect(first.failure!.message).toMatch(/saving .*checkpoint-4 failed on rank 1: .*(No space left|ENOSPC)/i);
+  expect(first.checkpoints.map(({ step }) => step)).toEqual([2]);
+  expect(await readdir(join(dir, 'full'))).toEqual(['checkpoint-2']);
+  const rest = await expectFinetune(2, dir, { ...options, out: 'full', resume: 'auto' });
+  expect(rest.start!.startStep).toBe(2);
+});
+
+test('a limit on file sizes is an error, not a signal', async () => {
+  const first = await finetune(2, dir, { ...options, maxSteps: 1, saveSteps: 1, out: 'limit' }, { sabotage: { kind: 'file-limit', rank: 0, at: 1 } });
+  expect(first.code).toBe(1);
+  expect(first.failure!.message).toMatch(/saving .*checkpoint-1 failed on rank 0: .*(File too large|EFBIG)/i);
+  expect(await readdir(join(dir, 'limit'))).toEqual([]);
+});
