@@ -10,6 +10,7 @@ export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
 // tensors and autograd
 export { noGrad } from './autograd/grad_mode.ts';
+export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';
 export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
 // data
 export type { Batch } from './data/batch.ts';
@@ -76,3 +77,21 @@ export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from 
 export { manualSeed } from './tensor/random.ts';
 export { scope } from './tensor/scope.ts';
 export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } from './tensor/tensor.ts';
+export { type Evaluation, evaluate } from './train/evaluate.ts';
+export { runFinetune } from './train/finetune.ts';
+export {
+  type FinetuneInput,
+  type FinetuneOptions,
+  resolveFinetuneOptions,
+  type StrategyName,
+} from './train/options.ts';
+export type {
+  EvalRecord,
+  LoadProgress,
+  Reporter,
+  RunInfo,
+  RunSummary,
+  SampleRecord,
+  StepRecord,
+} from './train/reporter.ts';
+export { NonFiniteError, Trainer, type TrainerHooks, type TrainerOptions } from './train/trainer.ts';

@@ -231,6 +231,11 @@ export class CheckpointWriter {
     writer.write(name, tensor, elementOffset);
   }
 
+  /** See {@link SafetensorsWriter.drain}. */
+  async drain(): Promise<void> {
+    for (const writer of this.#writers) await writer.drain();
+  }
+
   /** Waits for the disk, then replaces the folder's weights. After an error the new files are gone. */
   async finish(): Promise<void> {
     try {

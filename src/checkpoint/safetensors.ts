@@ -5,6 +5,7 @@ import { open, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { type Handle, native } from '../native.ts';
 import { dtypeNumber } from '../tensor/dtype.ts';
+import { computeStream, fileStream, onStream, order, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import {
   headerLength,
   type PlannedTensor,
@@ -82,7 +83,7 @@ export function temporaryName(path: string): string {
 }
 
 /**
- * Writes one safetensors file, tensor by tensor, in any order and by ranges. Writes are enqueued on the current stream;
+ * Writes one safetensors file, tensor by tensor, in any order and by ranges. Writes are enqueued behind the compute stream;
  * memory is bounded whatever the file's size. A disk without room for the whole file is an error in `create`.
  */
 export class SafetensorsWriter {
@@ -90,6 +91,7 @@ export class SafetensorsWriter {
   readonly plan: SafetensorsPlan;
   readonly #temporary: string;
   readonly #left: Map<string, number>;
+  readonly #stream: number = fileStream();
   #file: Handle | undefined;
   #synced = false;
 
@@ -99,7 +101,8 @@ export class SafetensorsWriter {
     this.#temporary = temporaryName(path);
     this.#left = new Map([...plan.tensors].map(([name, { shape }]) => [name, numelOf(shape)]));
     this.#file = native.fileCreate(this.#temporary, plan.fileBytes);
-    native.fileWriteBytes(this.#file, 0, plan.header);
+    const file = this.#file;
+    onStream(this.#stream, () => native.fileWriteBytes(file, 0, plan.header));
   }
 
   /** Lays out the file (tensors in the order given) and reserves its space under a temporary name. */
@@ -118,7 +121,8 @@ export class SafetensorsWriter {
   write(name: string, tensor: Handle, elementOffset = 0): void {
     const entry = this.plan.tensors.get(name);
     if (!entry) throw new Error(`${this.path} was not planned to hold a tensor "${name}"`);
-    if (this.#file === undefined || this.#synced) throw new Error(`${this.path} is already finished`);
+    const file = this.#file;
+    if (file === undefined || this.#synced) throw new Error(`${this.path} is already finished`);
     const numel = numelOf(entry.shape);
     if (!(elementOffset >= 0 && elementOffset <= numel)) {
       throw new RangeError(`${this.path}: "${name}" has ${numel} elements, none at ${elementOffset}`);
@@ -126,8 +130,24 @@ export class SafetensorsWriter {
     const offset = entry.byteOffset + (elementOffset * entry.byteLength) / Math.max(1, numel);
     const left = this.#left.get(name)!;
     const room = Math.min(left, numel - elementOffset);
-    const written = native.fileWrite(this.#file, offset, tensor, dtypeNumber(entry.dtype), room);
+    order(computeStream, this.#stream);
+    const written = onStream(this.#stream, () =>
+      native.fileWrite(file, offset, tensor, dtypeNumber(entry.dtype), room),
+    );
     this.#left.set(name, left - written);
+  }
+
+  /** Waits for the writes so far; bounds what is under way. */
+  async drain(): Promise<void> {
+    const event = new StreamEvent(this.#stream);
+    try {
+      await event.wait();
+    } catch (error) {
+      replaceFileStream(this.#stream);
+      throw error;
+    } finally {
+      event.dispose();
+    }
   }
 
   /** Waits until everything is on the disk, then gives the file its name. After an error nothing is left behind. */
@@ -148,9 +168,14 @@ export class SafetensorsWriter {
         throw new Error(`${this.path} is not complete: ${list.join(', ')}${more} were not written`);
       }
       this.#synced = true;
-      const event = native.fileSync(this.#file);
+      await this.drain();
+      const file = this.#file;
+      const event = onStream(this.#stream, () => native.fileSync(file));
       try {
         await native.eventWaitAsync(event);
+      } catch (error) {
+        replaceFileStream(this.#stream);
+        throw error;
       } finally {
         native.eventRelease(event);
       }

@@ -23,6 +23,8 @@ export interface SaveOptions {
 export interface PretrainedWriter {
   /** Enqueues the write; `tensor` may be disposed at once. */
   write(name: string, tensor: Tensor, elementOffset?: number): void;
+  /** Waits for the writes so far. */
+  drain(): Promise<void>;
   /** Waits until everything is on the disk, then replaces the weights of the folder. */
   finish(): Promise<void>;
   abort(): Promise<void>;
@@ -42,6 +44,7 @@ export async function openPretrained(
   });
   return {
     write: (name, tensor, elementOffset) => writer.write(name, tensor.handle, elementOffset),
+    drain: () => writer.drain(),
     finish: async () => {
       await writer.finish();
       await writeWhole(join(dir, 'config.json'), `${JSON.stringify(model.config.raw, null, 2)}\n`);

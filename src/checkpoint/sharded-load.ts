@@ -3,7 +3,7 @@ import type { AdamW, SlotState } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { FsdpUnit } from '../parallel/fsdp/unit.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
-import { onStream, StreamEvent, withFileStream } from '../tensor/streams.ts';
+import { computeStream, fileStream, onStream, order, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { pieceKey } from './sharded-format.ts';
 import type { ShardedCheckpoint } from './sharded-reader.ts';
@@ -31,7 +31,9 @@ export async function loadPieces(
   const totalBytes = parts.reduce((sum, part) => sum + bytesOf(part), 0);
   const started = performance.now();
   let bytes = 0;
-  await withFileStream(async (stream) => {
+  const stream = fileStream();
+  order(computeStream, stream);
+  try {
     for (const part of parts) {
       onStream(stream, () => part.read());
       const event = new StreamEvent(stream);
@@ -39,7 +41,10 @@ export async function loadPieces(
       bytes += bytesOf(part);
       onProgress?.({ bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
     }
-  });
+  } catch (error) {
+    replaceFileStream(stream);
+    throw error;
+  }
 }
 
 function* modelParts(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParallel): Generator<Part> {
@@ -64,7 +69,10 @@ function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: AdamW): Gener
     if (step === undefined) continue;
     const { unit, parameter } = state;
     optimizer.setStep(step, unit ?? parameter);
-    for (const [kind, target] of [['exp_avg', state.expAvg], ['exp_avg_sq', state.expAvgSq]] as const) {
+    for (const [kind, target] of [
+      ['exp_avg', state.expAvg],
+      ['exp_avg_sq', state.expAvgSq],
+    ] as const) {
       yield {
         target,
         read: () => {

@@ -4,7 +4,6 @@ import type { Module } from '../nn/module.ts';
 import type { AdamW } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { piecesOf, type ShardedStateDict } from '../parallel/fsdp/state_dict.ts';
-import { onStream, withFileStream } from '../tensor/streams.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { SafetensorsWriter } from './safetensors.ts';
 import { type PieceInfo, type PieceKind, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';

@@ -158,6 +158,7 @@ class Job {
   }
 
   private judge(entry: Rank, code: number | null, signal: NodeJS.Signals | null, why: string | undefined): void {
+    if (this.interrupted && code === 130) return; // it stopped as it was asked to
     const number = signal ? 128 + (constants.signals[signal] ?? 0) : (code ?? 1);
     if (this.interrupted && signal !== null) {
       this.first ??= { rank: entry.rank, code: number, message: `interrupted by ${signal}`, details: undefined };

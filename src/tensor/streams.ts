@@ -21,20 +21,15 @@ export function loadingStream(): number {
 
 let files: number | undefined;
 
-/**
- * Runs `fn` with a stream for file work that may fail without being the end (a full disk): an error breaks its stream for
- * good, and this one is replaced then. The stream starts after what is enqueued on the compute stream now.
- */
-export async function withFileStream<T>(fn: (stream: number) => Promise<T>): Promise<T> {
+/** Files are written here, so that a full disk is an error of the save and not of everything after it. */
+export function fileStream(): number {
   files ??= native.streamCreate('files');
-  const stream = files;
-  order(computeStream, stream);
-  try {
-    return await fn(stream);
-  } catch (error) {
-    if (files === stream) files = undefined;
-    throw error;
-  }
+  return files;
+}
+
+/** After an error of its work: that breaks a stream for good, and the next fileStream() is another. */
+export function replaceFileStream(broken: number): void {
+  if (files === broken) files = undefined;
 }
 
 /** Runs `fn` with ops enqueued on `stream`. */

@@ -17,7 +17,9 @@ afterAll(() => rm(dir, { recursive: true }));
 test('one rank learns, evaluates before and after, and says where it is', () => {
   const { steps, evals, summary, start } = alone;
   expect(steps.map(({ step }) => step)).toEqual([1, 2, 3, 4]);
-  expect(steps.map(({ learningRate }) => learningRate)).toEqual([6e-4, 4.5e-4, 3e-4, 1.5e-4].map((x) => expect.closeTo(x, 12)));
+  expect(steps.map(({ learningRate }) => learningRate)).toEqual(
+    [6e-4, 4.5e-4, 3e-4, 1.5e-4].map((x) => expect.closeTo(x, 12)),
+  );
   expect(steps.at(-1)).toMatchObject({ totalSteps: 4, epoch: 1 });
   for (const { gradNorm, tokensPerSecond, memoryBytes } of steps) {
     expect(gradNorm).toBeGreaterThan(0);
@@ -26,23 +28,47 @@ test('one rank learns, evaluates before and after, and says where it is', () => 
   }
   expect(evals.map(({ step }) => step)).toEqual([0, 4]);
   expect(evals[1]!.loss).toBeLessThan(evals[0]!.loss - 0.3);
-  expect(start).toMatchObject({ worldSize: 1, backend: 'none', totalSteps: 4, startStep: 0, trainExamples: 22, evalExamples: 7 });
-  expect(summary).toMatchObject({ steps: 4, interrupted: false, evalBefore: { loss: evals[0]!.loss }, evalAfter: { loss: evals[1]!.loss } });
+  expect(start).toMatchObject({
+    worldSize: 1,
+    backend: 'none',
+    totalSteps: 4,
+    startStep: 0,
+    trainExamples: 22,
+    evalExamples: 7,
+  });
+  expect(summary).toMatchObject({
+    steps: 4,
+    interrupted: false,
+    evalBefore: { loss: evals[0]!.loss },
+    evalAfter: { loss: evals[1]!.loss },
+  });
   expect(summary!.tokens).toBe(steps.reduce((sum, { tokens }) => sum + tokens, 0));
 });
 
 test('the output is a Hugging Face folder', async () => {
   const files = await readdir(join(dir, 'out'));
-  expect(files).toEqual(expect.arrayContaining(['config.json', 'model.safetensors', 'tokenizer.json', 'chat_template.jinja']));
+  expect(files).toEqual(
+    expect.arrayContaining(['config.json', 'model.safetensors', 'tokenizer.json', 'chat_template.jinja']),
+  );
   const header = (await readFile(join(dir, 'out/model.safetensors'))).subarray(8, 2000).toString();
   expect(header).toContain('"dtype":"BF16"');
 });
 
 const equal = (result: FinetuneResult): void => {
   expect(relativeError(result.losses, alone.losses)).toBeLessThan(1e-5);
-  expect(relativeError(result.steps.map((s) => s.gradNorm), alone.steps.map((s) => s.gradNorm))).toBeLessThan(1e-4);
+  expect(
+    relativeError(
+      result.steps.map((s) => s.gradNorm),
+      alone.steps.map((s) => s.gradNorm),
+    ),
+  ).toBeLessThan(1e-4);
   expect(result.steps.map((s) => s.tokens)).toEqual(alone.steps.map((s) => s.tokens));
-  expect(relativeError(result.evals.map((e) => e.loss), alone.evals.map((e) => e.loss))).toBeLessThan(1e-5);
+  expect(
+    relativeError(
+      result.evals.map((e) => e.loss),
+      alone.evals.map((e) => e.loss),
+    ),
+  ).toBeLessThan(1e-5);
   expect(result.evals.map((e) => e.tokens)).toEqual(alone.evals.map((e) => e.tokens));
 };
 const spread = { evalAtStart: true, evalData: '' };
@@ -52,17 +78,41 @@ test('two ranks equal one', async () => {
 });
 
 test('accumulation equals a large batch; ranks without examples left take part', async () => {
-  equal(await expectFinetune(3, dir, { ...spread, evalData: join(dir, 'eval.jsonl'), batchSize: 1, gradAccum: 2, out: 'three' }));
+  equal(
+    await expectFinetune(3, dir, {
+      ...spread,
+      evalData: join(dir, 'eval.jsonl'),
+      batchSize: 1,
+      gradAccum: 2,
+      out: 'three',
+    }),
+  );
 });
 
 test('accumulation without sharding', async () => {
-  const options = { ...spread, evalData: join(dir, 'eval.jsonl'), batchSize: 1, gradAccum: 3, strategy: 'NO_SHARD' as const };
+  const options = {
+    ...spread,
+    evalData: join(dir, 'eval.jsonl'),
+    batchSize: 1,
+    gradAccum: 3,
+    strategy: 'NO_SHARD' as const,
+  };
   equal(await expectFinetune(2, dir, { ...options, out: 'no-shard' }));
 });
 
 test('activation checkpointing, sample prompts, a limit of steps', async () => {
-  const options = { activationCheckpointing: true, maxSteps: 2, samplePrompts: ['Define folly (n.)'], evalAtStart: true };
-  const { losses, samples, summary } = await expectFinetune(2, dir, { ...options, batchSize: 3, out: 'samples', schedule: 'constant' });
+  const options = {
+    activationCheckpointing: true,
+    maxSteps: 2,
+    samplePrompts: ['Define folly (n.)'],
+    evalAtStart: true,
+  };
+  const { losses, samples, summary } = await expectFinetune(2, dir, {
+    ...options,
+    batchSize: 3,
+    out: 'samples',
+    schedule: 'constant',
+  });
   expect(losses[0]).toBeCloseTo(alone.losses[0]!, 4);
   expect(summary!.steps).toBe(2);
   expect(samples.map(({ step }) => step)).toEqual([0, 2]);
@@ -76,7 +126,11 @@ test('bfloat16 learns as float32 does', async () => {
 
 test('a loss that is not a number stops the run and names the step', async () => {
   const { code, failure, checkpoints, steps } = await finetune(2, dir, {
-    lr: 1e30, batchSize: 3, schedule: 'constant', saveSteps: 1, out: 'nan',
+    lr: 1e30,
+    batchSize: 3,
+    schedule: 'constant',
+    saveSteps: 1,
+    out: 'nan',
   });
   expect(code).toBe(1);
   expect(failure?.message).toMatch(/^step [2-4]: the (loss|gradient norm) is (NaN|infinite); training stopped/);

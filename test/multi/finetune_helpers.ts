@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { FinetuneOptions } from '../../src/train/options.ts';
 import type { EvalRecord, RunInfo, RunSummary, StepRecord } from '../../src/train/reporter.ts';
-import { fixture, type RanksResult, type RanksOptions, runRanks } from './helpers.ts';
+import { fixture, type RanksOptions, type RanksResult, runRanks } from './helpers.ts';
 
 const examples = join(import.meta.dirname, '../../examples');
 
@@ -29,7 +29,10 @@ export interface FinetuneResult extends RanksResult {
 /** A fresh folder with `train.jsonl` and `eval.jsonl`, the first lines of the example data. */
 export async function workFolder(trainLines = 24, evalLines = 7): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'finetune-'));
-  for (const [name, lines] of [['train', trainLines], ['eval', evalLines]] as const) {
+  for (const [name, lines] of [
+    ['train', trainLines],
+    ['eval', evalLines],
+  ] as const) {
     const text = await readFile(join(examples, `data/devils-dictionary.${name}.jsonl`), 'utf8');
     await writeFile(join(dir, `${name}.jsonl`), text.split('\n').slice(0, lines).join('\n'));
   }
@@ -60,8 +63,7 @@ export async function finetune(
     args: [JSON.stringify(all)],
     env: { ...ranks.env, ...(sabotage ? { SABOTAGE: JSON.stringify(sabotage) } : {}) },
   });
-  const events = result.stdout[0]!
-    .split('\n')
+  const events = result.stdout[0]!.split('\n')
     .filter((line) => line.startsWith('{'))
     .map((line) => JSON.parse(line) as { kind: string });
   const of = <T>(kind: string): T[] => events.filter((event) => event.kind === kind) as T[];
@@ -83,7 +85,9 @@ export async function finetune(
 export async function expectFinetune(...args: Parameters<typeof finetune>): Promise<FinetuneResult> {
   const result = await finetune(...args);
   if (result.code !== 0 || !result.summary) {
-    throw new Error(`exit code ${result.code}: ${JSON.stringify(result.failure)}\n${result.stderr.join('')}${result.stdout.join('')}`);
+    throw new Error(
+      `exit code ${result.code}: ${JSON.stringify(result.failure)}\n${result.stderr.join('')}${result.stdout.join('')}`,
+    );
   }
   return result;
 }

@@ -13,7 +13,12 @@ beforeAll(async () => {
 afterAll(() => rm(dir, { recursive: true }));
 
 test('Ctrl-C: the ranks agree on a step, save and end with 130; the run can go on', async () => {
-  const first = await finetune(2, dir, { ...options, maxSteps: 200, epochs: 50, out: 'ctrl-c' }, { sabotage: { kind: 'interrupt', rank: 0, at: 2 } });
+  const first = await finetune(
+    2,
+    dir,
+    { ...options, maxSteps: 200, epochs: 50, out: 'ctrl-c' },
+    { sabotage: { kind: 'interrupt', rank: 0, at: 2 } },
+  );
   expect(first.code).toBe(130);
   expect(first.failure).toBeUndefined();
   const { steps, interrupted } = first.summary!;
@@ -24,7 +29,13 @@ test('Ctrl-C: the ranks agree on a step, save and end with 130; the run can go o
   expect(first.steps.at(-1)!.step).toBe(steps);
   expect(first.evals).toEqual([]);
   expect(await readdir(join(dir, 'ctrl-c'))).toEqual([`checkpoint-${steps}`]);
-  const rest = await expectFinetune(2, dir, { ...options, maxSteps: steps + 1, epochs: 50, out: 'ctrl-c', resume: 'auto' });
+  const rest = await expectFinetune(2, dir, {
+    ...options,
+    maxSteps: steps + 1,
+    epochs: 50,
+    out: 'ctrl-c',
+    resume: 'auto',
+  });
   expect(rest.steps.map(({ step }) => step)).toEqual([steps + 1]);
 });
 
@@ -52,7 +63,12 @@ test('a full disk on one rank: the same error everywhere, and the previous check
 });
 
 test('a limit on file sizes is an error, not a signal', async () => {
-  const first = await finetune(2, dir, { ...options, maxSteps: 1, saveSteps: 1, out: 'limit' }, { sabotage: { kind: 'file-limit', rank: 0, at: 1 } });
+  const first = await finetune(
+    2,
+    dir,
+    { ...options, maxSteps: 1, saveSteps: 1, out: 'limit' },
+    { sabotage: { kind: 'file-limit', rank: 0, at: 1 } },
+  );
   expect(first.code).toBe(1);
   expect(first.failure!.message).toMatch(/saving .*checkpoint-1 failed on rank 0: .*(File too large|EFBIG)/i);
   expect(await readdir(join(dir, 'limit'))).toEqual([]);

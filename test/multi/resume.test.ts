@@ -12,7 +12,13 @@ const weights = (out: string): Promise<Buffer> => readFile(join(dir, out, 'model
 
 beforeAll(async () => {
   dir = await workFolder(22);
-  whole = await expectFinetune(2, dir, { ...options, saveSteps: 2, out: 'whole', evalData: join(dir, 'eval.jsonl'), evalAtStart: true });
+  whole = await expectFinetune(2, dir, {
+    ...options,
+    saveSteps: 2,
+    out: 'whole',
+    evalData: join(dir, 'eval.jsonl'),
+    evalAtStart: true,
+  });
 });
 afterAll(() => rm(dir, { recursive: true }));
 
@@ -20,7 +26,12 @@ test('checkpoints come every n steps, and only the newest are kept', async () =>
   expect(whole.checkpoints.map(({ step }) => step)).toEqual([2, 4, 6]);
   await expect(readFile(join(dir, 'whole/checkpoint-2/state.json'))).rejects.toThrow(/ENOENT/);
   const state = JSON.parse(await readFile(join(dir, 'whole/checkpoint-4/state.json'), 'utf8'));
-  expect(state).toMatchObject({ version: 1, worldSize: 2, shards: 2, state: { step: 4, seed: 42, strategy: 'FULL_SHARD' } });
+  expect(state).toMatchObject({
+    version: 1,
+    worldSize: 2,
+    shards: 2,
+    state: { step: 4, seed: 42, strategy: 'FULL_SHARD' },
+  });
 });
 
 test('resuming is bit-exact on as many ranks', async () => {
@@ -42,7 +53,12 @@ test.each([
   { nproc: 2, batchSize: 2, strategy: 'NO_SHARD' as const },
 ])('resuming on $nproc ranks with $strategy', async (layout) => {
   const resume = join(dir, 'whole/checkpoint-4');
-  const rest = await expectFinetune(layout.nproc, dir, { ...options, ...layout, resume, out: `rest-${layout.strategy}` });
+  const rest = await expectFinetune(layout.nproc, dir, {
+    ...options,
+    ...layout,
+    resume,
+    out: `rest-${layout.strategy}`,
+  });
   expect(relativeError(rest.losses, whole.losses.slice(4))).toBeLessThan(1e-6);
 });
 
@@ -52,14 +68,28 @@ test('auto takes the newest; without one it starts from the beginning', async ()
   await writeFile(join(dir, 'auto/checkpoint-2.tmp-abc'), 'left by a killed run');
   const rest = await expectFinetune(2, dir, { ...options, maxSteps: 3, resume: 'auto', out: 'auto', lr: 1e-4 });
   expect(rest.steps.map(({ step }) => step)).toEqual([3]);
-  expect(rest.notes.join('\n')).toMatch(/maxSteps was 2 in the checkpoint and is 3 now\nlr was 0\.0006 .* is 0\.0001 now/);
+  expect(rest.notes.join('\n')).toMatch(
+    /maxSteps was 2 in the checkpoint and is 3 now\nlr was 0\.0006 .* is 0\.0001 now/,
+  );
 });
 
 test.each([
-  ['a file cut short', (checkpoint: string) => truncate(join(checkpoint, 'rank-00001-of-00002.safetensors'), 5000), /cut short/],
-  ['a missing file', (checkpoint: string) => rm(join(checkpoint, 'rank-00000-of-00002.safetensors')), /rank-00000-of-00002/],
+  [
+    'a file cut short',
+    (checkpoint: string) => truncate(join(checkpoint, 'rank-00001-of-00002.safetensors'), 5000),
+    /cut short/,
+  ],
+  [
+    'a missing file',
+    (checkpoint: string) => rm(join(checkpoint, 'rank-00000-of-00002.safetensors')),
+    /rank-00000-of-00002/,
+  ],
   ['no state.json', (checkpoint: string) => rm(join(checkpoint, 'state.json')), /not a complete checkpoint/],
-  ['a broken state.json', (checkpoint: string) => truncate(join(checkpoint, 'state.json'), 40), /state\.json: not valid JSON/],
+  [
+    'a broken state.json',
+    (checkpoint: string) => truncate(join(checkpoint, 'state.json'), 40),
+    /state\.json: not valid JSON/,
+  ],
 ])('%s is an error that names the folder', async (_, damage, message) => {
   await expectFinetune(2, dir, { ...options, maxSteps: 1, saveSteps: 1, out: 'broken' });
   const checkpoint = join(dir, 'broken/checkpoint-1');

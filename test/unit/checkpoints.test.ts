@@ -16,7 +16,17 @@ async function folder(name: string, savedAt?: number, run = 'a'): Promise<void> 
   const dir = join(out, name);
   await mkdir(dir);
   if (savedAt === undefined) return;
-  const state = { format: 'rankzero.sharded', version: 1, id: 'x', savedAt, worldSize: 1, shards: 1, dtypes: {}, ties: [], state: { run } };
+  const state = {
+    format: 'rankzero.sharded',
+    version: 1,
+    id: 'x',
+    savedAt,
+    worldSize: 1,
+    shards: 1,
+    dtypes: {},
+    ties: [],
+    state: { run },
+  };
   await writeFile(join(dir, 'state.json'), JSON.stringify(state));
 }
 
@@ -69,5 +79,8 @@ test('what a killed run left is removed, and a checkpoint that was being replace
   await writeFile(join(out, 'notes.tmp'), '');
   await cleanLeftovers(out);
   expect((await readdir(out)).sort()).toEqual(['checkpoint-1', 'checkpoint-2', 'checkpoint-backup', 'notes.tmp']);
-  expect((await listCheckpoints(out)).map(({ step, savedAt }) => [step, savedAt])).toEqual([[2, 200], [1, 100]]);
+  expect((await listCheckpoints(out)).map(({ step, savedAt }) => [step, savedAt])).toEqual([
+    [2, 200],
+    [1, 100],
+  ]);
 });

@@ -6,7 +6,9 @@ const factors = (name: 'constant' | 'linear' | 'cosine', total: number, warmup: 
   Array.from({ length: total }, (_, step) => scheduleFactor(name, step, total, warmup));
 
 test('linear: warm-up from 0 to 1, then down to 0 at the end', () => {
-  expect(factors('linear', 8, 2)).toEqual([0, 0.5, 1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6].map((x) => expect.closeTo(x, 12)));
+  expect(factors('linear', 8, 2)).toEqual(
+    [0, 0.5, 1, 5 / 6, 4 / 6, 0.5, 2 / 6, 1 / 6].map((x) => expect.closeTo(x, 12)),
+  );
   expect(factors('linear', 4, 0)).toEqual([1, 0.75, 0.5, 0.25]);
 });
 

@@ -41,5 +41,7 @@ test('options that change the training are named', () => {
 });
 
 test('a checkpoint of another program is not a training state', () => {
-  expect(() => parseTrainState({ mine: 1 }, '/x/checkpoint-3')).toThrow(/\/x\/checkpoint-3: .*not saved by finetune.*mine/);
+  expect(() => parseTrainState({ mine: 1 }, '/x/checkpoint-3')).toThrow(
+    /\/x\/checkpoint-3: .*not saved by finetune.*mine/,
+  );
 });

@@ -1,8 +1,8 @@
 // Saving a sharded model as a Hugging Face folder: unit by unit, written by rank 0; an error there is the same error everywhere.
+import { onAllRanks } from '../../checkpoint/agree.ts';
 import { openPretrained, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
 import { dist } from '../../distributed/index.ts';
 import type { CausalLM } from '../../models/causal_lm.ts';
-import { computeStream, StreamEvent } from '../../tensor/streams.ts';
 import type { FsdpUnit, UnitGroups } from './unit.ts';
 
 /** Collective over all ranks. */
@@ -19,48 +19,33 @@ export async function saveFullPretrained(
     shape: parameter.shape,
     dtype: parameter.checkpointDtype ?? parameter.dtype,
   }));
-  let failure: unknown;
-  const attempt = async (fn: () => Promise<void>): Promise<void> => {
-    if (failure !== undefined || !writes) return;
-    try {
-      await fn();
-    } catch (error) {
-      failure = error;
-    }
-  };
-  let writer: Awaited<ReturnType<typeof openPretrained>> | undefined;
-  await attempt(async () => {
-    writer = await openPretrained(dir, model, tensors, options);
-  });
-  await agree(failure);
-  // Replicas hold the same shards: one shard group gathers.
-  if (groups.replicate.rank === 0) {
+  const what = `saving ${dir}`;
+  const writer = await onAllRanks(dist.group, what, () =>
+    writes ? openPretrained(dir, model, tensors, options) : undefined,
+  );
+  await onAllRanks(dist.group, what, async () => {
+    // Replicas hold the same shards: one shard group gathers.
+    if (groups.replicate.rank !== 0) return;
+    let failure: unknown;
     for (const unit of units) {
-      using full = unit.gather(unit.shard);
-      await attempt(async () => {
+      using full = unit.gather(unit.shard); // after a failure too: the others gather
+      if (!writer || failure !== undefined) continue;
+      try {
         for (const { parameter, offset } of unit.layout.spans) {
           using values = full.slice(offset, parameter.shape);
-          writer!.write(parameter.name, values);
+          writer.write(parameter.name, values);
         }
-        const written = new StreamEvent(computeStream);
-        await written.wait();
-        written.dispose();
-      });
+        await writer.drain();
+      } catch (error) {
+        failure = error;
+      }
     }
-  }
-  await attempt(() => writer!.finish());
-  if (failure !== undefined) await writer?.abort();
-  await agree(failure);
-}
-
-/** Rank 0 tells whether it failed; then all ranks throw. */
-async function agree(failure: unknown): Promise<void> {
-  const group = dist.group;
-  const own =
-    group.rank === 0
-      ? new TextEncoder().encode(failure === undefined ? '' : String((failure as Error).message ?? failure))
-      : undefined;
-  const message = new TextDecoder().decode(group.broadcastBytes(own, 0));
-  if (failure !== undefined) throw failure;
-  if (message) throw new Error(`rank 0 failed to save: ${message}`);
+    try {
+      if (failure !== undefined) throw failure;
+      await writer?.finish();
+    } catch (error) {
+      await writer?.abort();
+      throw error;
+    }
+  });
 }
