@@ -32,15 +32,27 @@ export interface HostBatch {
   length: number;
 }
 
+/** int32 from int64 by the low words, since a BigInt for each token costs more than the rest. Too large: the largest int32. */
+function narrowed(values: BigInt64Array): Int32Array {
+  const words = new Int32Array(values.buffer, values.byteOffset, values.length * 2); // little-endian
+  const out = new Int32Array(values.length);
+  for (let i = 0; i < out.length; i++) {
+    const [low, high] = [words[2 * i]!, words[2 * i + 1]!];
+    out[i] = high === low >> 31 ? low : 0x7fffffff;
+  }
+  return out;
+}
+
 function flatten(what: string, input: TokenInput): { values: Int32Array; batch: number; length: number } {
   if (input instanceof Int32Array) return { values: input, batch: 1, length: input.length };
-  if (input instanceof BigInt64Array) return { values: Int32Array.from(input, Number), batch: 1, length: input.length };
+  if (input instanceof BigInt64Array) return { values: narrowed(input), batch: 1, length: input.length };
   if (input instanceof Tensor) {
     if (input.dtype !== 'int64' && input.dtype !== 'int32')
       throw new TypeError(`${what} must be int64 but is ${input.dtype}`);
     if (input.shape.length > 2)
       throw new RangeError(`${what} must have shape (batch, length) but has [${input.shape}]`);
-    const values = Int32Array.from(input.hostValues ?? input.dataSync(), Number);
+    const host = input.hostValues ?? input.dataSync();
+    const values = host instanceof BigInt64Array ? narrowed(host) : Int32Array.from(host, Number);
     const length = input.size(-1);
     return { values, batch: values.length / length, length };
   }

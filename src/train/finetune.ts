@@ -239,6 +239,6 @@ async function startState(options: FinetuneOptions, resume: string | undefined, 
   const manifest = await onAllRanks(dist.group, 'resuming', () => readManifest(resume));
   const state = parseTrainState(manifest.state, resume);
   data.train.loadState(state.data);
-  data.notes.push(`resuming from ${resume}, after step ${state.step}`, ...changedOptions(state.options, options));
+  data.notes.push(`resuming from ${resume}`, ...changedOptions(state.options, options));
   return { ...state, ...own };
 }

@@ -44,7 +44,7 @@ test('resuming is bit-exact on as many ranks', async () => {
   expect(rest.evals.at(-1)!.loss).toBe(whole.evals.at(-1)!.loss);
   // The evaluation before the first step is that of the first run.
   expect(rest.summary!.evalBefore!.loss).toBe(whole.evals[0]!.loss);
-  expect(rest.notes).toEqual([expect.stringMatching(/^resuming from .*checkpoint-4, after step 4$/)]);
+  expect(rest.notes).toEqual([expect.stringMatching(/^resuming from .*checkpoint-4$/)]);
 });
 
 test.each([
