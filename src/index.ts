@@ -85,6 +85,7 @@ export {
   resolveFinetuneOptions,
   type StrategyName,
 } from './train/options.ts';
+export { createReporter } from './train/report/index.ts';
 export type {
   EvalRecord,
   LoadProgress,

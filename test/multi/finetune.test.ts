@@ -119,6 +119,15 @@ test('activation checkpointing, sample prompts, a limit of steps', async () => {
   for (const { answer } of samples) expect(answer.length).toBeGreaterThan(10);
 });
 
+test('packed rows, without clipping, on every token', async () => {
+  const options = { packing: true, seqLength: 128, maxGradNorm: 0, lossOn: 'all' as const, warmupSteps: 2 };
+  const one = await expectFinetune(1, dir, { ...options, batchSize: 2, out: 'packed-1' });
+  const two = await expectFinetune(2, dir, { ...options, batchSize: 1, out: 'packed-2' });
+  expect(one.steps[0]!.tokens).toBeGreaterThan(200);
+  expect(one.losses.length).toBeGreaterThan(3);
+  expect(relativeError(two.losses, one.losses)).toBeLessThan(1e-5);
+});
+
 test('bfloat16 learns as float32 does', async () => {
   const { losses } = await expectFinetune(2, dir, { precision: 'bfloat16', batchSize: 3, out: 'bf16' });
   expect(relativeError(losses, alone.losses)).toBeLessThan(0.02);

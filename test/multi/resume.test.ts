@@ -1,5 +1,5 @@
 // A run that is stopped and resumed is the run that was not stopped: bit for bit on as many ranks, to rounding on others.
-import { readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { expectFinetune, type FinetuneResult, finetune, relativeError, workFolder } from './finetune_helpers.ts';
@@ -48,18 +48,19 @@ test('resuming is bit-exact on as many ranks', async () => {
 });
 
 test.each([
-  { nproc: 1, batchSize: 4, strategy: 'FULL_SHARD' as const },
-  { nproc: 4, batchSize: 1, strategy: 'HYBRID_SHARD' as const, hybridShardDegree: 2 },
-  { nproc: 2, batchSize: 2, strategy: 'NO_SHARD' as const },
-])('resuming on $nproc ranks with $strategy', async (layout) => {
+  { nproc: 1, batchSize: 4, strategy: 'FULL_SHARD' as const, files: 1 },
+  { nproc: 4, batchSize: 1, strategy: 'HYBRID_SHARD' as const, hybridShardDegree: 2, files: 2 },
+  { nproc: 2, batchSize: 2, strategy: 'NO_SHARD' as const, files: 1 },
+])('resuming on $nproc ranks with $strategy, and back', async ({ nproc, files, ...layout }) => {
+  const out = `rest-${layout.strategy}`;
   const resume = join(dir, 'whole/checkpoint-4');
-  const rest = await expectFinetune(layout.nproc, dir, {
-    ...options,
-    ...layout,
-    resume,
-    out: `rest-${layout.strategy}`,
-  });
+  const rest = await expectFinetune(nproc, dir, { ...options, ...layout, resume, out, saveSteps: 6 });
   expect(relativeError(rest.losses, whole.losses.slice(4))).toBeLessThan(1e-6);
+  // Replicas hold the same, so one of them writes.
+  const written = await readdir(join(dir, out, 'checkpoint-6'));
+  expect(written.filter((name) => name.startsWith('rank-')).length).toBe(files);
+  const back = await expectFinetune(2, dir, { ...options, resume: join(dir, out, 'checkpoint-6'), out: `${out}-back` });
+  expect(relativeError(back.losses, whole.losses.slice(6))).toBeLessThan(1e-6);
 });
 
 test('auto takes the newest; without one it starts from the beginning', async () => {
