@@ -12,10 +12,31 @@
 
 namespace rz::binding {
 
+// Live tensor handles. A storage is given back when its last handle goes (Storage::drop_handle).
+class TensorTable {
+ public:
+  double insert(TensorRef tensor) {
+    tensor.storage->add_handle();
+    return table_.insert(std::move(tensor));
+  }
+  TensorRef& at(double handle) { return table_.at(handle); }
+  bool release(double handle) {
+    std::shared_ptr<Storage> storage = table_.contains(handle) ? table_.at(handle).storage : nullptr;
+    if (!storage) return false;
+    table_.release(handle);
+    storage->drop_handle();
+    return true;
+  }
+  size_t live() const { return table_.live(); }
+
+ private:
+  HandleTable<TensorRef, HandleKind::Tensor> table_;
+};
+
 struct AddonState {
   // Concepts with state of their own (files, store, groups) keep it here, keyed by name; destroyed before the runtime.
   Runtime runtime;
-  HandleTable<TensorRef, HandleKind::Tensor> tensors;
+  TensorTable tensors;
   HandleTable<Event, HandleKind::Event> events;
   std::unordered_map<std::string, std::any> concepts;
   Stream* current = nullptr;  // the stream that ops enqueue on

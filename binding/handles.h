@@ -52,6 +52,7 @@ class HandleTable {
     return true;
   }
 
+  bool contains(double handle) { return find(handle) != nullptr; }
   size_t live() const { return entries_.size() - free_.size(); }
 
  private:

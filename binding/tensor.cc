@@ -37,8 +37,8 @@ napi_value tensor_retain(Args& a) {
 
 napi_value tensor_release(Args& a) { return a.from(a.state().tensors.release(a.number(0))); }
 
-// How many handles and running tasks share the storage.
-napi_value tensor_use_count(Args& a) { return a.from(static_cast<double>(a.tensor(0).storage.use_count())); }
+// How many handles share the storage.
+napi_value tensor_use_count(Args& a) { return a.from(static_cast<double>(a.tensor(0).storage->handles())); }
 
 // An id that two handles share exactly when they share a storage.
 napi_value tensor_storage_id(Args& a) {
@@ -78,12 +78,16 @@ napi_value tensor_read_async(Args& a) {
   for (uint32_t mask = t.storage->foreign_streams(); mask; mask &= mask - 1) {
     events.push_back(a.runtime().stream(std::countr_zero(mask))->record());
   }
+  // A handle of its own: the memory is not reused before the copy, which is not on a stream.
+  AddonState* state = &a.state();
+  double handle = state->tensors.insert(t);
+  std::shared_ptr<void> pin(nullptr, [state, handle](void*) { state->tensors.release(handle); });
   return run_async(
       a.env(),
       [events] {
         for (const Event& event : events) event.stream->synchronize(event);
       },
-      [t](Napi::Env env) -> Napi::Value {
+      [t, pin](Napi::Env env) -> Napi::Value {
         Napi::ArrayBuffer out = Napi::ArrayBuffer::New(env, t.bytes());
         std::memcpy(out.Data(), t.data(), t.bytes());
         return out;

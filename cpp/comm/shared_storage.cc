@@ -20,14 +20,17 @@ class SharedStorage final : public Storage {
  public:
   SharedStorage(std::shared_ptr<SharedPool> pool, SegmentTable::Owned segment, size_t bytes, Stream* home, MemoryKind kind)
       : Storage(segment.data, bytes, Device::Cpu, home), pool_(std::move(pool)), segment_(segment), kind_(kind) {}
-  ~SharedStorage() override {
+  ~SharedStorage() override { retire(); }
+  int segment() const override { return segment_.id; }
+
+ protected:
+  void give_back() override {
     SharedPool::Block block{segment_, {home_->record()}, home_};
     for (uint32_t mask = foreign_; mask; mask &= mask - 1) {
       block.pending.push_back(pool_->runtime_->stream(std::countr_zero(mask))->record());
     }
     pool_->release(std::move(block), kind_);
   }
-  int segment() const override { return segment_.id; }
 
  private:
   std::shared_ptr<SharedPool> pool_;

@@ -24,7 +24,10 @@ class CpuStorage final : public Storage {
  public:
   CpuStorage(std::shared_ptr<CpuAllocator> owner, void* data, size_t bytes, size_t reserved, Stream* home, MemoryKind kind)
       : Storage(data, bytes, Device::Cpu, home), owner_(std::move(owner)), reserved_(reserved), kind_(kind) {}
-  ~CpuStorage() override {
+  ~CpuStorage() override { retire(); }
+
+ protected:
+  void give_back() override {
     CpuAllocator::Block block{data_, reserved_, {}, home_};
     for (uint32_t mask = foreign_; mask; mask &= mask - 1) {
       block.pending.push_back((*owner_->streams_)[std::countr_zero(mask)]->record());

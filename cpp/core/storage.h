@@ -30,15 +30,37 @@ class Storage {
     if (stream != home_) foreign_ |= 1u << stream->index();
   }
   uint32_t foreign_streams() const { return foreign_; }
+
+  // Handles are counted on the JavaScript thread. When the last one goes the memory is given back at once, although
+  // enqueued work still holds the object: reuse is ordered behind that work by its streams.
+  void add_handle() { ++handles_; }
+  void drop_handle() {
+    if (--handles_ == 0) retire();
+  }
+  int handles() const { return handles_; }
+
   // Storages that peers can map (allocated by a process group) name their segment; others return -1.
   virtual int segment() const { return -1; }
 
  protected:
+  // Gives the memory back to its allocator. Called at most once by retire(), from the last handle or the destructor.
+  virtual void give_back() {}
+  void retire() {
+    if (!retired_) {
+      retired_ = true;
+      give_back();
+    }
+  }
+
   void* data_;
   size_t bytes_;
   Device device_;
   Stream* home_;
   uint32_t foreign_ = 0;
+
+ private:
+  int handles_ = 0;
+  bool retired_ = false;
 };
 
 // A contiguous run of elements of a storage: what a tensor handle stands for.

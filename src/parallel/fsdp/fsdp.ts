@@ -1,6 +1,7 @@
 // FullyShardedDataParallel: shards the parameters, gradients and optimizer state of a model over ranks, unit by unit, and
 // brings rank 0's weights to every shard while it wraps. Modules are wrapped in place, by hooks.
 import { dist } from '../../distributed/index.ts';
+import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { CausalLM } from '../../models/causal_lm.ts';
 import type { GenerateOptions } from '../../models/generate.ts';
 import { native } from '../../native.ts';
@@ -10,7 +11,7 @@ import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { currentRecipe, fillFromRank0, fillLocally, type UnitRecipes } from './fill.ts';
+import { currentRecipe, fillFromRank0, fillLocally, StagingRing, type UnitRecipes } from './fill.ts';
 import { resolveGroups } from './groups.ts';
 import { compareManifests } from './manifest.ts';
 import type { FsdpOptions } from './options.ts';
@@ -132,6 +133,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const totalBytes = planned.reduce((sum, unit) => sum + bytesOf(unit), 0);
     let bytes = 0;
     // The host stays at most two units ahead of the transfers.
+    using rings = new Rings(this.groups.shard);
     const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
     const finish = (): void => {
       const { event, unit } = inFlight.shift()!;
@@ -143,7 +145,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     for (const plan of planned) {
       const isRoot = plan === planned.at(-1);
       if (plan.parameters.length === 0 && !isRoot) continue;
-      const unit = this.wrapUnit(plan);
+      const unit = this.wrapUnit(plan, rings);
       this.runtime.add(unit, isRoot);
       inFlight.push({ event: new StreamEvent(communicationStream()), unit: plan });
       if (inFlight.length > 2) finish();
@@ -151,7 +153,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     while (inFlight.length > 0) finish();
   }
 
-  private wrapUnit(plan: PlannedUnit): FsdpUnit {
+  private wrapUnit(plan: PlannedUnit, rings: Rings): FsdpUnit {
     const { syncModuleStates, paramInitFn, postParamInitFn, mixedPrecision } = this.options;
     this.materialize(plan, paramInitFn);
     postParamInitFn?.(plan.module);
@@ -167,7 +169,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-    if (syncModuleStates) fillFromRank0(unit, recipes);
+    if (syncModuleStates) fillFromRank0(unit, recipes, rings.of(master));
     else fillLocally(unit, recipes!);
     for (const parameter of plan.parameters) {
       parameter.checkpointDtype ??= parameter.dtype;
@@ -185,7 +187,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (paramInitFn) for (const module of plan.modules) paramInitFn(module);
     if (this.options.syncModuleStates) {
       const left = onMeta();
-      if (this.isSource && left) throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
+      if (this.isSource && left)
+        throw new Error(`FSDP: rank 0 must hold the weights that it sends, but ${left.name} is on meta`);
       return;
     }
     if (!paramInitFn) {
@@ -321,6 +324,26 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     } finally {
       this.runtime.reshardAll();
     }
+  }
+}
+
+/** The staging buffers of a wrap, one ring for each master dtype. */
+class Rings implements Disposable {
+  private readonly group: ProcessGroup;
+  private readonly rings = new Map<FloatDType, StagingRing>();
+
+  constructor(group: ProcessGroup) {
+    this.group = group;
+  }
+
+  of(dtype: FloatDType): StagingRing {
+    let ring = this.rings.get(dtype);
+    if (!ring) this.rings.set(dtype, (ring = new StagingRing(this.group, dtype)));
+    return ring;
+  }
+
+  [Symbol.dispose](): void {
+    for (const ring of this.rings.values()) ring[Symbol.dispose]();
   }
 }
 

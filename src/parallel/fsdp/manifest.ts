@@ -19,9 +19,15 @@ const line = (entry: ManifestEntry): string =>
  * not make a manifest gives its `problem`, which then is everyone's. Collective; waits.
  */
 export function compareManifests(group: ProcessGroup, entries: readonly ManifestEntry[], problem = ''): void {
-  const problems = group.size === 1 ? [problem] : group.allGatherBytes(new TextEncoder().encode(problem)).map((bytes) => new TextDecoder().decode(bytes));
+  const problems =
+    group.size === 1
+      ? [problem]
+      : group.allGatherBytes(new TextEncoder().encode(problem)).map((bytes) => new TextDecoder().decode(bytes));
   const failed = problems.findIndex((text) => text !== '');
-  if (failed >= 0) throw new Error(group.rank === failed ? problem : `rank ${group.ranks[failed]} could not be wrapped: ${problems[failed]}`);
+  if (failed >= 0)
+    throw new Error(
+      group.rank === failed ? problem : `rank ${group.ranks[failed]} could not be wrapped: ${problems[failed]}`,
+    );
   if (group.size === 1) return;
   const lines = entries.map(line);
   const all = group
