@@ -59,7 +59,7 @@ std::shared_ptr<Storage> SharedPool::allocate(size_t bytes, Stream* home, Memory
   }
   if (fresh) block.segment = exchange_->own().create(want);
   for (const Event& event : block.pending) {
-    if (event.stream != home) home->wait(event);
+    home->wait_for_reuse(event);
   }
   runtime_->allocator().account(kind, static_cast<int64_t>(want));
   auto storage = std::make_shared<SharedStorage>(shared_from_this(), block.segment, bytes, home, kind);

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/error.h"
@@ -52,31 +53,35 @@ size_t CpuAllocator::size_class(size_t bytes) {
   return rounded >= kHuge ? (rounded + kHuge - 1) / kHuge * kHuge : rounded;
 }
 
+// A cached block for `want`: of its size class, else the smallest of the same stream that is not twice as large. Sizes
+// that vary from step to step, as those of real batches do, would otherwise pile up a cache for each.
+bool CpuAllocator::take(size_t want, Stream* home, Block& block) {
+  for (auto it = free_.lower_bound(want); it != free_.end() && it->first < 2 * want; ++it) {
+    std::vector<Block>& list = it->second;
+    auto found = std::find_if(list.rbegin(), list.rend(), [&](const Block& b) { return b.home == home; });
+    if (found == list.rend() && it->first == want) found = list.rbegin();
+    if (found == list.rend()) continue;
+    block = std::move(*found);
+    list.erase(std::next(found).base());
+    if (list.empty()) free_.erase(it);
+    return true;
+  }
+  return false;
+}
+
 std::shared_ptr<Storage> CpuAllocator::allocate(size_t bytes, Stream* home, MemoryKind kind) {
   size_t want = size_class(std::max<size_t>(bytes, 1));
   Block block{nullptr, want, {}, home};
   {
     std::lock_guard lock(mutex_);
-    auto it = free_.find(want);
-    if (it != free_.end() && !it->second.empty()) {
-      auto& list = it->second;
-      size_t pick = list.size() - 1;
-      for (size_t i = list.size(); i-- > 0;) {
-        if (list[i].home == home) {
-          pick = i;
-          break;
-        }
-      }
-      block = std::move(list[pick]);
-      list.erase(list.begin() + static_cast<std::ptrdiff_t>(pick));
-    }
+    if (take(want, home, block)) want = block.bytes;
     stats_.current[static_cast<int>(kind)] += static_cast<int64_t>(want);
     stats_.peak[static_cast<int>(kind)] = std::max(stats_.peak[static_cast<int>(kind)], stats_.current[static_cast<int>(kind)]);
     stats_.total += static_cast<int64_t>(want);
     stats_.total_peak = std::max(stats_.total_peak, stats_.total);
   }
   for (const Event& event : block.pending) {
-    if (event.stream != home) home->wait(event);
+    home->wait_for_reuse(event);
   }
   if (!block.data) {
     block.data = system_allocate(want);

@@ -39,6 +39,7 @@ class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
     std::vector<Event> pending;
     Stream* home;
   };
+  bool take(size_t want, Stream* home, Block& block);
   void release(Block block, MemoryKind kind);
   static size_t size_class(size_t bytes);
 

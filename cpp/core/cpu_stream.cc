@@ -41,8 +41,14 @@ void CpuStream::wait(const Event& event) {
   enqueue("wait", [event] { event.stream->synchronize(event); });
 }
 
+void CpuStream::wait_for_reuse(const Event& event) {
+  auto* stream = static_cast<CpuStream*>(event.stream);
+  if (!stream || stream == this || stream->reached(event)) return;
+  enqueue("wait for reuse", [stream, event] { stream->await(event); });
+}
+
 bool CpuStream::query(const Event& event) const {
-  if (completed_.load(std::memory_order_acquire) < event.position) return false;
+  if (!reached(event)) return false;
   std::lock_guard lock(mutex_);
   return !failure_;  // a failed stream never counts as done: the waiter must see the error
 }
@@ -52,11 +58,15 @@ void CpuStream::synchronize(const Event& event) {
     if (event.stream) event.stream->synchronize(event);
     return;
   }
+  if (std::exception_ptr failure = await(event)) std::rethrow_exception(failure);
+}
+
+std::exception_ptr CpuStream::await(const Event& event) {
   std::unique_lock lock(mutex_);
   ++waiters_;
-  finished_.wait(lock, [&] { return completed_.load(std::memory_order_acquire) >= event.position; });
+  finished_.wait(lock, [&] { return reached(event); });
   --waiters_;
-  if (failure_) std::rethrow_exception(failure_);
+  return failure_;
 }
 
 void CpuStream::work() {

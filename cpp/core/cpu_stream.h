@@ -22,6 +22,7 @@ class CpuStream final : public Stream {
   void enqueue(const char* op, std::function<void()> run);
   Event record() override;
   void wait(const Event& event) override;
+  void wait_for_reuse(const Event& event) override;
   bool query(const Event& event) const override;
   using Stream::synchronize;
   void synchronize(const Event& event) override;
@@ -32,6 +33,9 @@ class CpuStream final : public Stream {
     std::function<void()> run;
   };
   void work();
+  bool reached(const Event& event) const { return completed_.load(std::memory_order_acquire) >= event.position; }
+  // Blocks until the event is reached, whether or not the work before it failed; returns the failure.
+  std::exception_ptr await(const Event& event);
 
   mutable std::mutex mutex_;
   std::condition_variable queued_, finished_;

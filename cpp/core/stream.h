@@ -30,6 +30,8 @@ class Stream {
   virtual Event record() = 0;
   // Work enqueued from now on runs after `event`.
   virtual void wait(const Event& event) = 0;
+  // As wait, for memory that earlier work used: what failed there is not this stream's failure, since nothing is read of it.
+  virtual void wait_for_reuse(const Event& event) = 0;
   virtual bool query(const Event& event) const = 0;
   // Blocks the caller. Throws the first error of the work up to the event (Error, naming the op).
   virtual void synchronize(const Event& event) = 0;

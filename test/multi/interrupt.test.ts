@@ -39,17 +39,29 @@ test('Ctrl-C: the ranks agree on a step, save and end with 130; the run can go o
   expect(rest.steps.map(({ step }) => step)).toEqual([steps + 1]);
 });
 
-test('a rank that is killed while it saves: an error that names it, and the previous checkpoint loads', async () => {
-  const sabotage = { kind: 'kill-in-save' as const, rank: 1, at: 2 };
-  const first = await finetune(2, dir, { ...options, saveSteps: 2, out: 'killed' }, { sabotage });
-  expect(first.code).toBe(137);
-  expect(first.failure).toMatchObject({ rank: 1, message: expect.stringMatching(/SIGKILL/) });
-  expect(first.milliseconds).toBeLessThan(30_000);
-  expect(first.checkpoints.map(({ step }) => step)).toEqual([2]);
-  const rest = await expectFinetune(2, dir, { ...options, out: 'killed', resume: 'auto' });
-  expect(rest.start!.startStep).toBe(2);
-  expect((await readdir(join(dir, 'killed'))).filter((name) => name.includes('checkpoint'))).toEqual(['checkpoint-2']);
-});
+test.each([
+  { kind: 'kill-in-load' as const, rank: 1, at: 3, saved: [] },
+  { kind: 'kill-in-step' as const, rank: 1, at: 30, saved: [2] }, // nine units a step
+  { kind: 'kill-in-step' as const, rank: 0, at: 30, saved: [2] },
+  { kind: 'kill-in-save' as const, rank: 1, at: 2, saved: [2] },
+  { kind: 'kill-in-save' as const, rank: 0, at: 2, saved: [2] },
+])(
+  '$kind of rank $rank: an error that names it within 5 s, and what was saved loads',
+  async ({ saved, ...sabotage }) => {
+    const out = `${sabotage.kind}-${sabotage.rank}`;
+    const first = await finetune(2, dir, { ...options, saveSteps: 2, out }, { sabotage });
+    const killedAt = Number(/killed at (\d+)/.exec(first.stdout[sabotage.rank]!)![1]);
+    expect(Date.now() - killedAt).toBeLessThan(5000);
+    expect(first.code).toBe(137);
+    expect(first.failure).toMatchObject({ rank: sabotage.rank, message: expect.stringMatching(/SIGKILL/) });
+    expect(first.checkpoints.map(({ step }) => step)).toEqual(saved);
+    const rest = await expectFinetune(2, dir, { ...options, out, resume: 'auto' });
+    expect(rest.start!.startStep).toBe(saved[0] ?? 0);
+    expect((await readdir(join(dir, out))).filter((name) => name.includes('checkpoint'))).toEqual(
+      saved.map((step) => `checkpoint-${step}`),
+    );
+  },
+);
 
 test('a full disk on one rank: the same error everywhere, and the previous checkpoint loads', async () => {
   const sabotage = { kind: 'full-disk' as const, rank: 1, at: 2 };
