@@ -45,7 +45,8 @@ function expectReference(results: Result[], { name, accumulate = 1, steps }: Set
     expect(result.gradients).toBeGreaterThan(19);
     expect(result.losses.length).toBe(steps ?? reference.steps);
     // Accumulated gradients are the reference's times the number of passes; clipping makes the updates the same.
-    for (const [i, loss] of result.losses.entries()) expect(relative(loss, reference.losses[i]!), `loss ${i}`).toBeLessThan(1e-5);
+    for (const [i, loss] of result.losses.entries())
+      expect(relative(loss, reference.losses[i]!), `loss ${i}`).toBeLessThan(1e-5);
     for (const [i, norm] of result.norms.entries()) {
       expect(relative(norm / accumulate, reference.grad_norms[i]!), `norm ${i}`).toBeLessThan(1e-5);
     }
@@ -79,14 +80,23 @@ describe('strategies', () => {
     ['SHARD_GRAD_OP', { name: 'llama', world: 2, shardingStrategy: 'SHARD_GRAD_OP' }],
     ['NO_SHARD', { name: 'llama', world: 2, shardingStrategy: 'NO_SHARD' }],
     ['HYBRID_SHARD 2×2', { name: 'llama', world: 4, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
-    ['_HYBRID_SHARD_ZERO2 2×2', { name: 'llama-bias', world: 4, shardingStrategy: '_HYBRID_SHARD_ZERO2', hybridShardDegree: 2 }],
+    [
+      '_HYBRID_SHARD_ZERO2 2×2',
+      { name: 'llama-bias', world: 4, shardingStrategy: '_HYBRID_SHARD_ZERO2', hybridShardDegree: 2 },
+    ],
     ['without prefetch', { name: 'llama', world: 2, prefetch: false }],
     ['without postParamInitFn', { name: 'llama3-rope-tied', world: 2, withoutPost: true }],
     ['activation checkpointing', { name: 'llama', world: 2, checkpoint: true }],
     ['accumulation inside noSync', { name: 'llama', world: 2, accumulate: 3 }],
     ['accumulation of reduced gradients', { name: 'llama', world: 2, accumulate: 3, noSync: false }],
-    ['accumulation with replicas', { name: 'llama', world: 4, accumulate: 2, noSync: false, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
-    ['accumulation with NO_SHARD', { name: 'llama', world: 2, accumulate: 2, noSync: false, shardingStrategy: 'NO_SHARD' }],
+    [
+      'accumulation with replicas',
+      { name: 'llama', world: 4, accumulate: 2, noSync: false, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 },
+    ],
+    [
+      'accumulation with NO_SHARD',
+      { name: 'llama', world: 2, accumulate: 2, noSync: false, shardingStrategy: 'NO_SHARD' },
+    ],
   ];
   it.each(settings)('%s equals Transformers', async (_, one) => {
     const results = await run(one);
@@ -98,8 +108,13 @@ describe('strategies', () => {
 describe('mixed precision', () => {
   it('stays near the float32 run, with float32 masters that agree on all ranks', async () => {
     const reference = trainingRun('llama');
-    const results = await run({ name: 'llama', world: 2, mixedPrecision: { paramDtype: 'bfloat16', reduceDtype: 'float32' } });
-    for (const [i, loss] of results[0]!.losses.entries()) expect(relative(loss, reference.losses[i]!)).toBeLessThan(2e-3);
+    const results = await run({
+      name: 'llama',
+      world: 2,
+      mixedPrecision: { paramDtype: 'bfloat16', reduceDtype: 'float32' },
+    });
+    for (const [i, loss] of results[0]!.losses.entries())
+      expect(relative(loss, reference.losses[i]!)).toBeLessThan(2e-3);
     expect(results[0]!.gradError).toBeLessThan(2e-2);
     expect(results[1]!.digest).toBe(results[0]!.digest);
   });

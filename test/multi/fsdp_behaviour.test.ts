@@ -10,7 +10,10 @@ async function run(what: string, world = 2): Promise<any[]> {
 
 describe('errors that every rank gets', () => {
   it.each([
-    ['differentModels', /ranks 0 and 1 differ.*rank 0 has lm_head\.weight.*rank 1 has model\.layers\.2\..*\(21 and 30 entries\)/],
+    [
+      'differentModels',
+      /ranks 0 and 1 differ.*rank 0 has lm_head\.weight.*rank 1 has model\.layers\.2\..*\(21 and 30 entries\)/,
+    ],
     ['differentShapes', /rank 0 has model\.layers\.0\.mlp\.gate_proj\.weight \[96,64\].*rank 1 has .* \[128,64\]/],
     ['differentDtypes', /rank 0 has model\.embed_tokens\.weight \[130,64\] float32.*rank 1 has .* bfloat16/],
     ['differentlyFrozen', /rank 1 has .* float32, frozen,/],
