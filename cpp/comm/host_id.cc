@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <sstream>
 
 #include "core/error.h"
 
@@ -11,6 +12,7 @@ namespace rz::comm {
 
 HostInfo this_host() {
   HostInfo host;
+  host.pid = static_cast<uint32_t>(getpid());
   std::ifstream("/proc/sys/kernel/random/boot_id") >> host.id;
   char text[256] = {};
   gethostname(text, sizeof text - 1);
@@ -21,12 +23,21 @@ HostInfo this_host() {
   return host;
 }
 
-std::string HostInfo::encode() const { return std::string(own_gpu ? "1" : "0") + (nccl ? "1" : "0") + hostname + "\n" + id; }
+std::string HostInfo::encode() const {
+  return std::string(own_gpu ? "1" : "0") + (nccl ? "1" : "0") + "\n" + std::to_string(pid) + "\n" + hostname + "\n" + id;
+}
 
 HostInfo HostInfo::decode(const std::string& text) {
-  size_t end = text.find('\n');
-  if (text.size() < 2 || end == std::string::npos) fail("ERR_STORE_PROTOCOL", "a rank described its host as \"", text, "\"");
-  return {text.substr(end + 1), text.substr(2, end - 2), text[0] == '1', text[1] == '1'};
+  std::istringstream lines(text);
+  std::string flags, pid;
+  HostInfo host;
+  if (!std::getline(lines, flags) || flags.size() != 2 || !std::getline(lines, pid) || !std::getline(lines, host.hostname) || !std::getline(lines, host.id)) {
+    fail("ERR_STORE_PROTOCOL", "a rank described its host as \"", text, "\"");
+  }
+  host.own_gpu = flags[0] == '1';
+  host.nccl = flags[1] == '1';
+  host.pid = static_cast<uint32_t>(std::stoul(pid));
+  return host;
 }
 
 std::string choose_backend(const std::vector<HostInfo>& ranks) {

@@ -1,5 +1,6 @@
 // What tells whether two ranks can share memory, and which backend a job gets.
 #pragma once
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@ struct HostInfo {
   std::string hostname;  // for messages
   bool own_gpu = false;  // a GPU that no other rank of the job uses
   bool nccl = false;     // a usable library was found
+  uint32_t pid = 0;
 
   std::string encode() const;
   static HostInfo decode(const std::string& text);

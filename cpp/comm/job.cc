@@ -40,6 +40,7 @@ std::shared_ptr<Job> Job::join(const JobOptions& options) {
   job->store_->set("host/" + std::to_string(options.rank), this_host().encode());
   std::vector<HostInfo> hosts;
   for (int r = 0; r < options.size; ++r) hosts.push_back(HostInfo::decode(job->store_->get("host/" + std::to_string(r), joining, r)));
+  for (int r = 0; r < options.size; ++r) job->state_->introduce(r, hosts[static_cast<size_t>(r)].pid);
   job->backend_ = choose_backend(hosts);
   return job;
 }
@@ -73,7 +74,9 @@ std::shared_ptr<ProcessGroup> Job::group(const std::string& title, std::vector<i
 }
 
 void Job::leave() {
-  if (left_) return;
+  if (left_ || !store_) return;
+  // First the goodbye: a peer that waits for a call of this rank must not wait while this rank waits for it to read.
+  store_->leave();
   for (auto& weak : groups_) {
     if (auto group = weak.lock()) group->quiesce();
   }
@@ -92,7 +95,7 @@ void Job::fail(const std::string& reason) {
 void Job::depart(const std::string& why) {
   if (std::exchange(left_, true)) return;
   if (store_) {
-    store_->leave();
+    store_->leave();  // twice is harmless
     if (server_ && !state_->aborted()) server_->linger();
     state_->abort("ERR_GROUP_CLOSED", why);
     store_.reset();

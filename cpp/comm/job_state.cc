@@ -22,7 +22,7 @@ std::string RankStatus::activity() const {
   if (!operation.empty()) {
     text = "in " + operation + " #" + std::to_string(sequence);
   } else if (sequence > 0) {
-    text = "after collective #" + std::to_string(sequence);
+    text = "between collectives (the last was #" + std::to_string(sequence) + ")";
   } else {
     text = "before its first collective";
   }
@@ -105,6 +105,11 @@ void JobState::update(std::vector<RankStatus> ranks, int64_t idle_milliseconds) 
 RankStatus JobState::status(int rank) const {
   std::lock_guard lock(mutex_);
   return ranks_[static_cast<size_t>(rank)];
+}
+
+void JobState::introduce(int rank, uint32_t pid) {
+  std::lock_guard lock(mutex_);
+  ranks_[static_cast<size_t>(rank)].pid = pid;
 }
 
 void JobState::check(const Doing& doing, int peer, Clock::time_point since) {

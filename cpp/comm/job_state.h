@@ -18,8 +18,8 @@ struct RankStatus {
   bool departed = false;
   std::string phase, operation;
   uint64_t sequence = 0, bytes = 0, ticks = 0;
-  std::string text(int rank) const;  // "rank 1 (pid 42), in all_gather #12"
-  std::string activity() const;      // "in all_gather #12", "in phase load (3.1 MB)"
+  std::string text(int rank) const;  // "rank 1 (pid 42)"
+  std::string activity() const;      // "in all_gather #12", "before its first collective, phase load, 3.1 MB moved"
 };
 
 // The wait in progress, for error texts.
@@ -51,6 +51,7 @@ class JobState {
   bool departed(int rank) const { return rank >= 0 && departed_[static_cast<size_t>(rank)].load(std::memory_order_acquire); }
   void update(std::vector<RankStatus> ranks, int64_t idle_milliseconds);
   RankStatus status(int rank) const;
+  void introduce(int rank, uint32_t pid);
 
   // Throws if the job is aborted, or if neither this wait nor any rank made progress for the timeout.
   void check(const Doing& doing, int peer, Clock::time_point since);

@@ -9,16 +9,16 @@ std::shared_ptr<ProcessGroup> LocalGroup::split(const std::vector<int>& members)
   return std::make_shared<LocalGroup>(name(), ranks()[0], allocate_);
 }
 
-void LocalGroup::do_scatter(TensorRef out, TensorRef in, int, Stream* stream) { do_all_gather(std::move(out), std::move(in), stream); }
+void LocalGroup::do_scatter(Operand out, Operand in, int, Stream* stream) { do_all_gather(out, in, stream); }
 
-void LocalGroup::do_all_gather(TensorRef out, TensorRef in, Stream* stream) {
-  static_cast<CpuStream*>(stream)->enqueue("all_gather", [out, in] { cast_copy(out.data(), out.dtype, in.data(), in.dtype, in.numel); });
+void LocalGroup::do_all_gather(Operand out, Operand in, Stream* stream) {
+  static_cast<CpuStream*>(stream)->enqueue("all_gather", [out, in] { cast_copy(out.data, out.dtype, in.data, in.dtype, in.numel); });
 }
 
-void LocalGroup::do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) {
+void LocalGroup::do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) {
   static_cast<CpuStream*>(stream)->enqueue("reduce_scatter", [out, in, op, accumulate] {
-    const void* source = in.data();
-    reduce(out.data(), out.dtype, &source, in.dtype, 1, out.numel, op, accumulate);
+    const void* source = in.data;
+    reduce(out.data, out.dtype, &source, in.dtype, 1, out.numel, op, accumulate);
   });
 }
 

@@ -18,13 +18,13 @@ class LocalGroup final : public ProcessGroup {
   std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) override;
 
  protected:
-  void do_broadcast(TensorRef, int, Stream*) override {}
-  void do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) override;
-  void do_all_reduce(TensorRef, ReduceOp, Stream*) override {}
-  void do_all_gather(TensorRef out, TensorRef in, Stream* stream) override;
-  void do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) override;
-  void do_send(TensorRef, int, Stream*) override {}  // unreachable: there is no other rank
-  void do_recv(TensorRef, int, Stream*) override {}
+  void do_broadcast(Operand, int, Stream*) override {}
+  void do_scatter(Operand out, Operand in, int root, Stream* stream) override;
+  void do_all_reduce(Operand, ReduceOp, Stream*) override {}
+  void do_all_gather(Operand out, Operand in, Stream* stream) override;
+  void do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void do_send(Operand, int, Stream*) override {}  // unreachable: there is no other rank
+  void do_recv(Operand, int, Stream*) override {}
   void do_barrier(Stream*) override {}
 
  private:

@@ -59,7 +59,7 @@ void ProcessGroup::check_members(const std::vector<int>& ranks) const {
 void ProcessGroup::broadcast(TensorRef tensor, int root, Stream* stream) {
   check_rank("broadcast", "root", root);
   touch(tensor, stream);
-  do_broadcast(std::move(tensor), root, stream);
+  do_broadcast(Operand(tensor), root, stream);
 }
 
 void ProcessGroup::scatter(TensorRef out, TensorRef in, int root, Stream* stream) {
@@ -76,13 +76,13 @@ void ProcessGroup::scatter(TensorRef out, TensorRef in, int root, Stream* stream
   }
   touch(out, stream);
   touch(in, stream);
-  do_scatter(std::move(out), std::move(in), root, stream);
+  do_scatter(Operand(out), Operand(in), root, stream);
 }
 
 void ProcessGroup::all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) {
   check_reduce("all_reduce", tensor.dtype, op);
   touch(tensor, stream);
-  do_all_reduce(std::move(tensor), op, stream);
+  do_all_reduce(Operand(tensor), op, stream);
 }
 
 void ProcessGroup::all_gather(TensorRef out, TensorRef in, Stream* stream) {
@@ -93,7 +93,7 @@ void ProcessGroup::all_gather(TensorRef out, TensorRef in, Stream* stream) {
   check_overlap("all_gather", out, in, static_cast<std::byte*>(out.data()) + rank() * in.numel * size_of(out.dtype));
   touch(out, stream);
   touch(in, stream);
-  do_all_gather(std::move(out), std::move(in), stream);
+  do_all_gather(Operand(out), Operand(in), stream);
 }
 
 void ProcessGroup::reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) {
@@ -106,21 +106,21 @@ void ProcessGroup::reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool
   if (accumulate || out.data() != own || out.dtype != in.dtype) check_overlap("reduce_scatter", out, in, nullptr);
   touch(out, stream);
   touch(in, stream);
-  do_reduce_scatter(std::move(out), std::move(in), op, accumulate, stream);
+  do_reduce_scatter(Operand(out), Operand(in), op, accumulate, stream);
 }
 
 void ProcessGroup::send(TensorRef tensor, int to, Stream* stream) {
   check_rank("send", "receiver", to);
   if (to == rank()) fail("ERR_ARGUMENT", "[send] rank ", to, " cannot send to itself");
   touch(tensor, stream);
-  do_send(std::move(tensor), to, stream);
+  do_send(Operand(tensor), to, stream);
 }
 
 void ProcessGroup::recv(TensorRef tensor, int from, Stream* stream) {
   check_rank("recv", "sender", from);
   if (from == rank()) fail("ERR_ARGUMENT", "[recv] rank ", from, " cannot receive from itself");
   touch(tensor, stream);
-  do_recv(std::move(tensor), from, stream);
+  do_recv(Operand(tensor), from, stream);
 }
 
 void ProcessGroup::barrier(Stream* stream) { do_barrier(stream); }

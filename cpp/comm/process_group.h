@@ -11,6 +11,26 @@
 
 namespace rz::comm {
 
+// A tensor as an enqueued collective keeps it: the bytes alone. Its storage may be released meanwhile; its memory is
+// reused in the order of the streams that were marked as its users.
+struct Operand {
+  std::byte* data = nullptr;
+  DType dtype = DType::Float32;
+  int64_t numel = 0;
+  int segment = -1;    // where peers can read it
+  int64_t offset = 0;  // bytes into the segment
+
+  Operand() = default;
+  explicit Operand(const TensorRef& tensor)
+      : data(static_cast<std::byte*>(tensor.storage ? tensor.data() : nullptr)),
+        dtype(tensor.dtype),
+        numel(tensor.numel),
+        segment(tensor.storage ? tensor.storage->segment() : -1),
+        offset(tensor.offset * size_of(tensor.dtype)) {}
+  size_t bytes() const { return static_cast<size_t>(numel * size_of(dtype)); }
+  std::byte* at(int64_t element) const { return data + element * size_of(dtype); }
+};
+
 class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
   ProcessGroup(std::string name, std::vector<int> ranks, int rank) : name_(std::move(name)), ranks_(std::move(ranks)), rank_(rank) {}
@@ -49,13 +69,13 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   std::string broadcast_bytes(const std::string& bytes, int root, Stream* stream);
 
  protected:
-  virtual void do_broadcast(TensorRef tensor, int root, Stream* stream) = 0;
-  virtual void do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) = 0;
-  virtual void do_all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) = 0;
-  virtual void do_all_gather(TensorRef out, TensorRef in, Stream* stream) = 0;
-  virtual void do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) = 0;
-  virtual void do_send(TensorRef tensor, int to, Stream* stream) = 0;
-  virtual void do_recv(TensorRef tensor, int from, Stream* stream) = 0;
+  virtual void do_broadcast(Operand tensor, int root, Stream* stream) = 0;
+  virtual void do_scatter(Operand out, Operand in, int root, Stream* stream) = 0;
+  virtual void do_all_reduce(Operand tensor, ReduceOp op, Stream* stream) = 0;
+  virtual void do_all_gather(Operand out, Operand in, Stream* stream) = 0;
+  virtual void do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) = 0;
+  virtual void do_send(Operand tensor, int to, Stream* stream) = 0;
+  virtual void do_recv(Operand tensor, int from, Stream* stream) = 0;
   virtual void do_barrier(Stream* stream) = 0;
   // The members of a split: their ranks in this group, checked. Errors: ERR_GROUP.
   void check_members(const std::vector<int>& ranks) const;

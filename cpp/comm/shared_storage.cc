@@ -42,16 +42,33 @@ SharedPool::~SharedPool() {
   for (Block& block : cached_) exchange_->destroy(block.segment.id);
 }
 
+bool SharedPool::idle(const Block& block, const Stream* home) {
+  return std::all_of(block.pending.begin(), block.pending.end(), [&](const Event& e) { return e.stream == home || e.stream->query(e); });
+}
+
+// A block that nobody waits for; else the oldest of two. With one alone in use, a second one lets the next task on
+// `home` overlap with the collective that still reads the first.
+std::deque<SharedPool::Block>::iterator SharedPool::pick(size_t bytes, const Stream* home) {
+  auto oldest = cached_.end();
+  int busy = 0;
+  for (auto it = cached_.begin(); it != cached_.end(); ++it) {
+    if (it->segment.bytes != bytes) continue;
+    if (idle(*it, home)) return it;
+    if (busy++ == 0) oldest = it;
+  }
+  return busy >= 2 ? oldest : cached_.end();
+}
+
 std::shared_ptr<Storage> SharedPool::allocate(size_t bytes, Stream* home, MemoryKind kind, bool populate_now) {
   size_t want = rounded(bytes);
   Block block{{}, {}, home};
   bool fresh = true;
   {
     std::unique_lock lock(mutex_);
-    auto found = std::find_if(cached_.rbegin(), cached_.rend(), [&](const Block& b) { return b.segment.bytes == want; });
-    if (found != cached_.rend()) {
+    auto found = pick(want, home);
+    if (found != cached_.end()) {
       block = std::move(*found);
-      cached_.erase(std::next(found).base());
+      cached_.erase(found);
       cached_bytes_ -= want;
       fresh = false;
     }
@@ -62,11 +79,11 @@ std::shared_ptr<Storage> SharedPool::allocate(size_t bytes, Stream* home, Memory
     home->wait_for_reuse(event);
   }
   runtime_->allocator().account(kind, static_cast<int64_t>(want));
-  auto storage = std::make_shared<SharedStorage>(shared_from_this(), block.segment, bytes, home, kind);
   if (fresh && populate_now) {
-    static_cast<CpuStream*>(home)->enqueue("populate", [storage] { populate(static_cast<std::byte*>(storage->data()), storage->bytes()); });
+    std::byte* data = block.segment.data;
+    static_cast<CpuStream*>(home)->enqueue("populate", [data, bytes, self = shared_from_this()] { populate(data, bytes); });
   }
-  return storage;
+  return std::make_shared<SharedStorage>(shared_from_this(), block.segment, bytes, home, kind);
 }
 
 void SharedPool::release(Block block, MemoryKind kind) {
@@ -81,8 +98,7 @@ void SharedPool::release(Block block, MemoryKind kind) {
 void SharedPool::trim_to(size_t limit, std::unique_lock<std::mutex>& lock) {
   std::vector<int> dead;
   for (auto it = cached_.begin(); it != cached_.end() && cached_bytes_ > limit;) {
-    bool idle = std::all_of(it->pending.begin(), it->pending.end(), [](const Event& e) { return e.stream->query(e); });
-    if (!idle) {
+    if (!idle(*it, nullptr)) {
       ++it;
       continue;
     }

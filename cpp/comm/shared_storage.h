@@ -31,6 +31,9 @@ class SharedPool : public std::enable_shared_from_this<SharedPool> {
     Stream* home;
   };
   void release(Block block, MemoryKind kind);
+  // Whether work enqueued on `home` now may use the block without waiting.
+  static bool idle(const Block& block, const Stream* home);
+  std::deque<Block>::iterator pick(size_t bytes, const Stream* home);
   void trim_to(size_t limit, std::unique_lock<std::mutex>& lock);
 
   Runtime* runtime_;

@@ -10,8 +10,6 @@
 namespace rz::comm {
 namespace {
 
-std::byte* at(const TensorRef& tensor, int64_t element) { return static_cast<std::byte*>(tensor.data()) + element * size_of(tensor.dtype); }
-
 int64_t chunks_of(int64_t numel, int64_t chunk) { return std::max<int64_t>(1, (numel + chunk - 1) / chunk); }
 
 }  // namespace
@@ -23,23 +21,23 @@ void ShmGroup::submit_collective(const char* operation, Stream* stream, std::fun
   });
 }
 
-void ShmGroup::do_broadcast(TensorRef tensor, int root, Stream* stream) {
+void ShmGroup::do_broadcast(Operand tensor, int root, Stream* stream) {
   submit_collective("broadcast", stream, [this, tensor, root](const Doing& doing) { run_broadcast(doing, tensor, root); });
 }
 
-void ShmGroup::do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) {
+void ShmGroup::do_scatter(Operand out, Operand in, int root, Stream* stream) {
   submit_collective("scatter", stream, [this, out, in, root](const Doing& doing) { run_scatter(doing, out, in, root); });
 }
 
-void ShmGroup::do_all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) {
+void ShmGroup::do_all_reduce(Operand tensor, ReduceOp op, Stream* stream) {
   submit_collective("all_reduce", stream, [this, tensor, op](const Doing& doing) { run_all_reduce(doing, tensor, op); });
 }
 
-void ShmGroup::do_all_gather(TensorRef out, TensorRef in, Stream* stream) {
+void ShmGroup::do_all_gather(Operand out, Operand in, Stream* stream) {
   submit_collective("all_gather", stream, [this, out, in](const Doing& doing) { run_all_gather(doing, out, in); });
 }
 
-void ShmGroup::do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) {
+void ShmGroup::do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) {
   submit_collective("reduce_scatter", stream, [this, out, in, op, accumulate](const Doing& doing) { run_reduce_scatter(doing, out, in, op, accumulate); });
 }
 
@@ -49,7 +47,7 @@ void ShmGroup::do_barrier(Stream* stream) {
 
 void ShmGroup::run_barrier(const Doing& doing) { enter(doing, header(doing, Operation::Barrier, 0, DType::UInt8, DType::UInt8)); }
 
-void ShmGroup::run_broadcast(const Doing& doing, const TensorRef& tensor, int root) {
+void ShmGroup::run_broadcast(const Doing& doing, const Operand& tensor, int root) {
   Header own = header(doing, Operation::Broadcast, tensor.numel, tensor.dtype, tensor.dtype, root);
   int64_t chunk = static_cast<int64_t>(kHalf) / size_of(tensor.dtype), chunks = chunks_of(tensor.numel, chunk);
   bool is_root = rank() == root;
@@ -58,19 +56,19 @@ void ShmGroup::run_broadcast(const Doing& doing, const TensorRef& tensor, int ro
     int64_t begin = k * chunk, count = std::min(chunk, tensor.numel - begin);
     if (is_root && own.segment < 0) {
       size_t bytes = static_cast<size_t>(count * size_of(tensor.dtype));
-      std::memcpy(mailbox(bytes), at(tensor, begin), bytes);
+      std::memcpy(mailbox(bytes), tensor.at(begin), bytes);
     }
     k == 0 ? enter(doing, own) : sync(doing);
     bool direct = header_of(root, doing).segment >= 0;
     if (direct) count = tensor.numel, chunks = 1;
-    if (!is_root) cast_copy(at(tensor, begin), tensor.dtype, read(root, doing, 0, 0), tensor.dtype, count);
+    if (!is_root) cast_copy(tensor.at(begin), tensor.dtype, read(root, doing, 0, 0), tensor.dtype, count);
     progress::add_bytes(static_cast<uint64_t>(count * size_of(tensor.dtype)));
     next_mail();
     if (direct) sync(doing);
   }
 }
 
-void ShmGroup::run_scatter(const Doing& doing, const TensorRef& out, const TensorRef& in, int root) {
+void ShmGroup::run_scatter(const Doing& doing, const Operand& out, const Operand& in, int root) {
   bool is_root = rank() == root;
   Header own = header(doing, Operation::Scatter, out.numel, is_root ? in.dtype : out.dtype, out.dtype, root);
   if (is_root) expose(own, in);
@@ -83,7 +81,7 @@ void ShmGroup::run_scatter(const Doing& doing, const TensorRef& out, const Tenso
       size_t bytes = static_cast<size_t>(count * size_of(in.dtype)), stride = static_cast<size_t>(chunk * size_of(in.dtype));
       std::byte* box = mailbox(stride * static_cast<size_t>(size() - 1) + bytes);
       for (int r = 0; r < size(); ++r) {
-        if (r != root) std::memcpy(box + static_cast<size_t>(r) * stride, at(in, r * out.numel + begin), bytes);
+        if (r != root) std::memcpy(box + static_cast<size_t>(r) * stride, in.at(r * out.numel + begin), bytes);
       }
     }
     k == 0 ? enter(doing, own) : sync(doing);
@@ -92,15 +90,15 @@ void ShmGroup::run_scatter(const Doing& doing, const TensorRef& out, const Tenso
     bool direct = from.segment >= 0;
     int64_t chunk = direct ? std::max<int64_t>(out.numel, 1) : chunk_of(dtype), begin = k * chunk, count = std::min(chunk, out.numel - begin);
     chunks = chunks_of(out.numel, chunk);
-    const void* source = is_root ? at(in, rank() * out.numel + begin) : read(root, doing, rank() * out.numel * size_of(dtype), rank() * chunk * size_of(dtype));
-    cast_copy(at(out, begin), out.dtype, source, dtype, count);
+    const void* source = is_root ? in.at(rank() * out.numel + begin) : read(root, doing, rank() * out.numel * size_of(dtype), rank() * chunk * size_of(dtype));
+    cast_copy(out.at(begin), out.dtype, source, dtype, count);
     progress::add_bytes(static_cast<uint64_t>(count * size_of(dtype)));
     next_mail();
     if (direct) sync(doing);
   }
 }
 
-void ShmGroup::run_all_gather(const Doing& doing, const TensorRef& out, const TensorRef& in) {
+void ShmGroup::run_all_gather(const Doing& doing, const Operand& out, const Operand& in) {
   Header own = header(doing, Operation::AllGather, in.numel, in.dtype, out.dtype);
   expose(own, in);
   int64_t width = size_of(in.dtype), chunk = static_cast<int64_t>(kHalf) / width, chunks = chunks_of(in.numel, chunk);
@@ -108,15 +106,15 @@ void ShmGroup::run_all_gather(const Doing& doing, const TensorRef& out, const Te
     int64_t begin = k * chunk, count = std::min(chunk, in.numel - begin);
     if (own.segment < 0) {
       size_t bytes = static_cast<size_t>(count * width);
-      std::memcpy(mailbox(bytes), at(in, begin), bytes);
+      std::memcpy(mailbox(bytes), in.at(begin), bytes);
     }
     k == 0 ? enter(doing, own) : sync(doing);
     if (k == 0 && !any_private(doing)) chunks = 1, count = in.numel;
     // Each rank starts at its own part, so that no two read the same memory at the same time.
     for (int i = 0; i < size(); ++i) {
       int peer = (rank() + i) % size();
-      const void* source = peer == rank() ? at(in, begin) : read(peer, doing, begin * width, 0);
-      cast_copy(at(out, peer * in.numel + begin), out.dtype, source, in.dtype, count);
+      const void* source = peer == rank() ? in.at(begin) : read(peer, doing, begin * width, 0);
+      cast_copy(out.at(peer * in.numel + begin), out.dtype, source, in.dtype, count);
     }
     progress::add_bytes(static_cast<uint64_t>(count * width * size()));
     next_mail();
@@ -124,7 +122,7 @@ void ShmGroup::run_all_gather(const Doing& doing, const TensorRef& out, const Te
   if (any_direct(doing)) sync(doing);
 }
 
-void ShmGroup::run_reduce_scatter(const Doing& doing, const TensorRef& out, const TensorRef& in, ReduceOp op, bool accumulate) {
+void ShmGroup::run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate) {
   Header own = header(doing, Operation::ReduceScatter, out.numel, in.dtype, out.dtype, 0, op);
   expose(own, in);
   int64_t width = size_of(in.dtype), chunk = static_cast<int64_t>(kHalf) / size() / width, chunks = chunks_of(out.numel, chunk);
@@ -135,15 +133,15 @@ void ShmGroup::run_reduce_scatter(const Doing& doing, const TensorRef& out, cons
       size_t bytes = static_cast<size_t>(count * width), stride = static_cast<size_t>(chunk * width);
       std::byte* box = mailbox(stride * static_cast<size_t>(size() - 1) + bytes);
       for (int r = 0; r < size(); ++r) {
-        if (r != rank()) std::memcpy(box + static_cast<size_t>(r) * stride, at(in, r * out.numel + begin), bytes);
+        if (r != rank()) std::memcpy(box + static_cast<size_t>(r) * stride, in.at(r * out.numel + begin), bytes);
       }
     }
     k == 0 ? enter(doing, own) : sync(doing);
     if (k == 0 && !any_private(doing)) chunks = 1, count = out.numel;
     for (int peer = 0; peer < size(); ++peer) {
-      sources[static_cast<size_t>(peer)] = peer == rank() ? at(in, rank() * out.numel + begin) : read(peer, doing, (rank() * out.numel + begin) * width, rank() * chunk * width);
+      sources[static_cast<size_t>(peer)] = peer == rank() ? in.at(rank() * out.numel + begin) : read(peer, doing, (rank() * out.numel + begin) * width, rank() * chunk * width);
     }
-    reduce(at(out, begin), out.dtype, sources.data(), in.dtype, size(), count, op, accumulate);
+    reduce(out.at(begin), out.dtype, sources.data(), in.dtype, size(), count, op, accumulate);
     progress::add_bytes(static_cast<uint64_t>(count * width * size()));
     next_mail();
   }
@@ -152,7 +150,7 @@ void ShmGroup::run_reduce_scatter(const Doing& doing, const TensorRef& out, cons
 
 // Small: everyone reduces everything. Large: rank r reduces part r of each chunk where it lies, then all copy the
 // parts of the others. Both compute each element over the ranks in order.
-void ShmGroup::run_all_reduce(const Doing& doing, const TensorRef& tensor, ReduceOp op) {
+void ShmGroup::run_all_reduce(const Doing& doing, const Operand& tensor, ReduceOp op) {
   Header own = header(doing, Operation::AllReduce, tensor.numel, tensor.dtype, tensor.dtype, 0, op);
   expose(own, tensor);
   int64_t width = size_of(tensor.dtype), chunk = static_cast<int64_t>(kHalf) / width, chunks = chunks_of(tensor.numel, chunk);
@@ -164,7 +162,7 @@ void ShmGroup::run_all_reduce(const Doing& doing, const TensorRef& tensor, Reduc
     if (own.segment < 0) {
       size_t bytes = static_cast<size_t>(count * width);
       box = mailbox(bytes);
-      std::memcpy(box, at(tensor, begin), bytes);
+      std::memcpy(box, tensor.at(begin), bytes);
     }
     k == 0 ? enter(doing, own) : sync(doing);
     if (k == 0 && !any_private(doing)) chunks = 1, count = tensor.numel;
@@ -172,17 +170,17 @@ void ShmGroup::run_all_reduce(const Doing& doing, const TensorRef& tensor, Reduc
     int first = small ? 0 : rank();  // small: all is part 0, and everybody reduces it
     int64_t from = part(first), length = part(first + 1) - from;
     for (int peer = 0; peer < size(); ++peer) {
-      sources[static_cast<size_t>(peer)] = peer == rank() ? at(tensor, begin + from) : read(peer, doing, (begin + from) * width, from * width);
+      sources[static_cast<size_t>(peer)] = peer == rank() ? tensor.at(begin + from) : read(peer, doing, (begin + from) * width, from * width);
     }
-    reduce(at(tensor, begin + from), tensor.dtype, sources.data(), tensor.dtype, size(), length, op, false);
+    reduce(tensor.at(begin + from), tensor.dtype, sources.data(), tensor.dtype, size(), length, op, false);
     if (!small) {
       // Nobody else reads part `rank` of this rank's memory before this round.
-      if (box) std::memcpy(box + from * width, at(tensor, begin + from), static_cast<size_t>(length * width));
+      if (box) std::memcpy(box + from * width, tensor.at(begin + from), static_cast<size_t>(length * width));
       sync(doing);
       for (int i = 1; i < size(); ++i) {
         int peer = (rank() + i) % size();
         int64_t theirs = part(peer), theirs_length = part(peer + 1) - theirs;
-        cast_copy(at(tensor, begin + theirs), tensor.dtype, read(peer, doing, (begin + theirs) * width, theirs * width), tensor.dtype, theirs_length);
+        cast_copy(tensor.at(begin + theirs), tensor.dtype, read(peer, doing, (begin + theirs) * width, theirs * width), tensor.dtype, theirs_length);
       }
     }
     progress::add_bytes(static_cast<uint64_t>(count * width));

@@ -179,10 +179,10 @@ Header ShmGroup::header(const Doing& doing, Operation operation, int64_t numel, 
   return h;
 }
 
-void ShmGroup::expose(Header& header, const TensorRef& tensor) const {
+void ShmGroup::expose(Header& header, const Operand& tensor) const {
   if (tensor.bytes() <= kSmall) return;
-  header.segment = tensor.storage->segment();
-  header.offset = tensor.offset * size_of(tensor.dtype);
+  header.segment = tensor.segment;
+  header.offset = tensor.offset;
 }
 
 void ShmGroup::publish() {

@@ -29,13 +29,13 @@ class ShmGroup final : public ProcessGroup {
   void quiesce() noexcept;
 
  protected:
-  void do_broadcast(TensorRef tensor, int root, Stream* stream) override;
-  void do_scatter(TensorRef out, TensorRef in, int root, Stream* stream) override;
-  void do_all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) override;
-  void do_all_gather(TensorRef out, TensorRef in, Stream* stream) override;
-  void do_reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream) override;
-  void do_send(TensorRef tensor, int to, Stream* stream) override;
-  void do_recv(TensorRef tensor, int from, Stream* stream) override;
+  void do_broadcast(Operand tensor, int root, Stream* stream) override;
+  void do_scatter(Operand out, Operand in, int root, Stream* stream) override;
+  void do_all_reduce(Operand tensor, ReduceOp op, Stream* stream) override;
+  void do_all_gather(Operand out, Operand in, Stream* stream) override;
+  void do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void do_send(Operand tensor, int to, Stream* stream) override;
+  void do_recv(Operand tensor, int from, Stream* stream) override;
   void do_barrier(Stream* stream) override;
 
  private:
@@ -48,18 +48,18 @@ class ShmGroup final : public ProcessGroup {
   void submit_collective(const char* operation, Stream* stream, std::function<void(const Doing&)> body);
 
   // On a stream's thread, one collective at a time.
-  void run_broadcast(const Doing& doing, const TensorRef& tensor, int root);
-  void run_scatter(const Doing& doing, const TensorRef& out, const TensorRef& in, int root);
-  void run_all_reduce(const Doing& doing, const TensorRef& tensor, ReduceOp op);
-  void run_all_gather(const Doing& doing, const TensorRef& out, const TensorRef& in);
-  void run_reduce_scatter(const Doing& doing, const TensorRef& out, const TensorRef& in, ReduceOp op, bool accumulate);
+  void run_broadcast(const Doing& doing, const Operand& tensor, int root);
+  void run_scatter(const Doing& doing, const Operand& out, const Operand& in, int root);
+  void run_all_reduce(const Doing& doing, const Operand& tensor, ReduceOp op);
+  void run_all_gather(const Doing& doing, const Operand& out, const Operand& in);
+  void run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate);
   void run_barrier(const Doing& doing);
-  void run_send(const Doing& doing, const TensorRef& tensor, int to);
-  void run_recv(const Doing& doing, const TensorRef& tensor, int from);
+  void run_send(const Doing& doing, const Operand& tensor, int to);
+  void run_recv(const Doing& doing, const Operand& tensor, int from);
 
   Header header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root = 0, ReduceOp reduce = ReduceOp::Sum) const;
   // Names the memory that peers may read; small messages are cheaper through the mailbox.
-  void expose(Header& header, const TensorRef& tensor) const;
+  void expose(Header& header, const Operand& tensor) const;
   void announce(const Header& header);
   // Publishes a round and waits until all have; `enter` also compares the headers of the collective.
   void enter(const Doing& doing, const Header& own);

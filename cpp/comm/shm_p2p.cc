@@ -10,11 +10,11 @@
 
 namespace rz::comm {
 
-void ShmGroup::do_send(TensorRef tensor, int to, Stream* stream) {
+void ShmGroup::do_send(Operand tensor, int to, Stream* stream) {
   submit(*sends_[static_cast<size_t>(to)], "send", stream, [this, tensor, to](const Doing& doing) { run_send(doing, tensor, to); });
 }
 
-void ShmGroup::do_recv(TensorRef tensor, int from, Stream* stream) {
+void ShmGroup::do_recv(Operand tensor, int from, Stream* stream) {
   submit(*receives_[static_cast<size_t>(from)], "recv", stream, [this, tensor, from](const Doing& doing) { run_recv(doing, tensor, from); });
 }
 
@@ -29,10 +29,10 @@ void ShmGroup::wait_channel(const Doing& doing, int peer, Channel& channel, std:
   });
 }
 
-void ShmGroup::run_send(const Doing& doing, const TensorRef& tensor, int to) {
+void ShmGroup::run_send(const Doing& doing, const Operand& tensor, int to) {
   Channel& channel = control_.channel(rank(), to);
   uint32_t sent = channel.sent.load(std::memory_order_relaxed);
-  bool direct = tensor.bytes() > kSmall && tensor.storage->segment() >= 0;
+  bool direct = tensor.bytes() > kSmall && tensor.segment >= 0;
   SegmentTable::Owned& box = parcels_[static_cast<size_t>(to)];
   if (!direct && !box.data) box = job_->exchange().own().create(2 * kParcel);
   int64_t total = static_cast<int64_t>(tensor.bytes()), done = 0;
@@ -42,12 +42,12 @@ void ShmGroup::run_send(const Doing& doing, const TensorRef& tensor, int to) {
     parcel = {doing.sequence, tensor.numel, 0, box.id, static_cast<uint8_t>(tensor.dtype), direct};
     int64_t count = direct ? total : std::min<int64_t>(total - done, kParcel);
     if (direct) {
-      parcel.segment = tensor.storage->segment();
-      parcel.offset = tensor.offset * size_of(tensor.dtype);
+      parcel.segment = tensor.segment;
+      parcel.offset = tensor.offset;
     } else {
       parcel.offset = static_cast<int64_t>((sent & 1) * kParcel);
       populate(box.data + parcel.offset, static_cast<size_t>(count));
-      std::memcpy(box.data + parcel.offset, static_cast<std::byte*>(tensor.data()) + done, static_cast<size_t>(count));
+      std::memcpy(box.data + parcel.offset, tensor.data + done, static_cast<size_t>(count));
     }
     publish_word(channel.sent, channel.sleepers, ++sent);
     done += count;
@@ -56,7 +56,7 @@ void ShmGroup::run_send(const Doing& doing, const TensorRef& tensor, int to) {
   if (direct) wait_channel(doing, to, channel, channel.received, [&] { return channel.received.load(std::memory_order_acquire) == sent; });
 }
 
-void ShmGroup::run_recv(const Doing& doing, const TensorRef& tensor, int from) {
+void ShmGroup::run_recv(const Doing& doing, const Operand& tensor, int from) {
   Channel& channel = control_.channel(from, rank());
   uint32_t received = channel.received.load(std::memory_order_relaxed);
   int64_t total = static_cast<int64_t>(tensor.bytes()), done = 0;
@@ -71,7 +71,7 @@ void ShmGroup::run_recv(const Doing& doing, const TensorRef& tensor, int from) {
     }
     int64_t count = parcel.direct ? total : std::min<int64_t>(total - done, kParcel);
     const std::byte* source = job_->exchange().map(world_rank(from), parcel.segment, doing) + parcel.offset;
-    std::memcpy(static_cast<std::byte*>(tensor.data()) + done, source, static_cast<size_t>(count));
+    std::memcpy(tensor.data + done, source, static_cast<size_t>(count));
     publish_word(channel.received, channel.sleepers, ++received);
     done += count;
     progress::add_bytes(static_cast<uint64_t>(count));

@@ -15,7 +15,7 @@
 namespace rz::comm {
 namespace {
 
-constexpr auto kHeartbeat = std::chrono::milliseconds(500);
+constexpr auto kHeartbeat = std::chrono::milliseconds(1000);  // when nothing changes; else ten times a second
 constexpr auto kSendLimit = std::chrono::seconds(30);
 
 // Reads one frame before the connection's thread exists.
@@ -125,14 +125,16 @@ void Store::heartbeat() {
 
 void Store::run() {
   auto next_heartbeat = Clock::now();
+  uint64_t told = 0;
   char chunk[65536];
   while (true) {
     {
       std::lock_guard lock(state_->mutex());
       if (stop_) return;
     }
-    if (Clock::now() >= next_heartbeat) {
-      if (!goodbye_) heartbeat();
+    if (!goodbye_ && (Clock::now() >= next_heartbeat || progress::ticks() != told)) {
+      told = progress::ticks();
+      heartbeat();
       next_heartbeat = Clock::now() + kHeartbeat;
     }
     pollfd polled[2] = {{fd_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
@@ -159,7 +161,7 @@ void Store::run() {
     if (goodbye_ || state_->departed(0)) return;
     RankStatus zero = state_->status(0);
     if (state_->rank() == 0) zero.pid = static_cast<uint32_t>(getpid());
-    state_->abort("ERR_PEER", zero.text(0) + ", which holds the store, died while " + zero.activity() + (why.empty() ? "" : ": " + why));
+    state_->abort("ERR_PEER", zero.text(0) + ", which holds the store, died " + zero.activity() + (why.empty() ? "" : ": " + why));
     return;
   }
 }
@@ -245,7 +247,7 @@ int64_t Store::add(const std::string& key, int64_t delta, const Doing& doing) {
 }
 
 void Store::leave() {
-  goodbye_ = true;
+  if (goodbye_.exchange(true)) return;
   send(Writer(Message::Goodbye));
 }
 

@@ -1,6 +1,7 @@
 // A rank's connection to the rendezvous store, kept for its life: keys, heartbeats, and news of the other ranks.
 // A native thread reads it, since the JavaScript thread may be blocked.
 #pragma once
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,7 +30,7 @@ class Store {
   // Waits for the key; throws when the job is aborted, ERR_TIMEOUT when no rank makes progress.
   std::string get(const std::string& key, const Doing& doing, int owner);
   int64_t add(const std::string& key, int64_t delta, const Doing& doing);
-  // Says goodbye: nobody shall take the end of this connection for a death.
+  // Says goodbye: no more calls come from this rank, and the end of its connection is not a death.
   void leave();
 
  private:
@@ -52,7 +53,7 @@ class Store {
   uint32_t next_request_ = 1;
   bool closed_ = false;    // under the state's mutex: no reply will come
   bool stop_ = false;      // under the state's mutex
-  bool goodbye_ = false;
+  std::atomic<bool> goodbye_{false};
   std::string buffer_;
   std::thread thread_;
 };

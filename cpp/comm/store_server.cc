@@ -20,7 +20,7 @@ constexpr size_t kMaxHello = 4096;
 }  // namespace
 
 StoreServer::StoreServer(int port, bool loopback, std::string secret, int size)
-    : secret_(std::move(secret)), listener_(listen_tcp(port, loopback)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), ranks_(static_cast<size_t>(size)) {
+    : secret_(std::move(secret)), listener_(listen_tcp(port, loopback)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), ranks_(static_cast<size_t>(size)), connected_(static_cast<size_t>(size), false) {
   thread_ = std::thread([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "rz-store");
 }
@@ -38,7 +38,7 @@ StoreServer::~StoreServer() {
 void StoreServer::linger() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] {
-    return std::all_of(ranks_.begin() + 1, ranks_.end(), [](const RankStatus& r) { return r.departed || r.pid == 0; });
+    return std::none_of(connected_.begin() + 1, connected_.end(), [](bool connected) { return connected; });
   });
 }
 
@@ -147,6 +147,7 @@ void StoreServer::admit(Connection& connection, Reader& message) {
     return refuse(connection, "ERR_STORE_WORLD", "rank " + std::to_string(rank) + " has joined already (pid " + std::to_string(status.pid) + "): two processes have the same RANK");
   }
   status.pid = pid;
+  connected_[rank] = true;
   connection.rank = static_cast<int>(rank);
   send(connection, Writer(Message::Welcome).text(hmac_sha256(secret_, proof_text("server", connection.nonce, nonce, rank, size))));
   last_progress_ = Clock::now();
@@ -204,10 +205,7 @@ void StoreServer::handle(Connection& connection, Reader message) {
         std::lock_guard lock(mutex_);
         ranks_[rank].departed = true;
       }
-      changed_.notify_all();
-      broadcast(Writer(Message::Departed).u32(static_cast<uint32_t>(rank)));
-      connection.closing = true;
-      return;
+      return broadcast(Writer(Message::Departed).u32(static_cast<uint32_t>(rank)));
     }
     case Message::Raise: {
       std::string code = message.text();
@@ -253,8 +251,9 @@ void StoreServer::disconnect(Connection& connection) {
   {
     std::lock_guard lock(mutex_);
     RankStatus& status = ranks_[static_cast<size_t>(connection.rank)];
-    if (!status.departed) text = status.text(connection.rank) + " died while " + status.activity();
+    if (!status.departed) text = status.text(connection.rank) + " died " + status.activity();
     status.departed = true;
+    connected_[static_cast<size_t>(connection.rank)] = false;
   }
   changed_.notify_all();
   if (!text.empty()) abort(connection.rank, "ERR_PEER", text);

@@ -17,7 +17,7 @@ class StoreServer {
  public:
   StoreServer(int port, bool loopback, std::string secret, int size);
   ~StoreServer();  // sends what is pending, then closes
-  // Blocks until every other rank has left; the store must outlive the ranks that use it.
+  // Blocks until every other rank has closed its connection; the store must outlive the ranks that use it.
   void linger();
 
  private:
@@ -59,6 +59,7 @@ class StoreServer {
   std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
   std::vector<RankStatus> ranks_;
+  std::vector<bool> connected_;
   bool stop_ = false;
   std::thread thread_;
 };

@@ -42,6 +42,8 @@ inline void enter(const char* operation, uint64_t sequence) noexcept {
   detail::ticks.fetch_add(1, std::memory_order_relaxed);
 }
 
+inline uint64_t ticks() noexcept { return detail::ticks.load(std::memory_order_relaxed); }
+
 inline Snapshot snapshot() {
   Snapshot now;
   {

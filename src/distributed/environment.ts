@@ -50,12 +50,10 @@ interface Place {
 
 /** The first host of a Slurm node list, e.g. `node[03-07,12],gpu1` → `node03`. */
 export function firstSlurmHost(nodeList: string): string {
-  const match = /^([^,[]+)(?:\[([^\]]*)\])?([^,]*)/.exec(nodeList.trim());
-  const first = match?.[2]?.split(',')[0]?.split('-')[0];
-  if (!match || (match[2] !== undefined && !/^\d+$/.test(first ?? ''))) {
+  const match = /^([^,[\]\s]+)(?:\[(\d+)[\d,-]*\]([^,[\]\s]*))?(?:,|$)/.exec(nodeList.trim());
+  if (!match)
     throw new EnvironmentError(`SLURM_JOB_NODELIST "${nodeList}" is not a node list such as "node[03-07,12]" or "a,b"`);
-  }
-  return `${match[1]}${first ?? ''}${match[3]}`;
+  return `${match[1]}${match[2] ?? ''}${match[3] ?? ''}`;
 }
 
 /** Tasks on the first node of Slurm's compressed list, e.g. `4(x2),3` → 4. */

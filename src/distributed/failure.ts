@@ -1,8 +1,7 @@
-// How a rank ends. An orderly exit lets the peers finish what they share with it; a failure stops them at once. Under our
-// launcher the error goes to it through a pipe, so that the first failure is shown once and the consequences are not.
+// What a failing rank tells the launcher, through a pipe, instead of dumping it: so the first failure of a job is shown
+// once, and the errors of the ranks that only follow from it are not.
 import { writeSync } from 'node:fs';
 import { inspect } from 'node:util';
-import { native } from '../native.ts';
 
 /** What a rank tells the launcher about its end: one line of JSON. */
 export interface FailureReport {
@@ -15,11 +14,29 @@ export interface FailureReport {
 let installed = false;
 let reason: string | undefined;
 
-function reportTo(fd: number, error: unknown): void {
+/** The message of the error that ends this process, if one does. */
+export function failureReason(): string | undefined {
+  return reason;
+}
+
+/** The code of an error or of what caused it: an ERR_PEER keeps its meaning when it is wrapped. */
+function codeOf(error: unknown): string | undefined {
+  let code: string | undefined;
+  for (
+    let e = error as { code?: string; cause?: unknown } | undefined;
+    e && typeof e === 'object';
+    e = e.cause as typeof e
+  ) {
+    code = e.code ?? code;
+  }
+  return code;
+}
+
+function reportTo(fd: number, error: unknown, details: string): void {
   const report: FailureReport = {
     message: error instanceof Error ? error.message : String(error),
-    code: (error as { code?: string } | undefined)?.code,
-    details: inspect(error),
+    code: codeOf(error),
+    details,
   };
   try {
     writeSync(fd, `${JSON.stringify(report)}\n`);
@@ -34,24 +51,22 @@ function statusDescriptor(): number | undefined {
   return Number.isInteger(fd) && fd > 2 ? fd : undefined;
 }
 
-/** Once per process, when it becomes a rank. */
+/** Once per process: before the script in a rank of our launcher, else when the process becomes a rank. */
 export function watchForFailure(): void {
   if (installed) return;
   installed = true;
+  const fd = statusDescriptor();
+  const report = (error: unknown): void => {
+    if (process.listenerCount('uncaughtException') > 1) return; // the program handles its errors itself
+    reportTo(fd!, error, inspect(error));
+    process.exit(1);
+  };
   process.on('uncaughtExceptionMonitor', (error) => {
     reason = error instanceof Error ? error.message : String(error);
+    if (fd === undefined || !(error instanceof SyntaxError)) return;
+    // Only Node itself can print the line at fault.
+    reportTo(fd, error, '');
+    process.off('uncaughtException', report);
   });
-  const fd = statusDescriptor();
-  if (fd !== undefined) {
-    const report = (error: unknown): void => {
-      if (process.listenerCount('uncaughtException') > 1) return; // the program handles its errors itself
-      reportTo(fd, error);
-      process.exit(1);
-    };
-    process.on('uncaughtException', report);
-  }
-  process.on('exit', (code) => {
-    if (code === 0) native.commLeave();
-    else native.commFail(reason ?? `it exited with code ${code}`);
-  });
+  if (fd !== undefined) process.on('uncaughtException', report);
 }

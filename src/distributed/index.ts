@@ -1,7 +1,7 @@
 // `dist`: this process as a rank of a job, in the manner of torch.distributed.
 import { native } from '../native.ts';
 import { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
-import { watchForFailure } from './failure.ts';
+import { failureReason, watchForFailure } from './failure.ts';
 import { ProcessGroup } from './process_group.ts';
 import { jobSecret } from './secret.ts';
 
@@ -44,6 +44,18 @@ interface Joined {
   group: ProcessGroup;
 }
 
+let leavesAtExit = false;
+
+/** An orderly exit lets the peers finish what they share with this rank; a failure stops them at once. */
+function leaveAtExit(): void {
+  if (leavesAtExit) return;
+  leavesAtExit = true;
+  process.on('exit', (code) => {
+    if (code === 0) native.commLeave();
+    else native.commFail(failureReason() ?? `it exited with code ${code}`);
+  });
+}
+
 let joined: Joined | undefined;
 let joining: Promise<void> | undefined;
 
@@ -64,6 +76,7 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
   const timeout = timeoutSeconds(options.timeout);
   const secret = jobSecret(environment);
   watchForFailure();
+  leaveAtExit();
   const handle = await native.commInit({
     rank: environment.rank,
     size: environment.worldSize,

@@ -37,6 +37,7 @@ export interface LaunchResult {
 const killDelay = 2000;
 /** How long a failure that only follows from another one waits for that other one. */
 const blameDelay = 1500;
+const preload = new URL('./preload.js', import.meta.url).href;
 const consequences: readonly (string | undefined)[] = ['ERR_PEER', 'ERR_GROUP_CLOSED', 'ERR_GROUP'];
 
 interface Rank {
@@ -113,12 +114,16 @@ class Job {
   private start(rank: number, options: LaunchOptions, script: string, env: NodeJS.ProcessEnv): void {
     // Rank 0 writes to the launcher's own terminal; lines of the others are prefixed.
     const output = rank === 0 && !this.onLine ? 'inherit' : 'pipe';
-    const child = spawn(process.execPath, [...(options.nodeArgs ?? []), script, ...(options.args ?? [])], {
-      env,
-      cwd: options.cwd,
-      detached: true, // a session of its own: a Ctrl-C at the terminal reaches the launcher alone
-      stdio: ['ignore', output, output, 'pipe'],
-    });
+    const child = spawn(
+      process.execPath,
+      ['--import', preload, ...(options.nodeArgs ?? []), script, ...(options.args ?? [])],
+      {
+        env,
+        cwd: options.cwd,
+        detached: true, // a session of its own: a Ctrl-C at the terminal reaches the launcher alone
+        stdio: ['ignore', output, output, 'pipe'],
+      },
+    );
     const entry: Rank = { rank, child, report: undefined, isGone: false };
     this.ranks.push(entry);
     for (const stream of ['stdout', 'stderr'] as const) {
@@ -181,10 +186,7 @@ class Job {
     if (this.first) return;
     this.first = failure;
     clearTimeout(this.blameTimer);
-    const details = failure.details?.startsWith(`Error: ${failure.message}`)
-      ? failure.details.slice(`Error: ${failure.message}`.length)
-      : failure.details && `\n${failure.details}`;
-    const text = `rank ${failure.rank} failed: ${failure.message}${details ?? ''}\n`;
+    const text = `rank ${failure.rank} failed: ${failure.message}${detailsAfter(failure)}\n`;
     if (this.onLine) for (const line of text.trimEnd().split('\n')) this.onLine(failure.rank, 'stderr', `${line}\n`);
     else process.stderr.write(text);
     this.end();
@@ -223,6 +225,14 @@ class Job {
       process.off('SIGINT', interrupt).off('SIGTERM', terminate).off('SIGHUP', terminate).off('exit', exit);
     };
   }
+}
+
+/** The stack and properties of an error, without the message that was shown already. */
+function detailsAfter({ message, details }: Failure): string {
+  if (!details) return '';
+  const at = details.indexOf(message);
+  const isHeading = at >= 0 && /^[\w$ ]*(\[[^\]]*\])?: $/.test(details.slice(0, at));
+  return isHeading ? details.slice(at + message.length) : `\n${details}`;
 }
 
 /** The rank's whole process group: it leads one. */

@@ -55,7 +55,7 @@ export function runRanks(nproc: number, script: string, options: RanksOptions = 
       const message = JSON.parse(text) as
         | { rank: number; stream: 'stdout' | 'stderr'; line: string }
         | { failure: RanksResult['failure'] };
-      if ('failure' in message) {
+      if (!('line' in message)) {
         failure = message.failure;
       } else {
         (message.stream === 'stdout' ? stdout : stderr)[message.rank] += message.line;
@@ -127,4 +127,36 @@ export function sharedMemoryHolders(): Map<number, number> {
     }
   }
   return holders;
+}
+
+export interface ProcessResult {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** One process with an environment of its own, as torchrun or Slurm would start it; killed after 30 s. */
+export function runProcess(
+  argv: readonly string[],
+  env: Record<string, string>,
+  onSpawn?: (child: ChildProcess) => void,
+): Promise<ProcessResult> {
+  const child = spawn(process.execPath, argv, { env: cleanEnvironment(env), stdio: ['ignore', 'pipe', 'pipe'] });
+  onSpawn?.(child);
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+    stdout += chunk;
+  });
+  child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+    stderr += chunk;
+  });
+  const timer = setTimeout(() => child.kill('SIGKILL'), 30_000);
+  return new Promise((resolve) => {
+    child.once('close', (code, signal) => {
+      clearTimeout(timer);
+      resolve({ code, signal, stdout, stderr });
+    });
+  });
 }
