@@ -25,6 +25,10 @@ using rz::View;
 
 static const char* filter = "";
 
+static bool wanted(const char* family) {
+  return std::strncmp(filter, family, std::min(std::strlen(filter), std::strlen(family))) == 0;
+}
+
 static View make(DType t, int64_t n) {
   auto bytes = static_cast<size_t>((n * size_of(t) + 63) / 64 * 64);
   View v{std::aligned_alloc(64, bytes), t, n};
@@ -40,16 +44,16 @@ static double now() {
   return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
-// The best of several rounds of about 50 ms each.
+// The best of 25 rounds of about 10 ms each.
 static void time(const std::string& name, double work, const char* unit, const std::function<void()>& run) {
   if (name.find(filter) == std::string::npos) return;
   run();
   double best = 1e30;
-  for (int round = 0; round < 5; ++round) {
+  for (int round = 0; round < 25; ++round) {
     int count = 0;
     double start = now();
     double seconds = 0;
-    while (seconds < 0.05) {
+    while (seconds < 0.01) {
       run();
       ++count;
       seconds = now() - start;
@@ -60,6 +64,7 @@ static void time(const std::string& name, double work, const char* unit, const s
 }
 
 static void bench_linear(DType t, int64_t rows, int64_t in, int64_t out) {
+  if (!wanted("linear ")) return;
   View x = make(t, rows * in), w = make(t, out * in), y = make(t, rows * out), dw = make(DType::Float32, out * in);
   double flops = 2.0 * rows * in * out;
   std::string shape = std::string(" ") + rz::name_of(t) + " " + std::to_string(rows) + "x" + std::to_string(in) + "x" +
@@ -74,6 +79,7 @@ static void bench_linear(DType t, int64_t rows, int64_t in, int64_t out) {
 }
 
 static void bench_attention(DType t, int64_t sequences, int64_t T, int64_t heads, int64_t kv_heads, int64_t dim) {
+  if (!wanted("attention")) return;
   int64_t rows = sequences * T, wide = rows * heads * dim, narrow = rows * kv_heads * dim;
   View q = make(t, wide), k = make(t, narrow), v = make(t, narrow), o = make(t, wide), d_o = make(t, wide);
   View dq = make(t, wide), dk = make(t, narrow), dv = make(t, narrow), lse = make(DType::Float32, heads * rows);
@@ -93,6 +99,7 @@ static void bench_attention(DType t, int64_t sequences, int64_t T, int64_t heads
 }
 
 static void bench_elementwise(DType t) {
+  if (*filter && (wanted("linear") || wanted("attention"))) return;
   const int64_t rows = 512, dim = 1024, n = rows * dim;
   double bytes = static_cast<double>(n * size_of(t));
   std::string type = std::string(" ") + rz::name_of(t);
@@ -120,6 +127,7 @@ static void bench_elementwise(DType t) {
 }
 
 static void bench_cross_entropy(DType t, int64_t rows, int64_t dim, int64_t vocab) {
+  if (!wanted("linear_cross")) return;
   View x = make(t, rows * dim), w = make(t, vocab * dim), dx = make(t, rows * dim), dw = make(DType::Float32, vocab * dim);
   View labels = make(DType::Int64, rows), loss = make(DType::Float32, 1);
   time("linear_cross_entropy " + std::string(rz::name_of(t)) + " vocab " + std::to_string(vocab), 6.0 * rows * dim * vocab, "GFLOP/s",

@@ -38,10 +38,15 @@ RZ_INLINE Range columns_of(const Span& span, int64_t query, int64_t m, int64_t j
   int64_t end = round_up(visible(span, query + m - 1, j0).end, kLanes);
   return {begin, max64(begin, end)};
 }
-RZ_INLINE vf where_visible(Range see, int64_t c, vf x, vf otherwise) {
-  vi lane = vlanes() + static_cast<int32_t>(c);
-  return (lane >= static_cast<int32_t>(see.begin)) & (lane < static_cast<int32_t>(see.end)) ? x : otherwise;
+// A row keeps the columns that its query sees.
+RZ_INLINE void mask_row(float* row, Range columns, Range see, float otherwise) {
+  for (int64_t c = columns.begin; c < columns.end; c += kLanes) {
+    vi lane = vlanes() + static_cast<int32_t>(c);
+    vi seen = (lane >= static_cast<int32_t>(see.begin)) & (lane < static_cast<int32_t>(see.end));
+    vstore(row + c, seen ? vload(row + c) : splat(otherwise));
+  }
 }
+RZ_INLINE bool partial(Range columns, Range see) { return see.begin > columns.begin || see.end < columns.end; }
 
 RZ_INLINE int64_t padded_dim(const AttentionShape& a) { return round_up(a.head_dim, kLanes); }
 
@@ -50,32 +55,37 @@ RZ_INLINE int64_t padded_dim(const AttentionShape& a) { return round_up(a.head_d
 static int64_t attention_forward_scratch(const AttentionShape& a, int64_t max_keys) {
   int64_t ld = padded_dim(a), blocks = (max_keys + kKeys - 1) / kKeys, block = 2 * kKeys * ld;
   if (blocks * block > kPackedFloats) blocks = 1;
-  return blocks * block + kQueries * (2 * ld + 2) + 2 * kTileRows * kKeys;
+  return blocks * block + kQueries * (2 * ld + kLanes) + kQueries + kLanes + 2 * kTileRows * kKeys;
 }
 
-// Softmax of one row over the columns: probabilities replace scores, the running sum and the row of o are rescaled.
-RZ_INLINE void softmax_row(float* row, Range columns, Range see, float scale, float& top, float& sum, float* o,
-                           int64_t ld) {
-  vf best_lanes = splat(top);
-  for (int64_t c = columns.begin; c < columns.end; c += kLanes) {
-    vf x = where_visible(see, c, vload(row + c) * scale, splat(-INFINITY));
-    vstore(row + c, x);
-    best_lanes = vmax(x, best_lanes);
+// Online softmax of m rows: probabilities replace the raw scores; the running maxima (base 2, scaled), sums (lane by lane)
+// and rows of o follow. `top` may be read and written back up to kLanes beyond m.
+RZ_INLINE void softmax_rows(int64_t m, float* s, Range columns, float scale, float* top, float* sum, float* o,
+                            int64_t ld) {
+  constexpr int64_t kRows = round_up(kTileRows, kLanes);
+  float row_top[kRows], base[kRows], shrink[kRows];
+  for (int64_t r = 0; r < m; ++r) {
+    vf best = splat(-INFINITY);
+    for (int64_t c = columns.begin; c < columns.end; c += kLanes) best = vmax(vload(s + r * kKeys + c), best);
+    row_top[r] = vtop(best);
   }
-  float best = vtop(best_lanes), base = best == -INFINITY ? 0.0f : best;
-  vf part = {};
-  for (int64_t c = columns.begin; c < columns.end; c += kLanes) {
-    vf p = vexp2(vload(row + c) - base);
-    vstore(row + c, p);
-    part += p;
+  for (int64_t r = m; r < kRows; ++r) row_top[r] = -INFINITY;
+  for (int64_t r = 0; r < m; r += kLanes) {
+    vf old = vload(top + r), best = vmax(vload(row_top + r) * scale, old);
+    vf from = best == -INFINITY ? vf{} : best;
+    vstore(top + r, best), vstore(base + r, from), vstore(shrink + r, vexp2(old - from));
   }
-  if (best != top) {
-    float shrink = vexp2(splat(top - base))[0];
-    sum *= shrink;
-    for (int64_t c = 0; c < ld; c += kLanes) vstore(o + c, vload(o + c) * shrink);
-    top = best;
+  for (int64_t r = 0; r < m; ++r, s += kKeys, sum += kLanes, o += ld) {
+    vf part = {};
+    for (int64_t c = columns.begin; c < columns.end; c += kLanes) {
+      vf p = vexp2(vload(s + c) * scale - base[r]);
+      vstore(s + c, p);
+      part += p;
+    }
+    vstore(sum, vload(sum) * shrink[r] + part);
+    if (shrink[r] != 1.0f)
+      for (int64_t c = 0; c < ld; c += kLanes) vstore(o + c, vload(o + c) * shrink[r]);
   }
-  sum += vsum(part);
 }
 
 template <class T, class W>
@@ -88,8 +98,8 @@ static void forward(const AttentionForwardArgs& a, int64_t sequence, int64_t kv_
   const T* k = static_cast<const T*>(a.k) + span.k0 * k_stride + kv_head * dim;
   const T* v = static_cast<const T*>(a.v) + span.k0 * k_stride + kv_head * dim;
   const float scale = a.scale * kLog2e;
-  float *q_tile = scratch, *o_tile = q_tile + kQueries * ld, *top = o_tile + kQueries * ld, *sum = top + kQueries;
-  float *s = sum + kQueries, *p_words = s + kTileRows * kKeys, *packed = p_words + kTileRows * kKeys;
+  float *q_tile = scratch, *o_tile = q_tile + kQueries * ld, *sum = o_tile + kQueries * ld;
+  float *top = sum + kQueries * kLanes, *s = top + kQueries + kLanes, *p_words = s + kTileRows * kKeys, *packed = p_words + kTileRows * kKeys;
   const bool keep = (span.keys + kKeys - 1) / kKeys * block <= kPackedFloats;
   int64_t packed_to = -1;  // key blocks below this one, from the first that was used on, are in `packed`
 
@@ -103,7 +113,8 @@ static void forward(const AttentionForwardArgs& a, int64_t sequence, int64_t kv_
       T* o = static_cast<T*>(a.o) + (span.q0 + i0) * q_stride + head * dim;
       W::along(q_tile, ld, q, q_stride, rows, dim);
       for (int64_t i = 0; i < rows * ld; i += kLanes) vstore(o_tile + i, vf{});
-      for (int64_t i = 0; i < rows; ++i) top[i] = -INFINITY, sum[i] = 0;
+      for (int64_t i = 0; i < rows; ++i) vstore(sum + i * kLanes, vf{});
+      for (int64_t i = 0; i < rows; i += kLanes) vstore(top + i, splat(-INFINITY));
 
       for (int64_t j = j_begin; j < j_end; ++j) {
         const int64_t j0 = j * kKeys;
@@ -123,21 +134,20 @@ static void forward(const AttentionForwardArgs& a, int64_t sequence, int64_t kv_
           if (n == 0) continue;
           tile_rows<typename W::Product, false>(m, n, dim_words, {q_tile + i * ld, ld, 1}, kt + columns.begin, kKeys,
                                                 s + columns.begin, kKeys);
-          const float* p = s + columns.begin;
           for (int64_t r = 0; r < m; ++r) {
-            softmax_row(s + r * kKeys, columns, visible(span, i0 + i + r, j0), scale, top[i + r], sum[i + r],
-                        o_tile + (i + r) * ld, ld);
-            const float* words = W::row_words(p_words + r * kKeys, s + r * kKeys + columns.begin, n);
-            if (r == 0) p = words;
+            const Range see = visible(span, i0 + i + r, j0);
+            if (partial(columns, see)) mask_row(s + r * kKeys, columns, see, -INFINITY);
           }
+          softmax_rows(m, s, columns, scale, top + i, sum + i * kLanes, o_tile + i * ld, ld);
+          const float* p = W::row_words(p_words, s + columns.begin, m, n);
           tile_rows<typename W::Product, true>(m, ld, n / W::kStep, {p, kKeys, 1},
                                                vt + columns.begin / W::kStep * ld, ld, o_tile + i * ld, ld);
         }
       }
       for (int64_t i = 0; i < rows; ++i) {
-        const float factor = sum[i] == 0 ? 0.0f : 1.0f / sum[i];
+        const float total = vsum(vload(sum + i * kLanes)), factor = total == 0 ? 0.0f : 1.0f / total;
         map(dim, o + i * q_stride, [=](vf x) { return x * factor; }, o_tile + i * ld);
-        a.lse[head * a.q_rows + span.q0 + i0 + i] = top[i] * kLn2 + logf(sum[i]);
+        a.lse[head * a.q_rows + span.q0 + i0 + i] = top[i] * kLn2 + logf(total);
       }
     }
   }
@@ -215,23 +225,21 @@ static void backward(const AttentionBackwardArgs& a, int64_t sequence, int64_t k
                                     p + i * kKeys + columns.begin, kKeys);
           tile_rows<Product, false>(m, n, dim_words, {do_tile + i * ld, ld, 1}, vt + columns.begin, kKeys,
                                     ds + i * kKeys + columns.begin, kKeys);
-          const float* words = ds + i * kKeys + columns.begin;
           for (int64_t r = 0; r < m; ++r) {
             float *pr = p + (i + r) * kKeys, *dr = ds + (i + r) * kKeys;
             const Range see = visible(span, i0 + i + r, j0);
-            const float top = lse[i0 + i + r] * kLog2e, mean = delta[g * rows_all + i0 + i + r];
-            for (int64_t c = 0; c < kKeys; c += kLanes) {
-              if (c < columns.begin || c >= columns.end) {
-                vstore(pr + c, vf{}), vstore(dr + c, vf{});
-                continue;
-              }
-              vf e = where_visible(see, c, vexp2(vload(pr + c) * scale - top), vf{});
+            const float l = lse[i0 + i + r], top = l == -INFINITY ? 0.0f : l * kLog2e;
+            const float mean = delta[g * rows_all + i0 + i + r];
+            if (partial(columns, see)) mask_row(pr, columns, see, -INFINITY);
+            for (int64_t c = 0; c < columns.begin; c += kLanes) vstore(pr + c, vf{}), vstore(dr + c, vf{});
+            for (int64_t c = columns.begin; c < columns.end; c += kLanes) {
+              vf e = vexp2(vload(pr + c) * scale - top);
               vstore(pr + c, e);
               vstore(dr + c, e * (vload(dr + c) - mean) * a.scale);
             }
-            const float* row = W::row_words(ds_row + r * kKeys, dr + columns.begin, n);
-            if (r == 0) words = row;
+            for (int64_t c = columns.end; c < kKeys; c += kLanes) vstore(pr + c, vf{}), vstore(dr + c, vf{});
           }
+          const float* words = W::row_words(ds_row, ds + i * kKeys + columns.begin, m, n);
           tile_rows<Product, true>(m, ld, n / W::kStep, {words, kKeys, 1}, k_tile + columns.begin / W::kStep * ld, ld,
                                    dq_all + (g * rows_all + i0 + i) * ld, ld);
         }

@@ -53,7 +53,7 @@ struct Float32Words {
   RZ_INLINE vf words(const T* from, int64_t n) { return n >= kLanes ? vget(from) : vget_part(from, n); }
 
   // Tiles of probabilities: rows stay as they are.
-  RZ_INLINE const float* row_words(float*, const float* p, int64_t) { return p; }
+  RZ_INLINE const float* row_words(float*, const float* p, int64_t, int64_t) { return p; }
   RZ_INLINE const float* column_words(float*, const float* p, int64_t) { return p; }
 };
 
@@ -83,12 +83,13 @@ struct BFloat16Words {
     if (n >= 2 * kLanes) return vload(reinterpret_cast<const float*>(from));
     return (vf)_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), from);
   }
-  // A row of n probabilities, for sums over keys.
-  RZ_INLINE const float* row_words(float* to, const float* p, int64_t n) {
-    for (int64_t i = 0; i < n; i += 2 * kLanes) {
-      __m512 low = (__m512)vload(p + i), high = i + kLanes < n ? (__m512)vload(p + i + kLanes) : __m512{};
-      vstore(to + i / 2, (vf)(__m512i)_mm512_cvtne2ps_pbh(high, low));
-    }
+  // n probabilities of each row, for sums over keys.
+  RZ_INLINE const float* row_words(float* to, const float* p, int64_t rows, int64_t n) {
+    for (int64_t r = 0; r < rows; ++r, p += kKeys)
+      for (int64_t i = 0; i < n; i += 2 * kLanes) {
+        __m512 low = (__m512)vload(p + i), high = i + kLanes < n ? (__m512)vload(p + i + kLanes) : __m512{};
+        vstore(to + r * kKeys + i / 2, (vf)(__m512i)_mm512_cvtne2ps_pbh(high, low));
+      }
     return to;
   }
   // Rows of kKeys probabilities, for sums over queries.
