@@ -193,6 +193,10 @@ export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps, Nat
 /** Root of the package: the folder that holds `build/` and `prebuilds/`. */
 export const packageRoot: string = fileURLToPath(new URL('..', import.meta.url));
 
+// OpenMP reads this when the addon brings it in. Threads that spin while they wait take the cores from the communication
+// stream and from other ranks: with two threads on two busy cores a step took seven times as long.
+process.env.OMP_WAIT_POLICY ??= 'passive';
+
 function load(): NativeAddon {
   const require = createRequire(import.meta.url);
   try {
