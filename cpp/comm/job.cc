@@ -39,7 +39,10 @@ std::shared_ptr<Job> Job::join(const JobOptions& options) {
   job->exchange_ = std::make_shared<SegmentExchange>(name, hmac_sha256(options.store.secret(), "segments" + name), job->state_);
   job->store_->set("host/" + std::to_string(options.rank), this_host().encode());
   std::vector<HostInfo> hosts;
-  for (int r = 0; r < options.size; ++r) hosts.push_back(HostInfo::decode(job->store_->get("host/" + std::to_string(r), joining, r)));
+  for (int r = 0; r < options.size; ++r) {
+    std::string key = "host/" + std::to_string(r), missing = "rankzero: rank 0 waits for rank " + std::to_string(r) + " to join\n";
+    hosts.push_back(HostInfo::decode(job->store_->get(key, joining, r, options.rank == 0 ? missing : "")));
+  }
   for (int r = 0; r < options.size; ++r) job->state_->introduce(r, hosts[static_cast<size_t>(r)].pid);
   job->backend_ = choose_backend(hosts);
   return job;

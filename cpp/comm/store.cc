@@ -16,6 +16,7 @@ namespace rz::comm {
 namespace {
 
 constexpr auto kHeartbeat = std::chrono::milliseconds(1000);  // when nothing changes; else ten times a second
+constexpr auto kPatience = std::chrono::seconds(10);  // before a wait for another rank is mentioned
 constexpr auto kSendLimit = std::chrono::seconds(30);
 
 // Reads one frame before the connection's thread exists.
@@ -76,7 +77,7 @@ void Store::handshake(const StoreAddress& address) {
       fail("ERR_TIMEOUT", "rank ", state_->rank(), " of ", state_->size(), " found no rendezvous store at ", where, " within ", state_->timeout(),
            " s (RANKZERO_TIMEOUT); rank 0 should listen there");
     }
-    if (!told && Clock::now() - start > std::chrono::seconds(10)) {
+    if (!told && Clock::now() - start > kPatience) {
       told = true;
       std::fprintf(stderr, "rankzero: rank %d waits for rank 0 at %s\n", state_->rank(), where.c_str());
     }
@@ -204,7 +205,9 @@ void Store::handle(Reader message) {
   }
 }
 
-Store::Pending Store::request(Message type, const std::string& key, uint64_t argument, const Doing& doing, int owner) {
+Store::Pending Store::request(Message type, const std::string& key, uint64_t argument, const Doing& doing, int owner, const std::string& notice) {
+  auto start = Clock::now();
+  bool told = notice.empty();
   uint32_t id;
   {
     std::lock_guard lock(state_->mutex());
@@ -228,6 +231,10 @@ Store::Pending Store::request(Message type, const std::string& key, uint64_t arg
   wait_for(*state_, doing, owner, ready, [&] {
     std::unique_lock lock(state_->mutex());
     if (!pending_[id].done && !state_->aborted() && !closed_) state_->sleep(lock, 100);
+    if (!told && Clock::now() - start > kPatience) {
+      told = true;
+      std::fputs(notice.c_str(), stderr);
+    }
   });
   std::lock_guard lock(state_->mutex());
   return pending_[id];
@@ -235,15 +242,15 @@ Store::Pending Store::request(Message type, const std::string& key, uint64_t arg
 
 void Store::set(const std::string& key, const std::string& value) { send(Writer(Message::Set).text(key).text(value)); }
 
-std::string Store::get(const std::string& key, const Doing& doing, int owner) {
+std::string Store::get(const std::string& key, const Doing& doing, int owner, const std::string& notice) {
   constexpr uint64_t kWeek = 7ull * 24 * 3600 * 1000;  // whether to give up is decided by progress alone
-  Pending reply = request(Message::Get, key, kWeek, doing, owner);
+  Pending reply = request(Message::Get, key, kWeek, doing, owner, notice);
   if (!reply.found) fail("ERR_TIMEOUT", "key ", key, " did not appear in the rendezvous store");
   return reply.value;
 }
 
 int64_t Store::add(const std::string& key, int64_t delta, const Doing& doing) {
-  return std::stoll(request(Message::Add, key, static_cast<uint64_t>(delta), doing, -1).value);
+  return std::stoll(request(Message::Add, key, static_cast<uint64_t>(delta), doing, -1, "").value);
 }
 
 void Store::leave() {

@@ -28,7 +28,8 @@ class Store {
 
   void set(const std::string& key, const std::string& value);
   // Waits for the key; throws when the job is aborted, ERR_TIMEOUT when no rank makes progress.
-  std::string get(const std::string& key, const Doing& doing, int owner);
+  // `notice` is printed once if that takes more than 10 s.
+  std::string get(const std::string& key, const Doing& doing, int owner, const std::string& notice = "");
   int64_t add(const std::string& key, int64_t delta, const Doing& doing);
   // Says goodbye: no more calls come from this rank, and the end of its connection is not a death.
   void leave();
@@ -44,7 +45,7 @@ class Store {
   void handle(Reader message);
   void heartbeat();
   void send(Writer message);
-  Pending request(Message type, const std::string& key, uint64_t argument, const Doing& doing, int owner);
+  Pending request(Message type, const std::string& key, uint64_t argument, const Doing& doing, int owner, const std::string& notice);
 
   std::shared_ptr<JobState> state_;
   Fd fd_, wake_;

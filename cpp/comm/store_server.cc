@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
+#include <utility>
 
 #include "comm/sha256.h"
 
@@ -135,11 +137,18 @@ void StoreServer::admit(Connection& connection, Reader& message) {
   uint32_t rank = message.u32(), size = message.u32(), pid = message.u32();
   std::string nonce = message.text(), proof = message.text();
   if (!equal_in_constant_time(proof, hmac_sha256(secret_, proof_text("client", connection.nonce, nonce, rank, size)))) {
+    if (!std::exchange(told_of_strangers_, true)) {
+      std::fprintf(stderr, "rankzero: the rendezvous store refused a process that holds another secret; all ranks of a job need the same RANKZERO_SECRET\n");
+    }
     return refuse(connection, "ERR_STORE_SECRET",
                   "the rendezvous store refused this rank: it holds another secret. All ranks of a job need the same RANKZERO_SECRET");
   }
   if (size != ranks_.size() || rank >= size) {
-    return refuse(connection, "ERR_STORE_WORLD", "this process is rank " + std::to_string(rank) + " of " + std::to_string(size) + " but rank 0 has a world of " + std::to_string(ranks_.size()));
+    std::string text = "a process joined as rank " + std::to_string(rank) + " of " + std::to_string(size) + " but rank 0 has a world of " + std::to_string(ranks_.size());
+    refuse(connection, "ERR_STORE_WORLD", text);
+    // It holds the secret: this job cannot become complete, so it ends now and not after the timeout.
+    if (!std::all_of(connected_.begin(), connected_.end(), [](bool connected) { return connected; })) abort(0, "ERR_STORE_WORLD", text);
+    return;
   }
   std::lock_guard lock(mutex_);
   RankStatus& status = ranks_[rank];

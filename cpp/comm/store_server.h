@@ -54,7 +54,7 @@ class StoreServer {
   std::vector<Waiting> waiting_;
   std::map<std::string, std::string> values_;
   Clock::time_point last_progress_ = Clock::now();
-  bool aborted_ = false;
+  bool aborted_ = false, told_of_strangers_ = false;
 
   std::mutex mutex_;  // of what follows
   std::condition_variable changed_;

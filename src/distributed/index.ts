@@ -1,5 +1,5 @@
 // `dist`: this process as a rank of a job, in the manner of torch.distributed.
-import { native } from '../native.ts';
+import { type Handle, native } from '../native.ts';
 import { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
 import { failureReason, watchForFailure } from './failure.ts';
 import { ProcessGroup } from './process_group.ts';
@@ -77,17 +77,21 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
   const secret = jobSecret(environment);
   watchForFailure();
   leaveAtExit();
-  const handle = await native.commInit({
-    rank: environment.rank,
-    size: environment.worldSize,
-    host: environment.isOneHost ? '127.0.0.1' : environment.masterAddr,
-    port: environment.storePort,
-    secret: secret.secret,
-    secretFile: secret.secretFile,
-    loopback: environment.isOneHost,
-    timeout,
-  });
-  secret.forget();
+  let handle: Handle;
+  try {
+    handle = await native.commInit({
+      rank: environment.rank,
+      size: environment.worldSize,
+      host: environment.isOneHost ? '127.0.0.1' : environment.masterAddr,
+      port: environment.storePort,
+      secret: secret.secret,
+      secretFile: secret.secretFile,
+      loopback: environment.isOneHost,
+      timeout,
+    });
+  } finally {
+    secret.forget();
+  }
   const group = new ProcessGroup(handle);
   joined = { environment, group };
   const quiet = options.quiet ?? !['', '0', undefined].includes(process.env.RANKZERO_QUIET);

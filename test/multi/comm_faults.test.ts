@@ -137,6 +137,7 @@ describe('the store', () => {
       /refused this rank: it holds another secret\. All ranks of a job need the same RANKZERO_SECRET/,
     );
     expect(one.code).toBe(1);
+    expect(zero.stderr).toContain('the rendezvous store refused a process that holds another secret');
     expect(zero.stderr).toMatch(
       /no rank made progress for 5 s \(RANKZERO_TIMEOUT\): rank 0 waits in initProcessGroup for rank 1 \(not joined yet\)/,
     );
@@ -144,8 +145,9 @@ describe('the store', () => {
 
   it('refuses another world size, and a rank that is there already', async () => {
     nextPort += 2;
-    const [, one] = await Promise.all([run(0, {}), run(1, { WORLD_SIZE: '3' })]);
-    expect(one.stderr).toContain('this process is rank 1 of 3 but rank 0 has a world of 2');
+    const both = await Promise.all([run(0, {}), run(1, { WORLD_SIZE: '3' })]);
+    for (const { stderr } of both)
+      expect(stderr).toContain('a process joined as rank 1 of 3 but rank 0 has a world of 2');
     nextPort += 2;
     const [zero, twin] = await Promise.all([
       run(0, { RANK: '0' }),
