@@ -1,5 +1,9 @@
 // Chat templates: Jinja text that turns messages into one string, as Transformers renders it.
-import { Template } from '@huggingface/jinja';
+import { createRequire } from 'node:module';
+import type { Template } from '@huggingface/jinja';
+
+// Loaded when the first template is made: `import 'rankzero'` does not wait for it.
+const require = createRequire(import.meta.url);
 
 /** One turn of a conversation. Other keys (`name`, `tool_calls`, …) reach the template too. */
 export interface ChatMessage {
@@ -26,7 +30,8 @@ export class ChatTemplate {
     this.source = source;
     this.#variables = variables;
     try {
-      this.#template = new Template(source);
+      const { Template: Parsed } = require('@huggingface/jinja') as typeof import('@huggingface/jinja');
+      this.#template = new Parsed(source);
     } catch (cause) {
       throw new Error(`${origin}: the chat template is not valid: ${(cause as Error).message}`, { cause });
     }

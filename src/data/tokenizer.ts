@@ -1,7 +1,8 @@
 // Tokenizers of Hugging Face folders: tokenizer.json, tokenizer_config.json and the chat template.
 import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
+import type { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
 import { FileFormatError, isObject, type JsonObject, parseJson, readJsonObject } from '../json.ts';
 import { type ResolveOptions, resolveModel } from '../models/hub.ts';
 import { type ChatMessage, ChatTemplate, type RenderOptions } from './chat-template.ts';
@@ -16,6 +17,9 @@ export interface DecodeOptions {
   /** Removes spaces before punctuation. Default: the tokenizer's setting, else false. */
   readonly cleanUpTokenizationSpaces?: boolean | undefined;
 }
+
+// Loaded when the first tokenizer is made: `import 'rankzero'` does not wait for it.
+const require = createRequire(import.meta.url);
 
 const specialNames = ['bos_token', 'eos_token', 'pad_token', 'unk_token'] as const;
 type SpecialName = (typeof specialNames)[number];
@@ -37,7 +41,8 @@ export class Tokenizer {
   /** From the contents of tokenizer.json and tokenizer_config.json; `template` is chat_template.jinja. */
   constructor(tokenizer: JsonObject, config: JsonObject, template?: string, origin = 'tokenizer') {
     try {
-      this.#inner = new HfTokenizer(tokenizer, config);
+      const { Tokenizer: Inner } = require('@huggingface/tokenizers') as typeof import('@huggingface/tokenizers');
+      this.#inner = new Inner(tokenizer, config);
     } catch (cause) {
       throw new FileFormatError(join(origin, 'tokenizer.json'), `cannot be used: ${(cause as Error).message}`, {
         cause,
