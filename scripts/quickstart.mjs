@@ -14,7 +14,7 @@ const command = [
   ['--out', 'out/quickstart'],
   ['--nproc', '2', '--epochs', '3', '--batch-size', '8'],
   ['--lr', '6e-4', '--schedule', 'linear', '--weight-decay', '0.1'],
-  ['--sample-prompt', 'Define ocean (n.)'],
+  ['--sample-prompt', 'Define comfort (n.)'],
 ];
 const quote = (word) => (/[^\w./-]/.test(word) ? `'${word}'` : word);
 console.log(`$ rankzero ${command.map((part) => [part].flat().map(quote).join(' ')).join(' \\\n    ')}\n`);

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // `rankzero <command>`: finds the command and loads only what it needs.
 import { packageVersion } from '../version.ts';
+import { describeError } from './errors.ts';
 
 interface Command {
   summary: string;
@@ -47,13 +48,6 @@ Examples:
   rankzero run --nproc 2 train.mjs
 `;
 
-/** An error that the user can act on has a message that says all; anything else is a bug and shows its stack. */
-function describe(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  const isBug = error instanceof TypeError || error instanceof ReferenceError || error instanceof SyntaxError;
-  return isBug || process.env.RANKZERO_DEBUG ? (error.stack ?? error.message) : error.message;
-}
-
 async function main([name, ...argv]: string[]): Promise<void> {
   if (name === '--version' || name === '-V') {
     console.log(packageVersion());
@@ -73,6 +67,6 @@ async function main([name, ...argv]: string[]): Promise<void> {
 }
 
 main(process.argv.slice(2)).catch((error: unknown) => {
-  console.error(`rankzero: ${describe(error).replaceAll('\n', '\n  ')}`);
+  console.error(`rankzero: ${describeError(error).replaceAll('\n', '\n  ')}`);
   process.exitCode = 1;
 });

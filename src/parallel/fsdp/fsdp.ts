@@ -338,7 +338,10 @@ class Rings implements Disposable {
 
   of(dtype: FloatDType): StagingRing {
     let ring = this.rings.get(dtype);
-    if (!ring) this.rings.set(dtype, (ring = new StagingRing(this.group, dtype)));
+    if (!ring) {
+      ring = new StagingRing(this.group, dtype);
+      this.rings.set(dtype, ring);
+    }
     return ring;
   }
 

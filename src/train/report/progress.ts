@@ -62,6 +62,7 @@ export class Progress implements Reporter {
     this.#line(`${this.#bold(info.model)}  ${info.modelType}, ${sizes}, ${o.precision}, ${ranks}`);
     const evaluation = info.evalExamples > 0 ? `, ${formatWhole(info.evalExamples)} to evaluate` : '';
     this.#line(`${formatWhole(info.trainExamples)} examples${evaluation}, ${formatWhole(info.totalSteps)} steps`);
+    this.#lastShown = this.#now();
     this.#startStep = info.startStep;
     this.#lastShownStep = info.startStep;
     if (info.startStep > 0) this.#line(`resuming after step ${info.startStep}`);
