@@ -23,6 +23,7 @@ export { packRows } from './data/packing.ts';
 export { AutoTokenizer, type DecodeOptions, type EncodeOptions, Tokenizer } from './data/tokenizer.ts';
 
 // ranks
+export { DeviceMesh, initDeviceMesh } from './distributed/device_mesh.ts';
 export { dist } from './distributed/index.ts';
 export { ProcessGroup } from './distributed/process_group.ts';
 // models and files

@@ -9,6 +9,7 @@ interface Settings {
   flow?: '0' | 'A';
   shardingStrategy?: string;
   hybridShardDegree?: number;
+  mesh?: number[];
   checkpoint?: boolean;
   accumulate?: number;
   noSync?: boolean;
@@ -84,6 +85,8 @@ describe('strategies', () => {
       '_HYBRID_SHARD_ZERO2 2×2',
       { name: 'llama-bias', world: 4, shardingStrategy: '_HYBRID_SHARD_ZERO2', hybridShardDegree: 2 },
     ],
+    ['HYBRID_SHARD on a device mesh', { name: 'llama', world: 4, shardingStrategy: 'HYBRID_SHARD', mesh: [2, 2] }],
+    ['FULL_SHARD on a device mesh', { name: 'llama', world: 2, mesh: [2] }],
     ['without prefetch', { name: 'llama', world: 2, prefetch: false }],
     ['without postParamInitFn', { name: 'llama3-rope-tied', world: 2, withoutPost: true }],
     ['activation checkpointing', { name: 'llama', world: 2, checkpoint: true }],

@@ -26,6 +26,8 @@ describe('errors that every rank gets', () => {
     ['twice', /wrapped already/],
     ['unknownClass', /could not find the layer class Nothing/],
     ['hybridDegree', /shard degree 3 of HYBRID_SHARD must divide the 2 ranks/],
+    ['meshSize', /mesh of 2×2 ranks does not fit a world of 2/],
+    ['meshAxes', /HYBRID_SHARD wants a mesh of two axes, replicate and shard, but it has 1/],
     ['shardedRead', /model\.embed_tokens\.weight is sharded by FSDP/],
     ['notInited', /not initialised; still on meta: model\.embed_tokens\.weight/],
   ])('%s', async (what, message) => {

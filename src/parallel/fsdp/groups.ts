@@ -1,4 +1,5 @@
 // The two process groups of a strategy.
+import type { DeviceMesh } from '../../distributed/device_mesh.ts';
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { FsdpOptions } from './options.ts';
@@ -9,7 +10,9 @@ const isHybrid = (strategy: string): boolean => strategy === 'HYBRID_SHARD' || s
 /** Shard and replicate group of this rank. Errors name the degrees. Collective for hybrid strategies. */
 export function resolveGroups(options: FsdpOptions): UnitGroups {
   const strategy = options.shardingStrategy ?? 'FULL_SHARD';
-  const given = options.processGroup;
+  if (options.deviceMesh && options.processGroup)
+    throw new Error('FSDP: give a deviceMesh or a processGroup, not both');
+  const given = options.deviceMesh ? groupsOf(options.deviceMesh, strategy) : options.processGroup;
   const alone = (): ProcessGroup => dist.group.split([dist.group.rank])!;
   if (Array.isArray(given)) {
     if (!isHybrid(strategy))
@@ -28,4 +31,14 @@ export function resolveGroups(options: FsdpOptions): UnitGroups {
   const shard = Array.from({ length: degree }, (_, i) => first + i);
   const replicate = Array.from({ length: world.size / degree }, (_, i) => (world.rank % degree) + i * degree);
   return { shard: world.split(shard)!, replicate: world.split(replicate)! };
+}
+
+function groupsOf(mesh: DeviceMesh, strategy: string): ProcessGroup | readonly [ProcessGroup, ProcessGroup] {
+  const wanted = isHybrid(strategy) ? 2 : 1;
+  if (mesh.shape.length !== wanted) {
+    throw new Error(
+      `FSDP: ${strategy} wants a mesh of ${wanted === 2 ? 'two axes, replicate and shard' : 'one axis'}, but it has ${mesh.shape.length}`,
+    );
+  }
+  return wanted === 1 ? mesh.getGroup(0) : [mesh.getGroup(1), mesh.getGroup(0)];
 }

@@ -1,4 +1,5 @@
 // What FSDP can be asked for, and how a strategy becomes two process groups.
+import type { DeviceMesh } from '../../distributed/device_mesh.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { Module } from '../../nn/module.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
@@ -34,6 +35,8 @@ export interface FsdpOptions {
   hybridShardDegree?: number | undefined;
   /** Shard group, or [shard, replicate] for the hybrid strategies. Default: all ranks. */
   processGroup?: ProcessGroup | readonly [ProcessGroup, ProcessGroup] | undefined;
+  /** One axis: the shard group. Two axes, for the hybrid strategies: replicate, then shard, as in PyTorch. */
+  deviceMesh?: DeviceMesh | undefined;
   mixedPrecision?: MixedPrecision | undefined;
   /** Send rank 0's weights and buffers to the others while wrapping. */
   syncModuleStates?: boolean | undefined;
@@ -47,7 +50,7 @@ export interface FsdpOptions {
   forwardPrefetch?: boolean | undefined;
   /** Gather the previous unit while this one's backward computes. Default true. */
   backwardPrefetch?: boolean | undefined;
-  /** At most two units are gathered at a time. Default true; false lifts the bound that prefetching has. */
+  /** Accepted for likeness: memory is reused in stream order, so that never more than two units are gathered at a time. */
   limitAllGathers?: boolean | undefined;
   onProgress?: ((progress: SyncProgress) => void) | undefined;
 }
