@@ -1,0 +1,65 @@
+// The flows of the guide as users write them: this file must compile (tsc); at run time it only checks what is not built yet.
+import { expect, it } from 'vitest';
+import {
+  AdamW,
+  AutoConfig,
+  AutoModelForCausalLM,
+  DelayedParamIniter,
+  dist,
+  FullyShardedDataParallel as FSDP,
+  init,
+  initEmptyWeights,
+  type Tensor,
+  transform,
+  transformerAutoWrapPolicy,
+} from '../../src/index.ts';
+
+export async function flows(dir: string, out: string, inputIds: Tensor, labels: Tensor): Promise<void> {
+  await dist.initProcessGroup();
+  const rank = dist.getRank();
+  const config = await AutoConfig.fromPretrained(dir);
+  const autoWrapPolicy = transformerAutoWrapPolicy();
+
+  const plain = new FSDP(await AutoModelForCausalLM.fromPretrained(dir, { lowCpuMemUsage: true }), { autoWrapPolicy });
+  plain.train();
+
+  const model =
+    rank === 0
+      ? await AutoModelForCausalLM.fromPretrained(dir, { lowCpuMemUsage: true })
+      : initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config));
+  const initer = rank > 0 ? new DelayedParamIniter(model) : undefined;
+  const fsdp = new FSDP(model, {
+    autoWrapPolicy,
+    syncModuleStates: true,
+    paramInitFn: initer?.getParamInitFn(),
+    postParamInitFn: initer?.getPostParamInitFn(),
+  });
+
+  init({ tensorParallelDegree: 2, hybridShardDegree: 0, randomSeed: 1234 });
+  const big = transform(model, { loadStateDictFromRank0: true });
+  const late = rank !== 0 ? new DelayedParamIniter(big) : undefined;
+  const wrap = () =>
+    new FSDP(big, {
+      autoWrapPolicy,
+      syncModuleStates: true,
+      paramInitFn: late?.getParamInitFn(),
+      postParamInitFn: late?.getPostParamInitFn(),
+    });
+  const fsdpC = late ? late.validateParamsAndBuffersInited(wrap) : wrap();
+
+  const optimizer = new AdamW(fsdp.namedParameters(), { lr: 1e-4 });
+  const { loss } = fsdpC.forward({ inputIds, labels });
+  loss.backward();
+  fsdp.clipGradNorm(1);
+  optimizer.step();
+  optimizer.zeroGrad();
+  const { logits }: { logits: Tensor } = fsdp.forward({ inputIds });
+  logits.dispose();
+  await fsdp.savePretrained(out);
+}
+
+it('says that tensor parallelism is not built yet', () => {
+  expect(() => init({ tensorParallelDegree: 2 })).toThrow('not built yet');
+  expect(() => init('{"tensor_parallel_degree": 2}')).toThrow('not built yet');
+  expect(() => transform(undefined as never)).toThrow('not built yet');
+});
