@@ -14,9 +14,9 @@ export function onBackwardEnd(callback: () => void): void {
   frame.push(callback);
 }
 
-/** @internal */
-export function inBackward(): boolean {
-  return finished.length > 0;
+/** @internal What stands for the outermost backward in progress; undefined outside. */
+export function currentBackward(): object | undefined {
+  return finished[0];
 }
 
 /** Sums `b` into the gradient `a`, in place when nothing else shares its storage. Disposes what it replaces. */

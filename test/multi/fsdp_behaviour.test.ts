@@ -89,6 +89,22 @@ describe('wrapping', () => {
   });
 });
 
+describe('updates', () => {
+  it('are seen by the next forward, whatever ran between backward and step', async () => {
+    for (const { plain, extra } of await run('forwardBeforeStep')) {
+      expect(extra).toEqual(plain);
+      expect(plain[3]).toBeLessThan(plain[0]);
+    }
+  });
+
+  it('are whole after a backward that threw', async () => {
+    for (const { before, message, after } of await run('backwardThatThrows')) {
+      expect(message).toBe('stop');
+      expect(after).toBe(before);
+    }
+  });
+});
+
 describe('whole parameters', () => {
   it('are written back by summonFullParams and seen by every state dict', async () => {
     const [rank0, rank1] = await run('summonWritesBack');

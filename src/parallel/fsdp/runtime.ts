@@ -1,5 +1,5 @@
 // When units gather and free: hooks around their modules' forward and backward, and the order that prefetching follows.
-import { inBackward, onBackwardEnd } from '../../autograd/engine.ts';
+import { currentBackward, onBackwardEnd } from '../../autograd/engine.ts';
 import { isGradEnabled } from '../../autograd/grad_mode.ts';
 import { type GradNode, nextSequence } from '../../autograd/node.ts';
 import type { Module } from '../../nn/module.ts';
@@ -23,7 +23,8 @@ export class FsdpRuntime {
   private lastOrder: FsdpUnit[] = [];
   private currentOrder: FsdpUnit[] = [];
   private depth = 0;
-  private endRegistered = false;
+  /** The backward whose end this runtime waits for. One that threw has no end, and is replaced by the next. */
+  private endsWith: object | undefined;
 
   constructor(options: FsdpOptions) {
     this.strategy = options.shardingStrategy ?? 'FULL_SHARD';
@@ -123,10 +124,11 @@ export class FsdpRuntime {
   }
 
   private registerEnd(): void {
-    if (this.endRegistered || !inBackward()) return;
-    this.endRegistered = true;
+    const backward = currentBackward();
+    if (!backward || this.endsWith === backward) return;
+    this.endsWith = backward;
     onBackwardEnd(() => {
-      this.endRegistered = false;
+      this.endsWith = undefined;
       for (const unit of [...this.units].reverse()) this.finish(unit);
       order(communicationStream(), computeStream);
     });

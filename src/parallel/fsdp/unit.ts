@@ -85,8 +85,9 @@ export class FsdpUnit implements ParameterOwner {
     return this.groups.shard.size === 1 && this.dtypes.compute === this.dtypes.master;
   }
 
-  /** The shard was written on the compute stream (by an optimizer): the next gather waits for it. */
+  /** The shard was written on the compute stream (by an optimizer): the next gather waits for it, and none outlives it. */
   markShardWritten(): void {
+    if (!this.isWhole) this.reshard();
     this.shardWritten?.dispose();
     this.shardWritten = new StreamEvent(computeStream);
   }
