@@ -17,12 +17,18 @@ export interface MemoryByKind {
   staging: number;
 }
 
+/** Memory of this rank's tensors, in bytes. */
 export interface NativeMemoryStats {
+  /** In use, by kind. */
   current: MemoryByKind;
+  /** Highest since the start or the last reset, by kind. */
   peak: MemoryByKind;
+  /** In use, all kinds. */
   total: number;
   totalPeak: number;
+  /** Held from the system, cached blocks included. */
   reserved: number;
+  /** Tensors that are not disposed. */
   liveHandles: number;
 }
 

@@ -1,22 +1,9 @@
 // Memory of this rank's tensors, as the allocator counts it.
-import { type MemoryByKind, native } from '../native.ts';
+import { type NativeMemoryStats, native } from '../native.ts';
 
-/** Bytes. */
-export interface MemoryStats {
-  /** In use, by kind. */
-  current: MemoryByKind;
-  /** Highest since the start or the last reset, by kind. */
-  peak: MemoryByKind;
-  /** In use, all kinds. */
-  total: number;
-  totalPeak: number;
-  /** Held from the system, cached blocks included. */
-  reserved: number;
-  /** Tensors that are not disposed. */
-  liveHandles: number;
-}
+export type { NativeMemoryStats as MemoryStats } from '../native.ts';
 
-export function memoryStats(): MemoryStats {
+export function memoryStats(): NativeMemoryStats {
   return native.memoryStats();
 }
 
