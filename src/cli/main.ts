@@ -48,6 +48,14 @@ Examples:
   rankzero run --nproc 2 train.mjs
 `;
 
+// A reader that has seen enough (`rankzero … | head`) ends the command as it ends any other; ranks end with their launcher.
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    process.exit(141); // 128 + SIGPIPE
+  });
+}
+
 async function main([name, ...argv]: string[]): Promise<void> {
   if (name === '--version' || name === '-V') {
     console.log(packageVersion());

@@ -1,4 +1,5 @@
 // The launcher: environment, output, exit codes, signals, and that no rank outlives it.
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -156,5 +157,26 @@ describe('signals', () => {
     });
     expect(pids.length).toBe(2);
     await waitForDeath(pids, 2000);
+  });
+});
+
+describe('a reader that closes the pipe', () => {
+  it('ends the job quietly, and its ranks', async () => {
+    const path = script('chatty.mjs', 'setInterval(() => console.log(`pid ${process.pid}`), 10);');
+    const cli = join(import.meta.dirname, '../../dist/cli/main.js');
+    const { stdout, stderr } = spawnSync(
+      'bash',
+      ['-c', '"$0" "$1" run --nproc 2 "$2" | head -8; echo "status ${PIPESTATUS[0]}"', process.execPath, cli, path],
+      {
+        encoding: 'utf8',
+        timeout: 20_000,
+      },
+    );
+    expect(stdout).toContain('status 141');
+    expect(stderr).toBe('');
+    await waitForDeath(
+      [...stdout.matchAll(/pid (\d+)/g)].map(([, pid]) => Number(pid)),
+      3000,
+    );
   });
 });
