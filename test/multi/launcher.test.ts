@@ -162,11 +162,11 @@ describe('signals', () => {
 
 describe('a reader that closes the pipe', () => {
   it('ends the job quietly, and its ranks', async () => {
-    const path = script('chatty.mjs', 'setInterval(() => console.log(`pid ${process.pid}`), 10);');
+    const path = script('chatty.mjs', "setInterval(() => console.log('pid', process.pid), 10);");
     const cli = join(import.meta.dirname, '../../dist/cli/main.js');
     const { stdout, stderr } = spawnSync(
       'bash',
-      ['-c', '"$0" "$1" run --nproc 2 "$2" | head -8; echo "status ${PIPESTATUS[0]}"', process.execPath, cli, path],
+      ['-c', '"$0" "$1" run --nproc 2 "$2" | head -8; echo status $PIPESTATUS', process.execPath, cli, path],
       {
         encoding: 'utf8',
         timeout: 20_000,

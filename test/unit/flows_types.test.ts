@@ -14,7 +14,7 @@ import {
   transformerAutoWrapPolicy,
 } from '../../src/index.ts';
 
-export async function flows(dir: string, out: string, inputIds: Tensor, labels: Tensor): Promise<void> {
+async function flows(dir: string, out: string, inputIds: Tensor, labels: Tensor): Promise<void> {
   await dist.initProcessGroup();
   const rank = dist.getRank();
   const config = await AutoConfig.fromPretrained(dir);
@@ -57,6 +57,10 @@ export async function flows(dir: string, out: string, inputIds: Tensor, labels: 
   logits.dispose();
   await fsdp.savePretrained(out);
 }
+
+it('compiles the flows as written', () => {
+  expect(flows).toBeTypeOf('function');
+});
 
 it('says that tensor parallelism is not built yet', () => {
   expect(() => init({ tensorParallelDegree: 2 })).toThrow('not built yet');
