@@ -7,17 +7,20 @@ import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
 import { FileRecipe } from '../nn/recipe.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
+import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
 import { type FloatDType, isFloating } from '../tensor/dtype.ts';
 import { numelOf } from '../tensor/tensor.ts';
 import type { CausalLM } from './causal_lm.ts';
 import { AutoConfig, type ModelConfig } from './config.ts';
 import { resolveModel } from './hub.ts';
-import { LlamaForCausalLM } from './llama.ts';
+import { LlamaForCausalLM, llamaPlan } from './llama.ts';
 
 export interface ModelFamily {
   create(config: ModelConfig, dtype: FloatDType): CausalLM;
   /** Names in checkpoint files that hold nothing the model uses. */
   ignoredKeys?: RegExp | undefined;
+  /** How transform splits the model; without it the family cannot be transformed. */
+  tensorParallelPlan?: TensorParallelPlan | undefined;
 }
 
 const families = new Map<string, ModelFamily>();
@@ -30,6 +33,7 @@ export function registerModel(modelType: string, family: ModelFamily): void {
 registerModel('llama', {
   create: (config, dtype) => new LlamaForCausalLM(config as ConstructorParameters<typeof LlamaForCausalLM>[0], dtype),
   ignoredKeys: /\.rotary_emb\.inv_freq$/,
+  tensorParallelPlan: llamaPlan,
 });
 
 export interface FromConfigOptions {

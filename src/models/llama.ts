@@ -7,6 +7,7 @@ import { attention } from '../autograd/functions/attention.ts';
 import { type RopeTable, rope, ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, Linear, RMSNorm } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
+import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -14,6 +15,24 @@ import type { LayerCache } from './cache.ts';
 import { CausalLM, CausalLMHead } from './causal_lm.ts';
 import type { LlamaConfig } from './llama-config.ts';
 import { inverseFrequencies } from './rope.ts';
+
+/** How Llama is split; families of the same structure share it. */
+export const llamaPlan: TensorParallelPlan = {
+  'model.embed_tokens': 'vocabulary',
+  'model.layers.*.input_layernorm': 'perRow',
+  'model.layers.*.self_attn': 'attention',
+  'model.layers.*.self_attn.q_proj': 'column',
+  'model.layers.*.self_attn.k_proj': 'keyValue',
+  'model.layers.*.self_attn.v_proj': 'keyValue',
+  'model.layers.*.self_attn.o_proj': 'row',
+  'model.layers.*.post_attention_layernorm': 'perRow',
+  'model.layers.*.mlp': 'gathered',
+  'model.layers.*.mlp.gate_proj': 'column',
+  'model.layers.*.mlp.up_proj': 'column',
+  'model.layers.*.mlp.down_proj': 'row',
+  'model.norm': 'finalNorm',
+  lm_head: 'vocabulary',
+};
 
 /** What every layer of one forward shares. */
 export interface LayerContext {
@@ -29,8 +48,8 @@ export class LlamaAttention extends Module {
   k_proj: Linear;
   v_proj: Linear;
   o_proj: Linear;
-  readonly heads: number;
-  readonly kvHeads: number;
+  heads: number;
+  kvHeads: number;
   readonly headDim: number;
 
   constructor(config: LlamaConfig, dtype: FloatDType) {
