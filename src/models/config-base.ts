@@ -23,7 +23,8 @@ export interface BaseDefaults {
 export function readBaseConfig(reader: ConfigReader, defaults: BaseDefaults): ModelConfig {
   const hiddenSize = reader.size('hidden_size', defaults.hiddenSize);
   const numAttentionHeads = reader.size('num_attention_heads', defaults.numAttentionHeads);
-  const numKeyValueHeads = reader.size('num_key_value_heads', defaults.numKeyValueHeads ?? numAttentionHeads);
+  const numKeyValueHeads =
+    reader.sizeOrNull('num_key_value_heads', defaults.numKeyValueHeads ?? null) ?? numAttentionHeads;
   if (numAttentionHeads % numKeyValueHeads !== 0) {
     throw reader.bad('num_key_value_heads', `a divisor of num_attention_heads (${numAttentionHeads})`);
   }

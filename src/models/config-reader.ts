@@ -39,6 +39,12 @@ export class ConfigReader {
     return this.#read(key, fallback, 'a whole number from 1', (v) => Number.isSafeInteger(v) && (v as number) >= 1);
   }
 
+  /** A whole number from 1, or null for none; null is a value of its own here. */
+  sizeOrNull(key: string, fallback: number | null): number | null {
+    if (!Object.hasOwn(this.json, key)) return fallback;
+    return this.has(key) ? this.size(key) : null;
+  }
+
   /** A finite number above 0. */
   positive(key: string, fallback?: number): number {
     return this.#read(key, fallback, 'a number above 0', (v) => Number.isFinite(v) && (v as number) > 0);

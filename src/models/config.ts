@@ -7,6 +7,7 @@ import type { FloatDType } from '../tensor/dtype.ts';
 import { ConfigReader } from './config-reader.ts';
 import { type ResolveOptions, resolveModel } from './hub.ts';
 import { parseLlamaConfig } from './llama-config.ts';
+import { parseMistralConfig } from './mistral-config.ts';
 
 /** What the configs of all families have in common. Families extend it. */
 export interface ModelConfig {
@@ -34,7 +35,10 @@ export interface ModelConfig {
 /** Makes a config of one family from the keys of config.json. */
 export type ConfigParser = (reader: ConfigReader) => ModelConfig;
 
-const parsers = new Map<string, ConfigParser>([['llama', parseLlamaConfig]]);
+const parsers = new Map<string, ConfigParser>([
+  ['llama', parseLlamaConfig],
+  ['mistral', parseMistralConfig],
+]);
 
 /** Adds a family: `modelType` is the `model_type` of its config.json. */
 export function registerConfig(modelType: string, parser: ConfigParser): void {

@@ -1,5 +1,6 @@
 // Llama 2, 3 and 3.1 (model_type "llama"), single-device; names are those of the checkpoint. Activations are (rows, hidden),
-// rows = all tokens of the batch; cuSeqlens keeps sequences apart.
+// rows = all tokens of the batch; cuSeqlens keeps sequences apart. Families of the same structure reuse these classes, by
+// their config or with a decoder layer of their own.
 
 import { swiglu } from '../autograd/functions/activation.ts';
 import { add } from '../autograd/functions/arithmetic.ts';
@@ -13,6 +14,7 @@ import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { LayerCache } from './cache.ts';
 import { CausalLM, CausalLMHead } from './causal_lm.ts';
+import { type DecoderConfig, windowOf } from './decoder-config.ts';
 import type { LlamaConfig } from './llama-config.ts';
 import { inverseFrequencies } from './rope.ts';
 
@@ -43,6 +45,14 @@ export interface LayerContext {
   caches?: readonly LayerCache[] | undefined;
 }
 
+/** A decoder layer of any family; `layer` is its index, which is that of its cache. */
+export interface DecoderLayer extends Module {
+  forward(x: Tensor, context: LayerContext, layer: number): Tensor;
+}
+
+export type DecoderLayerClass<C> = new (config: C, dtype: FloatDType, layer: number) => DecoderLayer;
+
+/** Forward takes its sizes from `heads` and `kvHeads`: a rank of a tensor-parallel group has a part of them. */
 export class LlamaAttention extends Module {
   q_proj: Linear;
   k_proj: Linear;
@@ -51,27 +61,39 @@ export class LlamaAttention extends Module {
   heads: number;
   kvHeads: number;
   readonly headDim: number;
+  /** Keys that a query sees, its own included; 0: all earlier ones. */
+  readonly window: number;
 
-  constructor(config: LlamaConfig, dtype: FloatDType) {
+  constructor(config: DecoderConfig, dtype: FloatDType, window = 0) {
     super();
     this.heads = config.numAttentionHeads;
     this.kvHeads = config.numKeyValueHeads;
     this.headDim = config.headDim;
+    this.window = window;
     const options = { dtype, std: config.initializerRange, bias: config.attentionBias };
     this.q_proj = new Linear(config.hiddenSize, this.heads * this.headDim, options);
     this.k_proj = new Linear(config.hiddenSize, this.kvHeads * this.headDim, options);
     this.v_proj = new Linear(config.hiddenSize, this.kvHeads * this.headDim, options);
-    this.o_proj = new Linear(this.heads * this.headDim, config.hiddenSize, options);
+    this.o_proj = new Linear(this.heads * this.headDim, config.hiddenSize, {
+      ...options,
+      bias: config.attentionOutputBias ?? config.attentionBias,
+    });
+  }
+
+  /** Queries (rows, heads · headDim) and keys (rows, kvHeads · headDim) before rotation. */
+  protected queriesAndKeys(x: Tensor): [Tensor, Tensor] {
+    return [this.q_proj.forward(x), this.k_proj.forward(x)];
   }
 
   forward(x: Tensor, context: LayerContext, layer: number): Tensor {
-    const q = rope(this.q_proj.forward(x), context.rope, this.heads);
-    let k = rope(this.k_proj.forward(x), context.rope, this.kvHeads);
+    const { heads, kvHeads, headDim, window } = this;
+    const [queries, keys] = this.queriesAndKeys(x);
+    const q = rope(queries, context.rope, heads);
+    let k = rope(keys, context.rope, kvHeads);
     let v = this.v_proj.forward(x);
     const cache = context.caches?.[layer];
     if (cache) [k, v] = cache.append(k, v);
-    const { heads, kvHeads, headDim } = this;
-    return this.o_proj.forward(attention(q, k, v, context.cuQ, context.cuK, { heads, kvHeads, headDim }));
+    return this.o_proj.forward(attention(q, k, v, context.cuQ, context.cuK, { heads, kvHeads, headDim, window }));
   }
 }
 
@@ -80,7 +102,7 @@ export class LlamaMLP extends Module {
   up_proj: Linear;
   down_proj: Linear;
 
-  constructor(config: LlamaConfig, dtype: FloatDType) {
+  constructor(config: DecoderConfig, dtype: FloatDType) {
     super();
     const options = { dtype, std: config.initializerRange, bias: config.mlpBias };
     this.gate_proj = new Linear(config.hiddenSize, config.intermediateSize, options);
@@ -99,10 +121,15 @@ export class LlamaDecoderLayer extends Module {
   input_layernorm: RMSNorm;
   post_attention_layernorm: RMSNorm;
 
-  constructor(config: LlamaConfig, dtype: FloatDType) {
+  constructor(
+    config: DecoderConfig,
+    dtype: FloatDType,
+    layer: number,
+    selfAttention: LlamaAttention = new LlamaAttention(config, dtype, windowOf(config, layer)),
+  ) {
     super();
     this.input_layernorm = new RMSNorm(config.hiddenSize, config.rmsNormEps, { dtype });
-    this.self_attn = new LlamaAttention(config, dtype);
+    this.self_attn = selfAttention;
     this.post_attention_layernorm = new RMSNorm(config.hiddenSize, config.rmsNormEps, { dtype });
     this.mlp = new LlamaMLP(config, dtype);
   }
@@ -115,12 +142,12 @@ export class LlamaDecoderLayer extends Module {
   }
 }
 
-export class LlamaModel extends Module {
+export class LlamaModel<C extends DecoderConfig> extends Module {
   embed_tokens: Embedding;
-  layers: ModuleList<LlamaDecoderLayer>;
+  layers: ModuleList<DecoderLayer>;
   norm: RMSNorm;
 
-  constructor(config: LlamaConfig, dtype: FloatDType) {
+  constructor(config: C, dtype: FloatDType, layerClass: DecoderLayerClass<C>) {
     super();
     this.embed_tokens = new Embedding(config.vocabSize, config.hiddenSize, {
       dtype,
@@ -128,7 +155,7 @@ export class LlamaModel extends Module {
       paddingIdx: config.padTokenId ?? undefined,
     });
     this.layers = new ModuleList(
-      Array.from({ length: config.numHiddenLayers }, () => new LlamaDecoderLayer(config, dtype)),
+      Array.from({ length: config.numHiddenLayers }, (_, i) => new layerClass(config, dtype, i)),
     );
     this.norm = new RMSNorm(config.hiddenSize, config.rmsNormEps, { dtype });
     const inverse = inverseFrequencies(config.ropeParameters, config.headDim);
@@ -143,14 +170,15 @@ export class LlamaModel extends Module {
   }
 }
 
-export class LlamaForCausalLM extends CausalLM<LlamaConfig> {
-  model: LlamaModel;
+export class LlamaForCausalLM<C extends DecoderConfig = LlamaConfig> extends CausalLM<C> {
+  model: LlamaModel<C>;
   lm_head: CausalLMHead;
-  readonly decoderLayerClass: typeof LlamaDecoderLayer = LlamaDecoderLayer;
+  readonly decoderLayerClass: DecoderLayerClass<C>;
 
-  constructor(config: LlamaConfig, dtype: FloatDType) {
+  constructor(config: C, dtype: FloatDType, layerClass: DecoderLayerClass<C> = LlamaDecoderLayer) {
     super(config);
-    this.model = new LlamaModel(config, dtype);
+    this.decoderLayerClass = layerClass;
+    this.model = new LlamaModel(config, dtype, layerClass);
     this.lm_head = new CausalLMHead(config.hiddenSize, config.vocabSize, { dtype, std: config.initializerRange });
     if (config.tieWordEmbeddings) this.tieWeights();
     this.assignParameterNames();

@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { parseJson } from '../../src/json.ts';
 import { AutoConfig, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
 import type { LlamaConfig } from '../../src/models/llama-config.ts';
+import type { MistralConfig } from '../../src/models/mistral-config.ts';
 
 const llama = (json: object) => AutoConfig.fromObject({ model_type: 'llama', ...json }, 'config.json') as LlamaConfig;
 
@@ -156,6 +157,43 @@ test('broken files are named with the place', async () => {
   await expect(AutoConfig.fromPretrained(dir)).rejects.toThrow(/config\.json: not valid JSON at line 1, column 15/);
   await writeFile(join(dir, 'config.json'), '[]');
   await expect(AutoConfig.fromPretrained(dir)).rejects.toThrow(/must hold a JSON object/);
+});
+
+describe('mistral', () => {
+  const mistral = (json: object) => AutoConfig.fromObject({ model_type: 'mistral', ...json }) as MistralConfig;
+
+  test('absent keys have the defaults of MistralConfig', () => {
+    expect(mistral({})).toMatchObject({
+      modelType: 'mistral',
+      vocabSize: 32_000,
+      hiddenSize: 4096,
+      intermediateSize: 14_336,
+      numHiddenLayers: 32,
+      numAttentionHeads: 32,
+      numKeyValueHeads: 8,
+      headDim: 128,
+      maxPositionEmbeddings: 131_072,
+      rmsNormEps: 1e-6,
+      slidingWindow: 4096,
+      attentionBias: false,
+      mlpBias: false,
+      tieWordEmbeddings: false,
+      ropeParameters: { ropeTheta: 10_000 },
+    });
+  });
+
+  test('a window of null is none; fewer key and value heads of null are all', () => {
+    expect(mistral({ sliding_window: null }).slidingWindow).toBeNull();
+    expect(mistral({ num_key_value_heads: null }).numKeyValueHeads).toBe(32);
+    expect(mistral({ head_dim: null, hidden_size: 64, num_attention_heads: 8 }).headDim).toBe(8);
+    expect(() => mistral({ sliding_window: 0 })).toThrow(/sliding_window must be a whole number from 1, got 0/);
+  });
+
+  // Mistral-7B-v0.1 as it was published
+  test('old files', () => {
+    const old = mistral({ sliding_window: 4096, rope_theta: 10_000.0, torch_dtype: 'bfloat16', use_cache: true });
+    expect(old).toMatchObject({ dtype: 'bfloat16', slidingWindow: 4096, ropeParameters: { ropeTheta: 10_000 } });
+  });
 });
 
 test('saving writes back what was read', async () => {

@@ -13,6 +13,7 @@ import { native } from '../../src/native.ts';
 import { initEmptyWeights } from '../../src/nn/init_empty_weights.ts';
 import { Tensor } from '../../src/tensor/tensor.ts';
 import { caseDir } from '../reference/cases.ts';
+import { familyCases } from '../reference/family.ts';
 
 const moby = fileURLToPath(new URL('../../examples/moby-llama', import.meta.url));
 let dir: string;
@@ -32,7 +33,7 @@ async function rawTensors(from: string): Promise<Map<string, Buffer>> {
 }
 
 describe('a load-save round trip', () => {
-  it.each([moby, caseDir('llama'), caseDir('llama3-rope-tied')])('changes no byte of %s', async (from) => {
+  it.each([moby, ...familyCases.map(caseDir)])('changes no byte of %s', async (from) => {
     const model = await AutoModelForCausalLM.fromPretrained(from);
     await model.savePretrained(join(dir, 'out'));
     const [before, after] = [await rawTensors(from), await rawTensors(join(dir, 'out'))];
