@@ -27,6 +27,9 @@ float f32(Args& a, size_t i) { return static_cast<float>(a.number(i)); }
 
 napi_value fill(Args& a) { return launch(a, Fill{a.view(0), a.number(1)}); }
 napi_value copy(Args& a) { return launch(a, Copy{a.view(0), a.view(1)}); }
+napi_value copy_rows(Args& a) {
+  return launch(a, CopyRows{a.view(0), a.view(1), a.integer(2), a.integer(3), a.integer(4), a.integer(5), a.integer(6), a.integer(7)});
+}
 napi_value add(Args& a) { return launch(a, Add{a.view(0), a.view(1), a.view(2)}); }
 napi_value scale(Args& a) { return launch(a, Scale{a.view(0), a.view(1), a.optional(2), f32(a, 3), a.boolean(4)}); }
 napi_value sum_squares(Args& a) { return launch(a, SumSquares{a.view(0), a.view(1), a.boolean(2)}); }
@@ -36,10 +39,10 @@ napi_value random_fill(Args& a) {
 }
 
 napi_value embedding_forward(Args& a) {
-  return launch(a, EmbeddingForward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5)});
+  return launch(a, EmbeddingForward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.integer(6)});
 }
 napi_value embedding_backward(Args& a) {
-  return launch(a, EmbeddingBackward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.boolean(6)});
+  return launch(a, EmbeddingBackward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.integer(6), a.boolean(7)});
 }
 
 napi_value linear_forward(Args& a) {
@@ -88,6 +91,14 @@ napi_value cross_entropy(Args& a) {
   return launch(a, CrossEntropy{a.view(0), a.optional(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.number(6)});
 }
 
+napi_value vocab_stats(Args& a) {
+  return launch(a, VocabStats{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.integer(6)});
+}
+napi_value vocab_cross_entropy(Args& a) {
+  return launch(a, VocabCrossEntropy{a.view(0), a.optional(1), a.view(2), a.view(3), a.view(4), a.integer(5), a.integer(6), a.integer(7),
+                                    a.integer(8), a.integer(9), a.integer(10), a.number(11), a.boolean(12)});
+}
+
 napi_value adamw(Args& a) {
   return launch(a, AdamW{a.view(0), a.view(1), a.view(2), a.view(3), a.optional(4), a.optional(5), a.number(6), a.number(7), a.number(8),
                         a.number(9), a.number(10), a.integer(11)});
@@ -98,6 +109,7 @@ napi_value adamw(Args& a) {
 void register_ops(Napi::Object exports) {
   define<fill>(exports, "fill");
   define<copy>(exports, "copy");
+  define<copy_rows>(exports, "copyRows");
   define<add>(exports, "add");
   define<scale>(exports, "scale");
   define<sum_squares>(exports, "sumSquares");
@@ -120,6 +132,8 @@ void register_ops(Napi::Object exports) {
   define<gelu_backward>(exports, "geluBackward");
   define<linear_cross_entropy>(exports, "linearCrossEntropy");
   define<cross_entropy>(exports, "crossEntropy");
+  define<vocab_stats>(exports, "vocabStats");
+  define<vocab_cross_entropy>(exports, "vocabCrossEntropy");
   define<adamw>(exports, "adamw");
 }
 

@@ -79,13 +79,17 @@ type N = number;
 interface NativeOps {
   fill(x: H, value: N): void;
   copy(dst: H, src: H): void;
+  copyRows(
+    dst: H, src: H,
+    rows: N, cols: N, dstOffset: N, dstPitch: N, srcOffset: N, srcPitch: N,
+  ): void;
   add(y: H, a: H, b: H): void;
   scale(y: H, x: H, by: H, factor: N, accumulate: boolean): void;
   sumSquares(out: H, x: H, accumulate: boolean): void;
   clipFactor(norm: H, factor: H, sum: H, maxNorm: N): void;
   randomFill(x: H, seed: bigint, key: string, offset: N, normal: boolean, a: N, b: N): void;
-  embeddingForward(out: H, ids: H, table: H, rows: N, vocab: N, dim: N): void;
-  embeddingBackward(dTable: H, ids: H, dOut: H, rows: N, vocab: N, dim: N, accumulate: boolean): void;
+  embeddingForward(out: H, ids: H, table: H, rows: N, vocab: N, dim: N, first: N): void;
+  embeddingBackward(dTable: H, ids: H, dOut: H, rows: N, vocab: N, dim: N, first: N, accumulate: boolean): void;
   linearForward(y: H, x: H, w: H, b: H, rows: N, inFeatures: N, outFeatures: N): void;
   linearBackwardInput(dx: H, dy: H, w: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
   linearBackwardWeight(dw: H, db: H, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
@@ -110,6 +114,11 @@ interface NativeOps {
     rows: N, dim: N, vocab: N, denominator: N, accumulate: boolean,
   ): void;
   crossEntropy(loss: H, dLogits: H, logits: H, labels: H, rows: N, vocab: N, denominator: N): void;
+  vocabStats(stats: H, logits: H, labels: H, rows: N, vocab: N, first: N, valid: N): void;
+  vocabCrossEntropy(
+    loss: H, dLogits: H, logits: H, stats: H, labels: H,
+    ranks: N, from: N, rows: N, vocab: N, first: N, valid: N, denominator: N, accumulate: boolean,
+  ): void;
   adamw(
     param: H, grad: H, expAvg: H, expAvgSq: H, segments: H, gradScale: H,
     lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,

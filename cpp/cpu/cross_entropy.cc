@@ -3,6 +3,7 @@
 #include "ops/cross_entropy.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -108,6 +109,82 @@ void run(const CrossEntropy& op) {
   double loss = 0;
   for (double part : losses) loss += part;
   *op.loss.as<float>() = static_cast<float>(loss / denominator);
+}
+
+void run(const VocabStats& op) {
+  auto labels = op.labels.as<int64_t>();
+  parallel_for(op.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = op.logits.as<float>() + r * op.vocab;
+      float* stats = op.stats.as<float>() + r * 3;
+      const int64_t label = labels[r] - op.first;
+      simd().softmax_stats_row(stats, row, labels[r] < 0 ? 0 : op.valid);
+      stats[2] = label >= 0 && label < op.valid ? row[label] : 0.0f;
+    }
+  });
+}
+
+namespace {
+
+struct RowStats {
+  float top = -std::numeric_limits<float>::infinity();
+  double sum = 0, target = 0;
+};
+
+RowStats combine(const VocabCrossEntropy& op, int64_t row) {
+  RowStats all;
+  auto part = [&](int64_t rank) { return op.stats.as<float>() + (rank * op.rows + row) * 3; };
+  for (int64_t rank = 0; rank < op.ranks; ++rank) all.top = std::max(all.top, part(rank)[0]);
+  const double top = all.top;
+  for (int64_t rank = 0; rank < op.ranks; ++rank) {
+    const double part_top = part(rank)[0], part_sum = part(rank)[1];
+    if (part_sum != 0) all.sum += part_sum * std::exp(part_top - top);
+    all.target += part(rank)[2];
+  }
+  return all;
+}
+
+// label: the column of it here, if it is among the valid ones.
+void gradient_row(const VocabCrossEntropy& op, int64_t r, int64_t label, const RowStats& stats, float scale) {
+  const float* row = op.logits.as<float>() + r * op.vocab;
+  char* d = at(op.d_logits, r * op.vocab);
+  const int type = index_of(op.d_logits.dtype);
+  const auto factor = static_cast<float>(scale / stats.sum);
+  const bool here = label >= 0 && label < op.valid;
+  const float target = here ? row[label] : 0.0f;  // read first: d may be the row
+  simd().softmax_gradient_row[type](d, row, op.valid, stats.top, factor);
+  if (!here) return;
+  const float hot = std::exp(target - stats.top) * factor - scale;
+  simd().from_f32[type](d + label * size_of(op.d_logits.dtype), &hot, 1);
+}
+
+void zero_columns(const VocabCrossEntropy& op, int64_t r, int64_t from) {
+  std::memset(at(op.d_logits, r * op.vocab + from), 0,
+              static_cast<size_t>((op.vocab - from) * size_of(op.d_logits.dtype)));
+}
+
+}  // namespace
+
+void run(const VocabCrossEntropy& op) {
+  auto all_labels = op.labels.as<int64_t>(), labels = all_labels + op.from;
+  const auto count = std::count_if(all_labels, all_labels + op.labels.numel, [](int64_t label) { return label >= 0; });
+  const double denominator = op.denominator != 0 ? op.denominator : static_cast<double>(count);
+  const auto scale = static_cast<float>(1.0 / denominator);
+  std::vector<double> losses(static_cast<size_t>(op.rows));
+  parallel_for(op.rows, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const bool labelled = labels[r] >= 0;
+      if (op.d_logits) zero_columns(op, r, labelled ? op.valid : 0);
+      if (!labelled) continue;
+      const RowStats stats = combine(op, r);
+      losses[static_cast<size_t>(r)] = std::log(stats.sum) - (stats.target - stats.top);
+      if (op.d_logits) gradient_row(op, r, labels[r] - op.first, stats, scale);
+    }
+  });
+  double loss = 0;
+  for (double part : losses) loss += part;
+  float* to = op.loss.as<float>();
+  *to = static_cast<float>((op.accumulate ? static_cast<double>(*to) : 0.0) + loss / denominator);
 }
 
 }  // namespace rz::cpu

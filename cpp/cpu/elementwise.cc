@@ -32,25 +32,35 @@ void run(const Fill& op) {
   }
 }
 
-void run(const Copy& op) {
+// n elements of src from `s` to dst from `d`, on this thread.
+static void copy_range(const View& dst, int64_t d, const View& src, int64_t s, int64_t n) {
   const Table& t = simd();
-  int64_t size = size_of(op.dst.dtype);
-  int to = index_of(op.dst.dtype), from = index_of(op.src.dtype);
-  parallel_for(op.dst.numel, kGrain, [&](int64_t begin, int64_t end) {
-    if (op.dst.dtype == op.src.dtype) {
-      std::memmove(at(op.dst, begin), at(op.src, begin), static_cast<size_t>((end - begin) * size));
-    } else if (op.dst.dtype == DType::Float32) {
-      t.to_f32[from](op.dst.as<float>() + begin, at(op.src, begin), end - begin);
-    } else if (op.src.dtype == DType::Float32) {
-      t.from_f32[to](at(op.dst, begin), op.src.as<float>() + begin, end - begin);
-    } else {
-      float tile[kTile];
-      for (int64_t i = begin; i < end; i += kTile) {
-        int64_t n = std::min(kTile, end - i);
-        t.to_f32[from](tile, at(op.src, i), n);
-        t.from_f32[to](at(op.dst, i), tile, n);
-      }
+  if (dst.dtype == src.dtype) {
+    std::memmove(at(dst, d), at(src, s), static_cast<size_t>(n * size_of(dst.dtype)));
+  } else if (dst.dtype == DType::Float32) {
+    t.to_f32[index_of(src.dtype)](dst.as<float>() + d, at(src, s), n);
+  } else if (src.dtype == DType::Float32) {
+    t.from_f32[index_of(dst.dtype)](at(dst, d), src.as<float>() + s, n);
+  } else {
+    float tile[kTile];
+    for (int64_t i = 0; i < n; i += kTile) {
+      int64_t part = std::min(kTile, n - i);
+      t.to_f32[index_of(src.dtype)](tile, at(src, s + i), part);
+      t.from_f32[index_of(dst.dtype)](at(dst, d + i), tile, part);
     }
+  }
+}
+
+void run(const Copy& op) {
+  parallel_for(op.dst.numel, kGrain,
+               [&](int64_t begin, int64_t end) { copy_range(op.dst, begin, op.src, begin, end - begin); });
+}
+
+void run(const CopyRows& op) {
+  if (op.cols == 0) return;
+  parallel_for(op.rows, std::max<int64_t>(1, kGrain / op.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      copy_range(op.dst, op.dst_offset + r * op.dst_pitch, op.src, op.src_offset + r * op.src_pitch, op.cols);
   });
 }
 

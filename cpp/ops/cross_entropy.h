@@ -52,8 +52,60 @@ struct CrossEntropy {
   }
 };
 
+// The vocabulary split over ranks: each holds the columns first … first + valid of the logits (columns beyond `valid` are
+// padding). Every rank makes its statistics, the ranks gather them, and each goes on from all of them alone.
+
+struct VocabStats {
+  static constexpr const char* name = "vocab_stats";
+  View stats;   // (rows, 3) float32: maximum, Σ exp(logit − maximum), logit of the label or 0 where another rank has it;
+                // (−∞, 0, 0) without a valid column, or without a label
+  View logits;  // (rows, vocab) float32
+  View labels;  // (rows) int64, of the whole vocabulary
+  int64_t rows, vocab, first, valid;
+  void check() const {
+    expect(valid >= 0 && valid <= vocab, name, "valid must be within the columns");
+    expect_numel(name, "stats", stats, rows * 3);
+    expect_dtype(name, "stats", stats, DType::Float32);
+    expect_numel(name, "logits", logits, rows * vocab);
+    expect_dtype(name, "logits", logits, DType::Float32);
+    expect_numel(name, "labels", labels, rows);
+    expect_dtype(name, "labels", labels, DType::Int64);
+  }
+};
+
+// Rows from … from + rows of a batch. The statistics are combined in the order of the ranks, in float64: the loss has the
+// same bits on all of them.
+struct VocabCrossEntropy {
+  static constexpr const char* name = "vocab_cross_entropy";
+  View loss;      // (1) float32
+  View d_logits;  // (rows, vocab) float32 or 16 bits, optional; may be `logits` (float32). Padding columns get 0
+  View logits;    // (rows, vocab) float32
+  View stats;     // (ranks, rows, 3) float32
+  View labels;    // (all rows of the batch) int64
+  int64_t ranks, from, rows, vocab, first, valid;
+  double denominator;  // 0: the number of labels in the batch
+  bool accumulate;     // the loss only
+  void check() const {
+    expect(valid >= 0 && valid <= vocab, name, "valid must be within the columns");
+    expect_numel(name, "loss", loss, 1);
+    expect_dtype(name, "loss", loss, DType::Float32);
+    expect_numel(name, "logits", logits, rows * vocab);
+    expect_dtype(name, "logits", logits, DType::Float32);
+    expect_numel(name, "stats", stats, ranks * rows * 3);
+    expect_dtype(name, "stats", stats, DType::Float32);
+    expect_dtype(name, "labels", labels, DType::Int64);
+    expect(from >= 0 && rows >= 0 && from + rows <= labels.numel, name, "the rows must be within the labels");
+    if (!d_logits) return;
+    expect_numel(name, "d_logits", d_logits, rows * vocab);
+    expect_floating(name, "d_logits", d_logits);
+    expect(d_logits.data != logits.data || d_logits.dtype == DType::Float32, name, "d_logits in place must be float32");
+  }
+};
+
 namespace cpu {
 void run(const LinearCrossEntropy&);
 void run(const CrossEntropy&);
+void run(const VocabStats&);
+void run(const VocabCrossEntropy&);
 }  // namespace cpu
 }  // namespace rz

@@ -24,6 +24,32 @@ struct Copy {
   }
 };
 
+// A rectangle of `rows` × `cols` elements, cast as Copy does. A row starts `pitch` elements after the one before it. dst and
+// src must not overlap.
+struct CopyRows {
+  static constexpr const char* name = "copy_rows";
+  View dst, src;
+  int64_t rows, cols, dst_offset, dst_pitch, src_offset, src_pitch;
+  void check() const {
+    expect(rows >= 0 && cols >= 0, name, "rows and cols cannot be negative");
+    expect_inside("dst", dst, dst_offset, dst_pitch);
+    expect_inside("src", src, src_offset, src_pitch);
+    if (dst.dtype != src.dtype) {
+      expect_floating(name, "src", src);
+      expect_floating(name, "dst", dst);
+    }
+  }
+
+ private:
+  void expect_inside(const char* what, const View& v, int64_t offset, int64_t pitch) const {
+    if (rows == 0 || cols == 0) return;
+    int64_t after = v.numel - offset - cols;  // elements behind the first row
+    if (offset < 0 || after < 0 || pitch < cols || rows - 1 > after / pitch)
+      fail("ERR_SHAPE", "[", name, "] ", rows, " rows of ", cols, " elements from ", offset, ", ", pitch,
+           " from row to row, do not fit ", what, " of ", v.numel);
+  }
+};
+
 // y = a + b; y may be a or b. a and b may differ in floating dtype from y (accumulation of gradients).
 struct Add {
   static constexpr const char* name = "add";
@@ -85,6 +111,7 @@ struct ClipFactor {
 namespace cpu {
 void run(const Fill&);
 void run(const Copy&);
+void run(const CopyRows&);
 void run(const Add&);
 void run(const Scale&);
 void run(const SumSquares&);

@@ -1,4 +1,6 @@
-// Embedding: out[n] = table[ids[n]]. Ids are checked on the host before anything is enqueued.
+// Embedding: out[n] = table[ids[n] − first]. A table may be a part of the vocabulary, `vocab` rows of it from row `first`:
+// ids of other parts give zero rows, and no gradient. That ids are words at all is checked on the host before anything is
+// enqueued.
 #pragma once
 #include "ops/op.h"
 
@@ -9,7 +11,7 @@ struct EmbeddingForward {
   View out;    // (rows, dim)
   View ids;    // (rows) int64
   View table;  // (vocab, dim)
-  int64_t rows, vocab, dim;
+  int64_t rows, vocab, dim, first;
   void check() const {
     expect_dtype(name, "ids", ids, DType::Int64);
     expect_numel(name, "ids", ids, rows);
@@ -20,13 +22,13 @@ struct EmbeddingForward {
   }
 };
 
-// d_table[ids[n]] += d_out[n], in row order (deterministic). Without `accumulate` d_table is zeroed first.
+// d_table[ids[n] − first] += d_out[n], in row order (deterministic). Without `accumulate` d_table is zeroed first.
 struct EmbeddingBackward {
   static constexpr const char* name = "embedding_backward";
   View d_table;  // (vocab, dim) float32 or the compute dtype
   View ids;      // (rows) int64
   View d_out;    // (rows, dim)
-  int64_t rows, vocab, dim;
+  int64_t rows, vocab, dim, first;
   bool accumulate;
   void check() const {
     expect_dtype(name, "ids", ids, DType::Int64);

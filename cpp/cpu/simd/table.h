@@ -55,6 +55,10 @@ struct Table {
                   int64_t head_dim, int64_t rotary, bool inverse, float* scratch);  // scratch (rotary)
   // softmax.cc: returns -log p[label]; d (n) of the dtype, optional, = (p - onehot) · scale. `row` is overwritten.
   double (*cross_entropy_row[3])(void* d, float* row, int64_t n, int64_t label, float scale);
+  // The maximum and Σ exp(row − maximum), as two floats: (−∞, 0) of nothing.
+  void (*softmax_stats_row)(float* stats, const float* row, int64_t n);
+  // d (n) = exp(row − top) · factor; d may be `row`.
+  void (*softmax_gradient_row[3])(void* d, const float* row, int64_t n, float top, float factor);
   // adamw.cc: [dtype of param][dtype of grad]
   void (*adamw[3][3])(void* p, const void* g, float* m, float* v, int64_t n, const AdamWScalars& s);
   // random.cc: elements first … first + n of the named tensor

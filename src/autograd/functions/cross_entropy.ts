@@ -6,6 +6,27 @@ import { isGradEnabled } from '../grad_mode.ts';
 import { output, record, writeGrad } from '../record.ts';
 
 /**
+ * @internal A loss whose gradients were made with it: backward multiplies them by its incoming gradient, dx in place. Takes
+ * ownership of dx and dw.
+ */
+export function recordLoss(name: string, loss: Tensor, x: Tensor, dx?: Tensor, weight?: Tensor, dw?: Tensor): Tensor {
+  const result = record(name, loss, [x, weight], (saved) => {
+    const [keptDx, keptDw] = [dx && saved.keep(dx), dw && saved.keep(dw)];
+    return (dLoss) => {
+      const gradX = keptDx?.detach();
+      if (gradX) native.scale(gradX.handle, gradX.handle, dLoss.handle, 1, false);
+      const gradW =
+        keptDw &&
+        writeGrad(weight!, (target, accumulate) => native.scale(target, keptDw.handle, dLoss.handle, 1, accumulate));
+      return [gradX, gradW];
+    };
+  });
+  dx?.dispose();
+  dw?.dispose();
+  return result;
+}
+
+/**
  * Head and loss in one, chunk by chunk: logits (rows, vocab) never exist as a whole. x (rows, dim), weight (vocab, dim),
  * labels (rows) int64, already shifted, −100 ignored. Loss [] float32: Σ −log p / denominator; denominator 0 means the
  * number of labels.
@@ -30,23 +51,7 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, de
     denominator,
     false,
   );
-  const result = record('linear_cross_entropy', loss, [x, weight], (saved) => {
-    const [keptDx, keptDw] = [dx && saved.keep(dx), dw && saved.keep(dw)];
-    return (dLoss) => {
-      let gradX: Tensor | undefined;
-      if (keptDx) {
-        gradX = keptDx.detach();
-        native.scale(gradX.handle, gradX.handle, dLoss.handle, 1, false);
-      }
-      const gradW = keptDw
-        ? writeGrad(weight, (target, accumulate) => native.scale(target, keptDw.handle, dLoss.handle, 1, accumulate))
-        : undefined;
-      return [gradX, gradW];
-    };
-  });
-  dx?.dispose();
-  dw?.dispose();
-  return result;
+  return recordLoss('linear_cross_entropy', loss, x, dx, weight, dw);
 }
 
 /** The same from logits (rows, vocab) float32 that exist. */
@@ -57,14 +62,5 @@ export function crossEntropy(logits: Tensor, labels: Tensor, denominator = 0): T
   const dLogits =
     isGradEnabled() && logits.requiresGrad ? Tensor.empty(logits.shape, 'float32', 'activation') : undefined;
   native.crossEntropy(loss.handle, dLogits?.handle ?? NONE, logits.handle, labels.handle, rows, vocab, denominator);
-  const result = record('cross_entropy', loss, [logits], (saved) => {
-    const kept = saved.keep(dLogits!);
-    return (dLoss) => {
-      const grad = kept.detach();
-      native.scale(grad.handle, grad.handle, dLoss.handle, 1, false);
-      return [grad];
-    };
-  });
-  dLogits?.dispose();
-  return result;
+  return recordLoss('cross_entropy', loss, logits, dLogits);
 }

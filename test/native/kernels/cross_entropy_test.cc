@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "check.h"
 #include "ops/cross_entropy.h"
 
@@ -65,7 +67,96 @@ static void test_logits(int64_t rows, int64_t vocab) {
   report("cross_entropy keeps the logits", logits.values() == v);
 }
 
+// Several ranks' parts of one vocabulary against the whole of it, in chunks of rows as the ranks do.
+static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t ranks, int64_t part, double denominator,
+                       double spread) {
+  const int64_t chunk = 8;
+  Values ids(rows), logits = Buffer(DType::Float32, random_values(rows * words, spread)).values(), want(rows * ranks * part);
+  double count = 0, loss_want = 0;
+  for (int64_t r = 0; r < rows; ++r) count += (ids[r] = r % 4 == 2 ? -100 : static_cast<double>(r * 37 % words)) >= 0;
+  const double divisor = denominator != 0 ? denominator : count;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (ids[r] < 0) continue;
+    const double* row = logits.data() + r * words;
+    double top = *std::max_element(row, row + words), sum = 0;
+    for (int64_t c = 0; c < words; ++c) sum += std::exp(row[c] - top);
+    for (int64_t c = 0; c < words; ++c)
+      want[(r * ranks + c / part) * part + c % part] = (std::exp(row[c] - top) / sum - (c == ids[r])) / divisor;
+    loss_want += (std::log(sum) + top - row[static_cast<int64_t>(ids[r])]) / divisor;
+  }
+  Buffer labels(DType::Int64, ids);
+  std::string name = label("vocab_cross_entropy", gradient, {rows, words, ranks, part});
+  std::vector<Buffer> losses(static_cast<size_t>(ranks), Buffer(DType::Float32, 1));
+  Values got(want.size()), separate(want.size());
+  bool kept = true, alone = true, stats_right = true;
+  for (int64_t from = 0; from < rows; from += chunk) {
+    const int64_t n = std::min(chunk, rows - from);
+    Buffer some(DType::Int64, Values(ids.begin() + from, ids.begin() + from + n)), stats(DType::Float32, ranks * n * 3);
+    std::vector<Buffer> parts;
+    for (int64_t k = 0; k < ranks; ++k) {
+      Values columns(n * part, 1e9);  // padding must not count
+      const int64_t first = k * part, valid = std::clamp<int64_t>(words - first, 0, part);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t c = 0; c < valid; ++c) columns[i * part + c] = logits[(from + i) * words + first + c];
+      parts.emplace_back(DType::Float32, columns);
+      View view = stats.view();
+      view.data = view.as<float>() + k * n * 3, view.numel = n * 3;
+      rz::VocabStats op{view, parts.back().view(), some.view(), n, part, first, valid};
+      op.check();
+      rz::cpu::run(op);
+      for (int64_t i = 0; i < n; ++i) {
+        const float* row = view.as<float>() + i * 3;
+        const double* column = columns.data() + i * part;
+        const auto id = static_cast<int64_t>(ids[from + i]);
+        const bool counts = id >= 0 && valid > 0;
+        double top = counts ? *std::max_element(column, column + valid) : -INFINITY, sum = 0;
+        for (int64_t c = 0; counts && c < valid; ++c) sum += std::exp(column[c] - top);
+        const double target = id >= first && id < first + valid ? column[id - first] : 0;
+        stats_right &= row[0] == top && std::abs(row[1] - sum) <= 1e-6 * sum && row[2] == target;
+      }
+    }
+    for (int64_t k = 0; k < ranks; ++k) {
+      const int64_t first = k * part, valid = std::clamp<int64_t>(words - first, 0, part);
+      Buffer &x = parts[k], before = x, &loss = losses[k], d(gradient, n * part), other(DType::Float32, Values{0.5});
+      rz::VocabCrossEntropy op{loss.view(), d.view(), x.view(), stats.view(), labels.view(), ranks,      from,
+                               n,           part,     first,    valid,        denominator,   from > 0};
+      op.check();
+      Buffer start = loss;
+      rz::cpu::run(op);
+      kept &= x.same_bits(before);
+      op.loss = start.view(), op.d_logits = View{};
+      rz::cpu::run(op);
+      alone &= start.same_bits(loss);
+      op.loss = other.view(), op.d_logits = x.view(), op.accumulate = true;
+      rz::cpu::run(op);  // in place
+      Values dv = d.values(), xv = x.values();
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t c = 0; c < part; ++c) {
+          separate[((from + i) * ranks + k) * part + c] = dv[i * part + c];
+          got[((from + i) * ranks + k) * part + c] = xv[i * part + c];
+        }
+    }
+  }
+  report(name + " stats", stats_right);
+  report(name + " keeps the logits", kept);
+  report(name + " loss alone", alone);
+  expect_close(name + " loss", losses[0].values(), {loss_want}, 1e-6);
+  for (Buffer& loss : losses) report(name + " loss on every rank", loss.same_bits(losses[0]));
+  expect_close(name + " d", separate, want, tolerance(gradient));
+  expect_close(name + " d in place", got, want, 1e-5);
+  bool zeros = true;
+  for (int64_t i = 0; i < rows * ranks * part; ++i)
+    if (i % (ranks * part) >= words || ids[i / (ranks * part)] < 0) zeros &= got[i] == 0 && separate[i] == 0;
+  report(name + " zeros of padding and rows without a label", zeros);
+}
+
 static void test_all() {
+  for (DType t : {DType::Float32, DType::BFloat16, DType::Float16}) {
+    test_parts(t, 21, 1003, 1, 1003, 0, 4);
+    test_parts(t, 21, 1003, 3, 344, 0, 4);    // the last part has padding
+    test_parts(t, 21, 37, 4, 16, 50, 4);      // two of four parts are not full, one is empty
+    test_parts(t, 9, 9000, 2, 4500, 0, 300);  // beyond the range of exp without the maximum taken out
+  }
   for (DType t : {DType::Float32, DType::BFloat16, DType::Float16})
     for (DType wide : {t, DType::Float32}) {
       test_fused(t, wide, 37, 24, 101, Labels::All, 0, false);
@@ -79,6 +170,14 @@ static void test_all() {
   // Beyond the range of exp without the maximum taken out.
   Buffer logits(DType::Float32, Values{1000, 999, -1000}), loss(DType::Float32, 1), label_one(DType::Int64, Values{1});
   rz::cpu::run(rz::CrossEntropy{loss.view(), View{}, logits.view(), label_one.view(), 1, 3, 0});
+  Buffer none(DType::Int64, Values{-100}), stats(DType::Float32, 3), d(DType::Float32, 3), no_loss(DType::Float32, 1);
+  rz::cpu::run(rz::VocabStats{stats.view(), logits.view(), none.view(), 1, 3, 0, 3});
+  rz::VocabCrossEntropy op{no_loss.view(), d.view(), logits.view(), stats.view(), none.view(), 1, 0, 1, 3, 0, 3, 0, false};
+  rz::cpu::run(op);
+  report("vocab_cross_entropy without a label", std::isnan(no_loss.values()[0]) && d.values() == Values(3));
+  op.denominator = 2;
+  rz::cpu::run(op);
+  report("vocab_cross_entropy without a label, denominator given", no_loss.values() == Values(1));
   expect_close("cross_entropy of large logits", loss.values(), {1.0 + std::log1p(std::exp(-1.0))}, 1e-6);
 }
 static Test registered(test_all);

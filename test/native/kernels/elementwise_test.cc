@@ -54,6 +54,38 @@ static void test_moves() {
   }
 }
 
+static void test_copy_rows() {
+  for (DType to : kFloating)
+    for (DType from : kFloating)
+      for (auto [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {7, 33}, {40, 1500}, {5, 0}, {0, 5}}) {
+        const int64_t d_pitch = cols + 3, s_pitch = cols + 5, d_offset = 2, s_offset = 7;
+        Buffer dst = random_buffer(to, d_offset + rows * d_pitch), src = random_buffer(from, s_offset + rows * s_pitch);
+        Values want = dst.values(), moved = Buffer(to, src.values()).values();
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t c = 0; c < cols; ++c) want[d_offset + r * d_pitch + c] = moved[s_offset + r * s_pitch + c];
+        rz::CopyRows op{dst.view(), src.view(), rows, cols, d_offset, d_pitch, s_offset, s_pitch};
+        op.check();
+        expect_thread_independent(label("copy_rows", to, {rows, cols}), dst, [&] { rz::cpu::run(op); });
+        report(label("copy_rows", to, {rows, cols}) + " from " + rz::name_of(from), dst.values() == want);
+      }
+  Buffer ids(DType::Int64, Values{1, 2, 3, 4, 5, 6}), out(DType::Int64, Values(4));
+  rz::cpu::run(rz::CopyRows{out.view(), ids.view(), 2, 2, 0, 2, 1, 3});
+  report("copy_rows of int64", out.values() == Values{2, 3, 5, 6});
+
+  auto refused = [&](int64_t rows, int64_t cols, int64_t d_offset, int64_t d_pitch, int64_t s_offset, int64_t s_pitch) {
+    try {
+      rz::CopyRows{out.view(), ids.view(), rows, cols, d_offset, d_pitch, s_offset, s_pitch}.check();
+    } catch (const rz::Error&) {
+      return true;
+    }
+    return false;
+  };
+  report("copy_rows at its bounds", !refused(2, 2, 0, 2, 0, 4) && !refused(2, 2, 0, 2, 1, 3) && !refused(1, 4, 0, 4, 2, 4));
+  report("copy_rows refuses what lies outside",
+         refused(2, 2, 1, 2, 0, 3) && refused(2, 2, 0, 2, 1, 4) && refused(2, 2, -1, 2, 0, 3) && refused(1, 5, 0, 5, 0, 5) &&
+             refused(2, 2, 0, 1, 0, 3) && refused(-1, 2, 0, 2, 0, 3) && refused(int64_t{1} << 53, 2, 0, int64_t{1} << 53, 0, 3));
+}
+
 static void test_reductions() {
   for (DType t : kFloating) {
     Buffer x = random_buffer(t, 100003), out(DType::Float32, Values{2.0});
@@ -118,4 +150,4 @@ static void test_activations() {
   report("silu relative error", worst_silu < 5e-7, std::to_string(worst_silu * 1e7) + "e-7");
   report("gelu error over |x|", worst_erf < 1.5e-7, std::to_string(worst_erf * 1e7) + "e-7");
 }
-static Test moves(test_moves), reductions(test_reductions), activations(test_activations);
+static Test moves(test_moves), copies(test_copy_rows), reductions(test_reductions), activations(test_activations);

@@ -79,21 +79,25 @@ static void test_rope(DType t, int64_t rows, int64_t heads, int64_t head_dim, in
   expect_close(name + " inverse", y, xv);
 }
 
-static void test_embedding(DType t, DType wide, int64_t rows, int64_t vocab, int64_t dim) {
+// `first` and `part`: the rows of the table that are here.
+static void test_embedding(DType t, DType wide, int64_t rows, int64_t vocab, int64_t dim, int64_t first, int64_t part) {
   Values id_values(rows);
   for (int64_t r = 0; r < rows; ++r) id_values[r] = static_cast<double>((r * 7 + r * r) % vocab / 2);
-  Buffer ids(DType::Int64, id_values), table = random_buffer(t, vocab * dim), out(t, rows * dim);
+  Buffer ids(DType::Int64, id_values), table = random_buffer(t, part * dim), out(t, rows * dim);
   Buffer d_out = random_buffer(t, rows * dim);
-  rz::cpu::run(rz::EmbeddingForward{out.view(), ids.view(), table.view(), rows, vocab, dim});
+  auto local = [&](int64_t r) { return static_cast<int64_t>(id_values[r]) - first; };
+  auto inside = [&](int64_t r) { return local(r) >= 0 && local(r) < part; };
+  rz::cpu::run(rz::EmbeddingForward{out.view(), ids.view(), table.view(), rows, part, dim, first});
   Values want(rows * dim), tv = table.values(), dv = d_out.values();
-  for (int64_t i = 0; i < rows * dim; ++i) want[i] = tv[static_cast<int64_t>(id_values[i / dim]) * dim + i % dim];
-  report(label("embedding", t, {rows, vocab, dim}), out.values() == want);
+  for (int64_t i = 0; i < rows * dim; ++i) want[i] = inside(i / dim) ? tv[local(i / dim) * dim + i % dim] : 0;
+  report(label("embedding", t, {rows, vocab, dim, first, part}), out.values() == want);
   for (bool accumulate : {false, true}) {
-    Buffer d_table = random_buffer(wide, vocab * dim);
-    Values sums = accumulate ? d_table.values() : Values(vocab * dim);
-    for (int64_t i = 0; i < rows * dim; ++i) sums[static_cast<int64_t>(id_values[i / dim]) * dim + i % dim] += dv[i];
-    rz::cpu::run(rz::EmbeddingBackward{d_table.view(), ids.view(), d_out.view(), rows, vocab, dim, accumulate});
-    expect_close(label("embedding d_table", wide, {rows, vocab, dim, accumulate}), d_table, sums);
+    Buffer d_table = random_buffer(wide, part * dim);
+    Values sums = accumulate ? d_table.values() : Values(part * dim);
+    for (int64_t i = 0; i < rows * dim; ++i)
+      if (inside(i / dim)) sums[local(i / dim) * dim + i % dim] += dv[i];
+    rz::cpu::run(rz::EmbeddingBackward{d_table.view(), ids.view(), d_out.view(), rows, part, dim, first, accumulate});
+    expect_close(label("embedding d_table", wide, {rows, vocab, dim, first, part, accumulate}), d_table, sums);
   }
 }
 
@@ -103,8 +107,12 @@ static void test_all() {
       test_rms_norm(t, wide, 1, 1);
       test_rms_norm(t, wide, 67, 80);
       test_rms_norm(t, wide, 33, 513);
-      test_embedding(t, wide, 50, 23, 17);
-      test_embedding(t, wide, 300, 11, 520);
+      test_embedding(t, wide, 50, 23, 17, 0, 23);
+      test_embedding(t, wide, 300, 11, 520, 0, 11);
+      test_embedding(t, wide, 50, 23, 17, 0, 4);
+      test_embedding(t, wide, 50, 23, 17, 4, 4);
+      test_embedding(t, wide, 300, 2000, 70, 900, 400);
+      test_embedding(t, wide, 20, 23, 17, 60, 4);  // nothing of it here
     }
     test_rope(t, 9, 3, 16, 16);
     test_rope(t, 31, 2, 64, 64);
