@@ -24,9 +24,15 @@ export interface GradSink {
   accumulate: boolean;
 }
 
+/** Ranks whose parts of a gradient are added up. */
+export interface GradSum {
+  allReduce(tensor: Handle, op: 'sum'): void;
+}
+
 /** @internal A parameter decides itself where its gradient lives (nn/parameter.ts, parallel/fsdp). */
 export interface HasGradSink {
   gradSink(): GradSink;
+  gradSum: GradSum | undefined;
   /** Read at backward time: FSDP frees and gathers again in between. */
   readonly isParameter: true;
 }
@@ -61,8 +67,18 @@ export class Saved {
  */
 export function writeGrad(input: Tensor, write: (target: Handle, accumulate: boolean) => void): Tensor | undefined {
   if (hasGradSink(input)) {
-    const sink = input.gradSink();
-    write(sink.target.handle, sink.accumulate);
+    const { target, accumulate } = input.gradSink();
+    if (!input.gradSum) {
+      write(target.handle, accumulate);
+      return undefined;
+    }
+    // Only this contribution is summed: what the sink holds has been.
+    const part = accumulate ? gradient(target.shape, target.dtype) : target;
+    write(part.handle, false);
+    input.gradSum.allReduce(part.handle, 'sum');
+    if (!accumulate) return undefined;
+    native.add(target.handle, target.handle, part.handle);
+    part.dispose();
     return undefined;
   }
   const grad = gradient(input.shape, input.dtype);

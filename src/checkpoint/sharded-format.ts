@@ -1,8 +1,9 @@
 // What a sharded checkpoint is on the disk: a folder with one safetensors file for each rank that holds a shard, and
-// state.json, written last. A file holds pieces: flat ranges of parameters and of their optimizer moments, named
-// `<kind>/<parameter>`, with shape and start in the file's metadata. The files of one save carry the same id.
+// state.json, written last. A file holds pieces: flat ranges of parameters and of their optimizer moments (or of the blocks
+// into which tensor parallelism divides them), named `<kind>/<parameter>`, with shape, block and start in the file's metadata. The files of one save carry the same id.
 import { join } from 'node:path';
 import { describe, FileFormatError, isObject, type JsonObject, parseJson } from '../json.ts';
+import type { Block } from '../nn/split.ts';
 import { type DType, parseDType } from '../tensor/dtype.ts';
 
 export const shardedFormat = 'rankzero.sharded';
@@ -16,8 +17,10 @@ export type PieceKind = 'parameter' | 'exp_avg' | 'exp_avg_sq' | 'buffer';
 export interface PieceInfo {
   /** Of the whole parameter. */
   readonly shape: readonly number[];
-  /** First element of the flattened parameter. */
+  /** First element of the flattened parameter, or block. */
   readonly start: number;
+  /** Rows and columns of the whole that a tensor-parallel rank holds; absent: all. */
+  readonly block?: Block | undefined;
   /** Optimizer steps taken, for the moments. */
   readonly step?: number | undefined;
 }
@@ -31,7 +34,7 @@ export interface ShardedManifest {
   /** Seconds since 1970. */
   readonly savedAt: number;
   readonly worldSize: number;
-  /** Files, one for each rank of the shard group. */
+  /** Files, one for each rank that holds a shard: of the data-parallel shard group, times tensor-parallel ranks. */
   readonly shards: number;
   /** dtype of each parameter in a Hugging Face folder. */
   readonly dtypes: Readonly<Record<string, DType>>;
@@ -91,6 +94,8 @@ export function parsePieces(
   const json = parseJson(metadata.get('pieces') ?? '', `${path} (pieces)`);
   if (!isObject(json)) throw new FileFormatError(path, `pieces must be an object, got ${describe(json)}`);
   const isSize = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0;
+  const isBlock = (value: unknown): boolean =>
+    isObject(value) && (['row', 'rows', 'col', 'cols'] as const).every((key) => isSize(value[key]));
   const pieces = new Map<string, PieceInfo>();
   for (const [key, piece] of Object.entries(json)) {
     const ok =
@@ -98,7 +103,8 @@ export function parsePieces(
       Array.isArray(piece.shape) &&
       piece.shape.every(isSize) &&
       isSize(piece.start) &&
-      (piece.step === undefined || isSize(piece.step));
+      (piece.step === undefined || isSize(piece.step)) &&
+      (piece.block === undefined || isBlock(piece.block));
     if (!ok) throw new FileFormatError(path, `the piece "${key}" has no valid shape and start`);
     pieces.set(key, piece as unknown as PieceInfo);
   }

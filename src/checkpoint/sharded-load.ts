@@ -56,7 +56,7 @@ function* modelParts(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParall
     if (parameter.owner) continue;
     const target = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
     parameter.setData(target, 'file');
-    yield { target, read: () => checkpoint.read(pieceKey('parameter', parameter.name), target, 0) };
+    yield { target, read: () => checkpoint.read(pieceKey('parameter', parameter.name), target, 0, parameter.split) };
   }
   for (const [name, target] of persistentBuffers(fsdp.module)) {
     yield { target, read: () => checkpoint.read(pieceKey('buffer', name), target, 0) };
@@ -77,7 +77,7 @@ function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: AdamW): Gener
         target,
         read: () => {
           if (unit) readFlat(checkpoint, kind, unit, target);
-          else checkpoint.read(pieceKey(kind, parameter!.name), target, 0);
+          else checkpoint.read(pieceKey(kind, parameter!.name), target, 0, parameter!.split);
         },
       };
     }
@@ -93,7 +93,7 @@ function readFlat(
 ): void {
   for (const { span, start, at, length } of unit.layout.within(unit.shardOffset, unit.shardOffset + target.numel)) {
     using range = target.slice(at, [length]);
-    checkpoint.read(pieceKey(kind, span.parameter.name), range, start);
+    checkpoint.read(pieceKey(kind, span.parameter.name), range, start, span.parameter.split);
   }
 }
 
@@ -116,7 +116,7 @@ function stepOf(checkpoint: ShardedCheckpoint, { unit, parameter }: SlotState): 
 
 function compareNames(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParallel): void {
   const own = new Map<string, readonly number[]>();
-  for (const parameter of fsdp.parameters()) own.set(pieceKey('parameter', parameter.name), parameter.shape);
+  for (const parameter of fsdp.parameters()) own.set(pieceKey('parameter', parameter.name), parameter.fullShape);
   for (const [name, tensor] of persistentBuffers(fsdp.module)) own.set(pieceKey('buffer', name), tensor.shape);
   const problems: string[] = [];
   const report = (label: string, list: string[]): void => {

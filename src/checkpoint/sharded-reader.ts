@@ -5,19 +5,18 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FileFormatError } from '../json.ts';
 import { native } from '../native.ts';
+import type { TensorSplit } from '../nn/split.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
 import { numelOf, type Tensor } from '../tensor/tensor.ts';
+import { type BlockRange, copies, coverageProblem, type PieceCopy, realNumel, wholeBlock } from './pieces.ts';
 import { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';
 import { parseManifest, parsePieces, type ShardedManifest, shardFileName, stateName } from './sharded-format.ts';
 
-interface StoredPiece {
-  source: SafetensorsFile;
-  dtype: DType;
-  byteOffset: number;
-  start: number;
-  length: number;
-  step: number | undefined;
+interface StoredPiece extends BlockRange {
+  readonly source: SafetensorsFile;
+  readonly dtype: DType;
+  readonly byteOffset: number;
 }
 
 /** A whole parameter or moment of a checkpoint. */
@@ -25,7 +24,7 @@ export interface StoredTensor {
   readonly shape: readonly number[];
   /** Optimizer steps taken, for moments. */
   readonly step: number | undefined;
-  /** In order, without gaps. */
+  /** Together the whole, each element once. */
   readonly pieces: readonly StoredPiece[];
 }
 
@@ -58,17 +57,20 @@ export class ShardedCheckpoint {
     }
   }
 
-  /** Enqueues: `target` gets elements `start` … of a tensor, cast to its dtype. */
-  read(key: string, target: Tensor, start: number): void {
-    const end = start + target.numel;
-    for (const piece of this.tensors.get(key)!.pieces) {
-      const from = Math.max(start, piece.start);
-      const to = Math.min(end, piece.start + piece.length);
-      if (from >= to) continue;
-      using part = target.slice(from - start, [to - from]);
-      const offset = piece.byteOffset + (from - piece.start) * dtypeSize(piece.dtype);
-      native.fileRead(piece.source.file, offset, part.handle, dtypeNumber(piece.dtype));
+  /**
+   * Enqueues: `target` gets elements `start` … of a tensor, or of the part of it that `split` says, cast to its dtype.
+   * Padding is zero.
+   */
+  read(key: string, target: Tensor, start: number, split?: TensorSplit): void {
+    const { shape, pieces } = this.tensors.get(key)!;
+    const block = split?.block ?? wholeBlock(shape);
+    const length = Math.max(0, Math.min(target.numel, realNumel(block, shape) - start));
+    for (const piece of pieces) {
+      for (const copy of copies({ block, start, length }, piece, shape)) readCopy(piece, target, copy);
     }
+    if (length === target.numel) return;
+    using padding = target.slice(length, [target.numel - length]);
+    native.fill(padding.handle, 0);
   }
 
   /** May be called as soon as the reads are enqueued. */
@@ -90,6 +92,23 @@ export async function readManifest(dir: string): Promise<ShardedManifest> {
   return parseManifest(text, dir);
 }
 
+function readCopy(piece: StoredPiece, target: Tensor, copy: PieceCopy): void {
+  const { rows, length, fromStride, toStride } = copy;
+  const { file } = piece.source;
+  const dtype = dtypeNumber(piece.dtype);
+  const offset = (row: number): number => piece.byteOffset + (copy.from + row * fromStride) * dtypeSize(piece.dtype);
+  if (rows === 1 || toStride === length) {
+    using part = target.slice(copy.to, [rows * length]);
+    if (rows === 1) native.fileRead(file, offset(0), part.handle, dtype);
+    else native.fileReadRows(file, offset(0), part.handle, dtype, length, fromStride);
+    return;
+  }
+  for (let row = 0; row < rows; row++) {
+    using run = target.slice(copy.to + row * toStride, [length]);
+    native.fileRead(file, offset(row), run.handle, dtype);
+  }
+}
+
 function assemble(
   dir: string,
   manifest: ShardedManifest,
@@ -97,10 +116,14 @@ function assemble(
 ): ReadonlyMap<string, StoredTensor> {
   const found = new Map<string, { shape: readonly number[]; step: number | undefined; pieces: StoredPiece[] }>();
   for (const source of files) {
-    for (const [key, { shape, start, step }] of parsePieces(source.metadata, manifest, source.path)) {
+    for (const [key, { shape, start, step, block = wholeBlock(shape) }] of parsePieces(
+      source.metadata,
+      manifest,
+      source.path,
+    )) {
       const entry = source.tensors.get(key);
       if (!entry) throw new FileFormatError(source.path, `the piece "${key}" is missing`);
-      const piece = { source, dtype: usableDType(entry, key, source.path), byteOffset: entry.byteOffset, start, step };
+      const dtype = usableDType(entry, key, source.path);
       const tensor = found.get(key) ?? { shape, step, pieces: [] };
       if (tensor.shape.join() !== shape.join() || tensor.step !== step) {
         throw new FileFormatError(
@@ -108,22 +131,14 @@ function assemble(
           `"${key}" is [${shape}] after ${step} steps here, but [${tensor.shape}] after ${tensor.step} in another file`,
         );
       }
-      tensor.pieces.push({ ...piece, length: numelOf(entry.shape) });
+      const { byteOffset } = entry;
+      tensor.pieces.push({ source, dtype, byteOffset, block, start, length: numelOf(entry.shape) });
       found.set(key, tensor);
     }
   }
   for (const [key, { shape, pieces }] of found) {
-    pieces.sort((a, b) => a.start - b.start);
-    let end = 0;
-    for (const { start, length } of pieces) {
-      if (start !== end)
-        throw new FileFormatError(
-          dir,
-          `elements ${Math.min(end, start)} … of "${key}" are ${start > end ? 'missing' : 'there twice'}`,
-        );
-      end += length;
-    }
-    if (end !== numelOf(shape)) throw new FileFormatError(dir, `"${key}" of shape [${shape}] has ${end} elements`);
+    const problem = coverageProblem(pieces, shape);
+    if (problem) throw new FileFormatError(dir, `"${key}" of shape [${shape}] is not whole: ${problem}`);
   }
   return found;
 }

@@ -22,10 +22,10 @@ export async function writeShard(
   fsdp: FullyShardedDataParallel,
   optimizer: AdamW | undefined,
 ): Promise<void> {
-  const { shard } = fsdp.groups;
+  const { grid } = fsdp.groups;
   const pieces = [...ownPieces(fsdp, optimizer)];
   try {
-    const path = join(dir, shardFileName(shard.rank, shard.size));
+    const path = join(dir, shardFileName(grid.rank, grid.size));
     const planned = pieces.map(({ key, values }) => ({ name: key, dtype: values.dtype, shape: [values.numel] }));
     const infos = Object.fromEntries(pieces.map(({ key, info }) => [key, info]));
     const writer = SafetensorsWriter.create(path, planned, {
@@ -46,7 +46,7 @@ export async function writeShard(
 }
 
 function* ownPieces(fsdp: FullyShardedDataParallel, optimizer: AdamW | undefined): Generator<Piece> {
-  const isFirst = fsdp.groups.shard.rank === 0;
+  const isFirst = fsdp.groups.grid.rank === 0;
   yield* named(
     'parameter',
     piecesOf(fsdp.units, (unit) => unit.shard),
@@ -79,8 +79,8 @@ function* ownPieces(fsdp: FullyShardedDataParallel, optimizer: AdamW | undefined
 }
 
 function* named(kind: PieceKind, pieces: ShardedStateDict, step?: number): Generator<Piece> {
-  for (const [name, { shape, start, values }] of pieces) {
-    yield { key: pieceKey(kind, name), info: { shape, start, step }, values };
+  for (const [name, { shape, start, block, values }] of pieces) {
+    yield { key: pieceKey(kind, name), info: { shape, start, block, step }, values };
   }
 }
 

@@ -30,7 +30,7 @@ export async function saveShardedCheckpoint(
 ): Promise<void> {
   const group = dist.group;
   const what = `saving ${dir}`;
-  const { shard, replicate } = fsdp.groups;
+  const { grid, replicate } = fsdp.groups;
   const { id, temporary } = await fromRank0(group, what, async () => {
     const id = randomBytes(6).toString('hex');
     const temporary = `${resolve(dir)}.tmp-${id}`;
@@ -50,7 +50,7 @@ export async function saveShardedCheckpoint(
         id,
         savedAt: Date.now() / 1000,
         worldSize: group.size,
-        shards: shard.size,
+        shards: grid.size,
         dtypes: savedDtypes(fsdp),
         ties: tiedNames(fsdp.module),
         state,

@@ -48,7 +48,13 @@ export interface FromPretrainedOptions extends FromConfigOptions {
   revision?: string | undefined;
 }
 
-function familyOf(config: ModelConfig): ModelFamily {
+/** @internal Families that transform can divide. */
+export function supportedFamilies(): string[] {
+  return [...families].filter(([, family]) => family.tensorParallelPlan).map(([modelType]) => modelType);
+}
+
+/** @internal */
+export function familyOf(config: ModelConfig): ModelFamily {
   const family = families.get(config.modelType);
   if (!family) {
     throw new Error(`model_type "${config.modelType}" is not supported; supported: ${[...families.keys()].join(', ')}`);

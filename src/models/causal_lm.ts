@@ -6,6 +6,7 @@ import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
 import { Linear } from '../nn/layers.ts';
 import { Module } from '../nn/module.ts';
+import type { TensorParallel } from '../parallel/transform/context.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { type ForwardInput, int64Tensor, layOut } from './batch.ts';
@@ -44,6 +45,8 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   readonly config: C;
   /** @internal Where the checkpoint came from, for saving beside it. */
   source: CheckpointSource | undefined;
+  /** Set by transform: the group over which the layers are divided. */
+  tensorParallel: TensorParallel | undefined;
 
   constructor(config: C) {
     super();

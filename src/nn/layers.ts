@@ -16,7 +16,7 @@ export interface LayerOptions {
 /** y = x weightᵀ + bias; weight (out, in). */
 export class Linear extends Module {
   weight: Parameter;
-  readonly bias?: Parameter;
+  bias?: Parameter;
 
   constructor(inFeatures: number, outFeatures: number, options: LayerOptions & { bias?: boolean | undefined } = {}) {
     super();

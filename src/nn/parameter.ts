@@ -1,9 +1,10 @@
 // A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
-import type { GradSink } from '../autograd/record.ts';
+import type { GradSink, GradSum } from '../autograd/record.ts';
 import { type Handle, native } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
-import { ConstantRecipe, NormalRecipe, type Recipe, type Writer } from './recipe.ts';
+import { ConstantRecipe, NormalRecipe, type Recipe, SplitRecipe, TensorRecipe, type Writer } from './recipe.ts';
+import type { TensorSplit } from './split.ts';
 
 /** @internal What FSDP answers for a parameter that it has flattened. */
 export interface ParameterOwner {
@@ -39,25 +40,39 @@ export class Parameter extends Tensor {
   checkpointDtype: DType | undefined;
   /** @internal */
   owner: ParameterOwner | undefined;
-  private readonly init: Init;
+  /** Which part of the whole this is, under tensor parallelism; `shape` is then the part's. */
+  readonly split: TensorSplit | undefined;
+  /** @internal Ranks that each make a part of the gradient; undefined where each has all of it. */
+  gradSum: GradSum | undefined;
+  /** @internal */
+  readonly init: Init;
   private recipe_: Recipe | undefined;
   private device_: Device;
   private data_: Tensor | undefined;
   private writer_: Writer = 'none';
 
-  constructor(shape: Shape, dtype: DType, init: Init) {
-    super(undefined, shape, dtype);
+  /** `split`: makes a tensor-parallel part of a parameter of `shape`. */
+  constructor(shape: Shape, dtype: DType, init: Init, split?: TensorSplit) {
+    super(undefined, split?.localShape ?? shape, dtype);
     this.requiresGrad = true;
     this.init = init;
+    this.split = split;
     this.device_ = creatingOnMeta ? 'meta' : 'cpu';
     if (!creatingOnMeta) this.recipe_ = this.initRecipe();
   }
 
   private initRecipe(): Recipe {
     if (this.init.kind === 'constant') return new ConstantRecipe(this.init.value);
-    const row = this.shape.at(-1) ?? 1;
+    const row = this.fullShape.at(-1) ?? 1;
     const padding = this.init.paddingRow;
-    return new NormalRecipe(this, this.init.std, (padding ?? 0) * row, padding === undefined ? 0 : (padding + 1) * row);
+    const zeroTo = padding === undefined ? 0 : (padding + 1) * row;
+    const whole = new NormalRecipe(this, this.init.std, (padding ?? 0) * row, zeroTo);
+    return this.split ? new SplitRecipe(whole, this.split) : whole;
+  }
+
+  /** Shape in the checkpoint. */
+  get fullShape(): Shape {
+    return this.split?.fullShape ?? this.shape;
   }
 
   override get device(): Device {
@@ -197,4 +212,13 @@ export class Parameter extends Tensor {
   override toString(): string {
     return `Parameter(${this.name}, [${this.shape}], ${this.dtype}, ${this.device})`;
   }
+}
+
+/** @internal Where the values come from now. Throws for a parameter on meta. */
+export function currentRecipe(parameter: Parameter): Recipe {
+  if (parameter.isReal) return new TensorRecipe(parameter.materialize(), parameter.lastWriter);
+  if (parameter.recipe) return parameter.recipe;
+  throw new Error(
+    `parameter ${parameter.name} is on meta and nothing gives it values; use syncModuleStates, or a paramInitFn`,
+  );
 }

@@ -1,9 +1,11 @@
 // A recipe says where the values of a parameter come from, without having them: any range of it can be produced alone.
 // Deferred init, rank-0 loading, direct sharded reads and reproducible random init are readings of the same recipe.
+import type { ProcessGroup } from '../distributed/process_group.ts';
 import { type Handle, native } from '../native.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
 import { initialSeed } from '../tensor/random.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import { numelOf, Tensor } from '../tensor/tensor.ts';
+import type { TensorSplit } from './split.ts';
 
 /** What wrote a parameter last, for validateParamsAndBuffersInited. */
 export type Writer = 'none' | 'file' | 'init' | 'receive' | 'user';
@@ -14,6 +16,10 @@ export interface Recipe {
   readonly fileBytes: number;
   /** Enqueues on the current stream: `target` gets elements `start` … of the flattened parameter, cast to its dtype. */
   read(target: Tensor, start: number): void;
+  /** As read, for runs of `length` elements that start `stride` apart; absent: run by run. */
+  readRows?(target: Tensor, start: number, length: number, stride: number): void;
+  /** What another rank of the tensor-parallel group gets; on rank 0, which holds the whole. */
+  forRank?(rank: number): Recipe;
 }
 
 /** A contiguous range of a file. */
@@ -33,6 +39,11 @@ export class FileRecipe implements Recipe {
 
   read(target: Tensor, start: number): void {
     native.fileRead(this.file, this.byteOffset + start * dtypeSize(this.dtype), target.handle, dtypeNumber(this.dtype));
+  }
+
+  readRows(target: Tensor, start: number, length: number, stride: number): void {
+    const offset = this.byteOffset + start * dtypeSize(this.dtype);
+    native.fileReadRows(this.file, offset, target.handle, dtypeNumber(this.dtype), length, stride);
   }
 }
 
@@ -91,6 +102,87 @@ export class TensorRecipe implements Recipe {
   read(target: Tensor, start: number): void {
     using range = this.source.slice(start, [target.numel]);
     target.copyFrom(range);
+  }
+}
+
+/** One tensor-parallel rank's part of what another recipe gives whole. Padding is zero. */
+export class SplitRecipe implements Recipe {
+  readonly writer: Writer;
+  readonly fileBytes: number;
+  private readonly whole: Recipe;
+  private readonly split: TensorSplit;
+
+  constructor(whole: Recipe, split: TensorSplit) {
+    this.whole = whole;
+    this.split = split;
+    this.writer = whole.writer;
+    this.fileBytes = Math.round((whole.fileBytes * split.realNumel) / numelOf(split.fullShape));
+  }
+
+  forRank(rank: number): Recipe {
+    return new SplitRecipe(this.whole, this.split.at(rank));
+  }
+
+  read(target: Tensor, start: number): void {
+    let filled = 0;
+    for (const { at, from, rows, length, stride } of this.split.ranges(start, target.numel)) {
+      using part = target.slice(at, [rows * length]);
+      readRows(this.whole, part, from, length, stride);
+      filled = at + rows * length;
+    }
+    if (filled === target.numel) return;
+    using padding = target.slice(filled, [target.numel - filled]);
+    native.fill(padding.handle, 0);
+  }
+}
+
+function readRows(recipe: Recipe, target: Tensor, start: number, length: number, stride: number): void {
+  const rows = target.numel / length;
+  if (rows === 1) recipe.read(target, start);
+  else if (recipe.readRows) recipe.readRows(target, start, length, stride);
+  else {
+    for (let row = 0; row < rows; row++) {
+      using run = target.slice(row * length, [length]);
+      recipe.read(run, start + row * stride);
+    }
+  }
+}
+
+/**
+ * A part of rank 0's checkpoint, for the ranks of its tensor-parallel group (`group`, of which the checkpoint's holder is
+ * rank 0). FSDP streams it; reading it before that is a collective of the group: every rank must read the same parameters
+ * in the same order.
+ */
+export class FromRank0Recipe implements Recipe {
+  readonly writer: Writer;
+  readonly fileBytes: number;
+  private readonly source: SplitRecipe | undefined;
+  private readonly group: ProcessGroup;
+
+  /** `source` on rank 0 only. */
+  constructor(group: ProcessGroup, source: SplitRecipe | undefined) {
+    this.group = group;
+    this.source = source;
+    this.writer = source ? source.writer : 'receive';
+    this.fileBytes = source?.fileBytes ?? 0;
+  }
+
+  forRank(rank: number): Recipe {
+    if (!this.source) throw new Error('only rank 0 of the tensor-parallel group holds the weights');
+    return this.source.forRank(rank);
+  }
+
+  read(target: Tensor, start: number): void {
+    if (!this.source) {
+      this.group.recv(target.handle, 0);
+      return;
+    }
+    for (let rank = 1; rank < this.group.size; rank++) {
+      using part = Tensor.empty([target.numel], target.dtype, 'staging');
+      this.source.forRank(rank).read(part, start);
+      this.group.send(part.handle, rank);
+    }
+    this.source.read(target, start);
   }
 }
 

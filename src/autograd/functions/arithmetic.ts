@@ -1,7 +1,7 @@
 // Sums and scalings.
 import { NONE, native } from '../../native.ts';
-import type { Tensor } from '../../tensor/tensor.ts';
-import { gradient, output, record } from '../record.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import { gradient, output, record, writeGrad } from '../record.ts';
 
 /** a + b, of one shape and dtype: the residual connection. */
 export function add(a: Tensor, b: Tensor): Tensor {
@@ -22,5 +22,25 @@ export function scale(x: Tensor, factor: number): Tensor {
     const dx = gradient(x.shape, x.dtype);
     native.scale(dx.handle, dy.handle, NONE, factor, false);
     return [dx];
+  });
+}
+
+/** x (..., dim) + bias (dim), as rank-one products, so that no op of its own is needed. */
+export function addBias(x: Tensor, bias: Tensor): Tensor {
+  const dim = bias.size(0);
+  const rows = x.numel / dim;
+  const y = output(x.shape, x.dtype);
+  using ones = Tensor.full([rows], 1, x.dtype, 'activation');
+  native.linearForward(y.handle, ones.handle, bias.handle, NONE, rows, 1, dim);
+  native.add(y.handle, y.handle, x.handle);
+  return record('add_bias', y, [x, bias], (saved, [needsX, needsBias]) => {
+    const kept = needsBias ? saved.keep(ones) : undefined;
+    return (dy) => [
+      needsX ? dy.detach() : undefined,
+      kept &&
+        writeGrad(bias, (target, accumulate) =>
+          native.linearBackwardWeight(target, NONE, dy.handle, kept.handle, rows, 1, dim, accumulate),
+        ),
+    ];
   });
 }

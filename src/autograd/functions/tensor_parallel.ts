@@ -1,0 +1,55 @@
+// The collectives of tensor parallelism as functions with a backward. They run on the current stream, in the order of the
+// program, which is the same on every rank of the group.
+import type { ProcessGroup } from '../../distributed/process_group.ts';
+import { track } from '../../tensor/scope.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
+import { gradient, isSole, output, record } from '../record.ts';
+
+/** Identity; backward sums the gradients of the group. Before layers that each rank has a part of. */
+export function copyToGroup(x: Tensor, group: ProcessGroup): Tensor {
+  return record('copy_to_group', alias(x), [x], () => (dy) => [summed(dy, group)]);
+}
+
+/** Sum over the group, in place of `x`, which nothing else may use; backward is the identity. After partial products. */
+export function reduceFromGroup(x: Tensor, group: ProcessGroup): Tensor {
+  group.allReduce(x.handle, 'sum');
+  return record('reduce_from_group', alias(x), [x], () => (dy) => [dy.detach()]);
+}
+
+/** This rank's rows (rows / n, dim) of all (rows, dim); backward sums the gradients of the group and takes this rank's rows. */
+export function gatherRows(x: Tensor, group: ProcessGroup): Tensor {
+  const y = output([x.size(0) * group.size, ...x.shape.slice(1)], x.dtype);
+  group.allGather(y.handle, x.handle);
+  return record('gather_rows', y, [x], () => (dy) => {
+    const dx = gradient(x.shape, x.dtype);
+    group.reduceScatter(dx.handle, dy.handle, 'sum');
+    return [dx];
+  });
+}
+
+/** Sum over the group of (rows, dim), of which this rank gets its rows (rows / n, dim); backward gathers. */
+export function reduceScatterRows(x: Tensor, group: ProcessGroup): Tensor {
+  const y = output([x.size(0) / group.size, ...x.shape.slice(1)], x.dtype);
+  group.reduceScatter(y.handle, x.handle, 'sum');
+  return record('reduce_scatter_rows', y, [x], () => (dy) => {
+    const dx = gradient(x.shape, x.dtype);
+    group.allGather(dx.handle, dy.handle);
+    return [dx];
+  });
+}
+
+/** The same storage as a result of its own. */
+function alias(x: Tensor): Tensor {
+  const y = x.detach();
+  track(y);
+  return y;
+}
+
+// In place when nothing else reads the gradient.
+function summed(dy: Tensor, group: ProcessGroup): Tensor {
+  const inPlace = isSole(dy);
+  const sum = inPlace ? dy.detach() : gradient(dy.shape, dy.dtype);
+  if (!inPlace) sum.copyFrom(dy);
+  group.allReduce(sum.handle, 'sum');
+  return sum;
+}
