@@ -3,6 +3,7 @@ import { runBackward } from '../autograd/engine.ts';
 import { isGradEnabled, noGrad, withGrad } from '../autograd/grad_mode.ts';
 import { type GradNode, nextSequence } from '../autograd/node.ts';
 import { CausalLM } from '../models/causal_lm.ts';
+import { hook } from '../nn/hook.ts';
 import type { Module } from '../nn/module.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -23,12 +24,9 @@ export function applyActivationCheckpointing(model: Module, choose?: (module: Mo
 }
 
 function checkpointModule(module: Module): void {
-  const inner = module.forward.bind(module) as (...args: unknown[]) => Tensor;
-  const forward = (...args: unknown[]): Tensor => {
-    if (!isGradEnabled()) return inner(...args);
-    return checkpoint(inner, args);
-  };
-  Object.defineProperty(module, 'forward', { value: forward, configurable: true, enumerable: false });
+  hook(module, 'forward', (inner, args) =>
+    isGradEnabled() ? checkpoint(inner as (...args: unknown[]) => Tensor, args) : inner(...args),
+  );
 }
 
 function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[]): Tensor {

@@ -5,6 +5,7 @@ import { fromRank0, onAllRanks } from '../checkpoint/agree.ts';
 import { loadShardedCheckpoint, saveShardedCheckpoint } from '../checkpoint/sharded.ts';
 import { readManifest } from '../checkpoint/sharded-reader.ts';
 import { dist } from '../distributed/index.ts';
+import { init } from '../distributed/state.ts';
 import type { JsonObject } from '../json.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import { AutoConfig, type ModelConfig } from '../models/config.ts';
@@ -68,6 +69,7 @@ class Run {
   /** Everything that can go wrong before a weight is read. */
   static async prepare(options: FinetuneOptions, reporter: Reporter): Promise<Run> {
     dist.setPhase('prepare');
+    if (options.tp > 1) init({ tensorParallelDegree: options.tp });
     const dir = await resolveModel(options.model);
     const config = await AutoConfig.fromPretrained(dir);
     const skipped: string[] = [];

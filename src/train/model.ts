@@ -11,6 +11,7 @@ import { applyTies } from '../nn/tied.ts';
 import { applyActivationCheckpointing } from '../parallel/checkpointing.ts';
 import { DelayedParamIniter } from '../parallel/delayed_param.ts';
 import { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
+import { transform } from '../parallel/transform/index.ts';
 import type { FinetuneOptions } from './options.ts';
 import type { LoadProgress } from './reporter.ts';
 
@@ -32,13 +33,14 @@ export async function buildModel(dir: string, config: ModelConfig, resume: strin
 
 /** Wraps the model; blocks until the weights are in the shards, unless they are read later. Collective. */
 export function wrapModel(
-  model: CausalLM,
+  whole: CausalLM,
   options: FinetuneOptions,
   resume: string | undefined,
   onLoad: (progress: LoadProgress) => void,
 ): FullyShardedDataParallel<CausalLM> {
-  if (options.activationCheckpointing) applyActivationCheckpointing(model);
   const sync = resume === undefined;
+  const model = options.tp > 1 ? divide(whole, options, sync) : whole;
+  if (options.activationCheckpointing) applyActivationCheckpointing(model);
   const initer = sync && dist.getRank() > 0 ? new DelayedParamIniter(model) : undefined;
   const wrap = (): FullyShardedDataParallel<CausalLM> =>
     new FullyShardedDataParallel(model, {
@@ -53,4 +55,10 @@ export function wrapModel(
   const fsdp = initer ? initer.validateParamsAndBuffersInited(wrap) : wrap();
   fsdp.train();
   return fsdp;
+}
+
+function divide(whole: CausalLM, { sequenceParallel }: FinetuneOptions, sync: boolean): CausalLM {
+  const model = transform(whole, { loadStateDictFromRank0: sync, sequenceParallel });
+  if (!sync) for (const parameter of model.parameters()) parameter.setRecipe(readLater);
+  return model;
 }

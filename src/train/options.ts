@@ -54,6 +54,10 @@ export interface FinetuneOptions {
   strategy: StrategyName;
   /** Ranks of one shard group, for the hybrid strategies. Default: the ranks of one host. */
   hybridShardDegree?: number | undefined;
+  /** Ranks over which each layer is divided (tensor parallelism); they get the same batches. */
+  tp: number;
+  /** With `tp`: the rows between the layers are divided too, for less activation memory. */
+  sequenceParallel: boolean;
   /** Recomputes each decoder layer in backward instead of keeping its activations. */
   activationCheckpointing: boolean;
 

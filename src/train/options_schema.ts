@@ -109,6 +109,18 @@ export const finetuneFields: Fields = {
     group: 'Parallelism',
     help: 'ranks of one shard group, for hybrid strategies (default: those of one host)',
   },
+  tp: {
+    ...count,
+    group: 'Parallelism',
+    default: 1,
+    help: 'ranks that share each layer (tensor parallelism)',
+  },
+  sequenceParallel: {
+    ...yesNo,
+    group: 'Parallelism',
+    default: false,
+    help: 'with --tp, share the rows between layers too',
+  },
   activationCheckpointing: {
     ...yesNo,
     group: 'Parallelism',
@@ -186,9 +198,13 @@ function contradictions(o: FinetuneOptions): string[] {
   if (o.hybridShardDegree !== undefined && !hybrid) {
     problems.push(`hybridShardDegree: wants strategy HYBRID_SHARD or _HYBRID_SHARD_ZERO2, got ${o.strategy}`);
   }
-  if (o.hybridShardDegree !== undefined && hybrid && o.nproc % o.hybridShardDegree !== 0) {
-    problems.push(`hybridShardDegree: got ${o.hybridShardDegree}, wanted a divisor of the ${o.nproc} ranks (nproc)`);
+  if (o.nproc % o.tp !== 0) {
+    problems.push(`tp: got ${o.tp}, wanted a divisor of the ${o.nproc} ranks (nproc)`);
+  } else if (o.hybridShardDegree !== undefined && hybrid && (o.nproc / o.tp) % o.hybridShardDegree !== 0) {
+    const ranks = o.tp === 1 ? `${o.nproc} ranks (nproc)` : `${o.nproc / o.tp} data-parallel ranks (nproc / tp)`;
+    problems.push(`hybridShardDegree: got ${o.hybridShardDegree}, wanted a divisor of the ${ranks}`);
   }
+  if (o.sequenceParallel && o.tp === 1) problems.push('sequenceParallel: wants tp, the ranks that share each layer');
   if (o.evalSteps !== undefined && o.evalData === undefined) {
     problems.push('evalSteps: wants evalData, the file to evaluate on');
   }

@@ -2,7 +2,7 @@
 import { type DatasetReport, loadDataset, type TokenDataset } from '../data/dataset.ts';
 import { DataLoader } from '../data/loader.ts';
 import { AutoTokenizer, type Tokenizer } from '../data/tokenizer.ts';
-import { dist } from '../distributed/index.ts';
+import { state } from '../distributed/state.ts';
 import type { ModelConfig } from '../models/config.ts';
 import type { FinetuneOptions } from './options.ts';
 
@@ -30,8 +30,8 @@ export async function loadTrainData(dir: string, config: ModelConfig, options: F
   };
   const shared = {
     batchSize: options.batchSize,
-    dpRank: dist.getRank(),
-    dpSize: dist.getWorldSize(),
+    dpRank: state.dpRank,
+    dpSize: state.dpSize,
     seed: options.seed,
     packTo: options.packing ? maxLength : undefined,
   };

@@ -40,6 +40,7 @@ const decisive: readonly (keyof FinetuneOptions)[] = [
   'batchSize',
   'gradAccum',
   'nproc',
+  'tp',
   'seqLength',
   'packing',
   'lossOn',

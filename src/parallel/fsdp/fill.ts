@@ -3,7 +3,7 @@
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Parameter } from '../../nn/parameter.ts';
-import { type Recipe, TensorRecipe } from '../../nn/recipe.ts';
+import type { Recipe } from '../../nn/recipe.ts';
 import { dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, loadingStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
@@ -65,24 +65,19 @@ export class StagingRing implements Disposable {
   }
 }
 
-/** Where the values of a parameter come from now. Throws for a parameter on meta. */
-export function currentRecipe(parameter: Parameter): Recipe {
-  if (parameter.isReal) return new TensorRecipe(parameter.materialize(), parameter.lastWriter);
-  if (parameter.recipe) return parameter.recipe;
-  throw new Error(
-    `FSDP: parameter ${parameter.name} is on meta and nothing gives it values; use syncModuleStates, or a paramInitFn`,
-  );
-}
-
 /** Recipes of a unit's parameters, taken before the unit takes them over. */
 export type UnitRecipes = ReadonlyMap<Parameter, Recipe>;
 
-/** Enqueues on the current stream: `target` gets elements [begin, …) of the unit's flat buffer. */
-function fillWindow(unit: FsdpUnit, recipes: UnitRecipes, target: Tensor, begin: number): void {
+/**
+ * Enqueues on the current stream: `target` gets elements [begin, …) of the unit's flat buffer, as this rank holds it or,
+ * with `tensorRank`, as that rank of the tensor-parallel group does.
+ */
+function fillWindow(unit: FsdpUnit, recipes: UnitRecipes, target: Tensor, begin: number, tensorRank?: number): void {
   const end = begin + target.numel;
   for (const { span, start, at, length } of unit.layout.within(begin, end)) {
     using range = target.slice(at, [length]);
-    recipes.get(span.parameter)!.read(range, start);
+    const recipe = recipes.get(span.parameter)!;
+    (tensorRank === undefined ? recipe : (recipe.forRank?.(tensorRank) ?? recipe)).read(range, start);
   }
   for (const [from, to] of unit.layout.gaps(begin, end)) {
     using range = target.slice(from, [to - from]);
@@ -98,12 +93,19 @@ export function fillLocally(unit: FsdpUnit, recipes: UnitRecipes): void {
 }
 
 /**
- * Rank 0 of the shard group reads and scatters; each rank receives its slice straight into its shard. With replicas, the
- * shard group of global rank 0 receives first, then each of its ranks broadcasts to its replicas. Collective; enqueues.
+ * Rank 0 of `group` reads and scatters; each rank receives its slice straight into its shard. `group` is the shard group,
+ * or shard × tensor-parallel ranks where rank 0 alone holds the weights: then each gets its slice of its part. With
+ * replicas, those of global rank 0 receive first, then each of them broadcasts to its replicas. Collective; enqueues.
  */
-export function fillFromRank0(unit: FsdpUnit, recipes: UnitRecipes | undefined, ring: StagingRing): void {
-  const { shard: group, replicate } = unit.groups;
+export function fillFromRank0(
+  unit: FsdpUnit,
+  recipes: UnitRecipes | undefined,
+  ring: StagingRing,
+  group: ProcessGroup,
+): void {
+  const { shard, replicate } = unit.groups;
   const comm = communicationStream();
+  const parts = group.size / shard.size;
   if (replicate.rank === 0) {
     const step = ring.partNumel;
     for (let at = 0; at < unit.shard.numel; at += step) {
@@ -115,7 +117,10 @@ export function fillFromRank0(unit: FsdpUnit, recipes: UnitRecipes | undefined, 
       }
       ring.pass(
         length,
-        (target, rank) => fillWindow(unit, recipes!, target, rank * unit.layout.shardNumel + at),
+        (target, rank) => {
+          const begin = Math.floor(rank / parts) * unit.layout.shardNumel + at;
+          fillWindow(unit, recipes!, target, begin, parts > 1 ? rank % parts : undefined);
+        },
         (staging) => group.scatter(part.handle, staging.handle, 0),
       );
     }

@@ -2,17 +2,19 @@
 // brings rank 0's weights to every shard while it wraps. Modules are wrapped in place, by hooks.
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
+import { state } from '../../distributed/state.ts';
 import { CausalLM } from '../../models/causal_lm.ts';
 import type { GenerateOptions } from '../../models/generate.ts';
 import { native } from '../../native.ts';
 import type { Module } from '../../nn/module.ts';
-import type { Parameter } from '../../nn/parameter.ts';
+import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { currentRecipe, fillFromRank0, fillLocally, StagingRing, type UnitRecipes } from './fill.ts';
-import { resolveGroups } from './groups.ts';
+import type { TensorParallel } from '../transform/context.ts';
+import { fillFromRank0, fillLocally, StagingRing, type UnitRecipes } from './fill.ts';
+import { resolveGroups, withInitDegrees } from './groups.ts';
 import { compareManifests } from './manifest.ts';
 import type { FsdpOptions } from './options.ts';
 import { FsdpRuntime } from './runtime.ts';
@@ -40,6 +42,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   /** @internal */
   readonly runtime: FsdpRuntime;
   private readonly options: FsdpOptions;
+  private readonly tensorParallel: TensorParallel | undefined;
 
   /**
    * Wraps `module`. Blocks until every shard has its values. Errors come before the first transfer and are the same on
@@ -51,9 +54,18 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (bufferDtype && bufferDtype !== 'float32')
       throw new Error(`FSDP: buffers stay float32; bufferDtype '${bufferDtype}' is not supported`);
     this.module = module;
-    this.options = options;
-    this.groups = resolveGroups(options);
-    this.runtime = new FsdpRuntime(options);
+    this.options = withInitDegrees(options);
+    this.tensorParallel = module instanceof CausalLM ? module.tensorParallel : undefined;
+    if (state.tpSize > 1 && !this.tensorParallel)
+      throw new Error(
+        `FSDP: init asked for the tensor-parallel degree ${state.tpSize}, but the model is not divided; transform it first`,
+      );
+    if (this.tensorParallel?.loadsFromRank0 && !options.syncModuleStates)
+      throw new Error(
+        'FSDP: after transform with loadStateDictFromRank0 only rank 0 holds the weights; wrap with syncModuleStates: true',
+      );
+    this.groups = resolveGroups(this.options, this.tensorParallel?.group);
+    this.runtime = new FsdpRuntime(this.options);
     module.assignParameterNames();
     if (options.syncModuleStates) this.followTies();
     const policy = options.autoWrapPolicy ?? (module instanceof CausalLM ? transformerAutoWrapPolicy() : () => []);
@@ -101,9 +113,14 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     return this.runtime.units;
   }
 
+  /** The group whose rank 0 sends the weights: of one replica, and of one tensor-parallel rank unless rank 0 alone has them. */
+  private get sourceGroup(): ProcessGroup {
+    return this.tensorParallel?.loadsFromRank0 ? this.groups.grid : this.groups.shard;
+  }
+
   /** Whether this rank sends the weights. */
   private get isSource(): boolean {
-    return this.groups.shard.rank === 0 && this.groups.replicate.rank === 0;
+    return this.sourceGroup.rank === 0 && this.groups.replicate.rank === 0;
   }
 
   private checkSource(planned: readonly PlannedUnit[]): void {
@@ -133,7 +150,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const totalBytes = planned.reduce((sum, unit) => sum + bytesOf(unit), 0);
     let bytes = 0;
     // The host stays at most two units ahead of the transfers.
-    using rings = new Rings(this.groups.shard);
+    using rings = new Rings(this.sourceGroup);
     const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
     const finish = (): void => {
       const { event, unit } = inFlight.shift()!;
@@ -169,7 +186,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-    if (syncModuleStates) fillFromRank0(unit, recipes, rings.of(master));
+    if (syncModuleStates) fillFromRank0(unit, recipes, rings.of(master), this.sourceGroup);
     else fillLocally(unit, recipes!);
     for (const parameter of plan.parameters) {
       parameter.checkpointDtype ??= parameter.dtype;
@@ -207,9 +224,9 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const comm = communicationStream();
     order(computeStream, comm);
     onStream(comm, () => {
-      const { shard, replicate } = this.groups;
+      const { grid, replicate } = this.groups;
       for (const [, tensor] of this.module.namedBuffers()) {
-        if (shard.size > 1 && replicate.rank === 0) shard.broadcast(tensor.handle, 0);
+        if (grid.size > 1 && replicate.rank === 0) grid.broadcast(tensor.handle, 0);
         if (replicate.size > 1) replicate.broadcast(tensor.handle, 0);
       }
     });
@@ -261,9 +278,9 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const [sum, factor, norm] = [Tensor.empty([1]), Tensor.empty([1]), Tensor.empty([])];
     gradientSquares(this.units, sum);
     const comm = communicationStream();
-    if (this.groups.shard.size > 1) {
+    if (this.groups.grid.size > 1) {
       order(computeStream, comm);
-      onStream(comm, () => this.groups.shard.allReduce(sum.handle, 'sum'));
+      onStream(comm, () => this.groups.grid.allReduce(sum.handle, 'sum'));
       order(comm, computeStream);
     }
     native.clipFactor(norm.handle, factor.handle, sum.handle, maxNorm);
@@ -305,7 +322,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   ): Promise<Map<string, Tensor> | ShardedStateDict | LocalStateDict> {
     if (options.type === 'SHARDED') return shardedStateDict(this.units);
     if (options.type === 'LOCAL') return localStateDict(this.units);
-    return fullStateDict(this.module, this.units, options);
+    return fullStateDict(this.module, this.units, this.groups, options);
   }
 
   /** Writes a Hugging Face folder from rank 0, unit by unit; nobody holds the whole model. Collective. */

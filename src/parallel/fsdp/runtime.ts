@@ -2,7 +2,7 @@
 import { currentBackward, onBackwardEnd } from '../../autograd/engine.ts';
 import { isGradEnabled } from '../../autograd/grad_mode.ts';
 import { type GradNode, nextSequence } from '../../autograd/node.ts';
-import type { Module } from '../../nn/module.ts';
+import { hook } from '../../nn/hook.ts';
 import { track } from '../../tensor/scope.ts';
 import { communicationStream, computeStream, order } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -138,20 +138,6 @@ export class FsdpRuntime {
   reshardAll(): void {
     for (const unit of this.units) unit.reshard();
   }
-}
-
-function hook(
-  module: Module,
-  method: 'forward' | 'step',
-  around: (inner: (...args: unknown[]) => unknown, args: unknown[]) => unknown,
-): void {
-  const target = module as unknown as Record<string, (...args: unknown[]) => unknown>;
-  const inner = target[method]!.bind(module);
-  Object.defineProperty(module, method, {
-    value: (...args: unknown[]) => around(inner, args),
-    configurable: true,
-    enumerable: false,
-  });
 }
 
 function identity(name: string, input: Tensor, onBackward: () => void): Tensor {

@@ -3,6 +3,7 @@ import { onAllRanks } from '../../checkpoint/agree.ts';
 import { openPretrained, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
 import { dist } from '../../distributed/index.ts';
 import type { CausalLM } from '../../models/causal_lm.ts';
+import { gatherPartsToFirst } from '../transform/merge.ts';
 import type { FsdpUnit, UnitGroups } from './unit.ts';
 
 /** Collective over all ranks. */
@@ -13,10 +14,12 @@ export async function saveFullPretrained(
   groups: UnitGroups,
   options: SaveOptions,
 ): Promise<void> {
-  const writes = groups.shard.rank === 0 && groups.replicate.rank === 0;
+  const { shard, replicate, tensor } = groups;
+  const merges = shard.rank === 0 && replicate.rank === 0;
+  const writes = merges && (tensor?.rank ?? 0) === 0;
   const tensors = [...model.namedParameters()].map(([name, parameter]) => ({
     name,
-    shape: parameter.shape,
+    shape: parameter.fullShape,
     dtype: parameter.checkpointDtype ?? parameter.dtype,
   }));
   const what = `saving ${dir}`;
@@ -25,16 +28,23 @@ export async function saveFullPretrained(
   );
   await onAllRanks(dist.group, what, async () => {
     // Replicas hold the same shards: one shard group gathers.
-    if (groups.replicate.rank !== 0) return;
+    if (replicate.rank !== 0) return;
     let failure: unknown;
     for (const unit of units) {
       using full = unit.gather(unit.shard); // after a failure too: the others gather
+      if (!merges) continue;
+      for (const { parameter, offset } of unit.layout.spans) {
+        using part = full.slice(offset, parameter.shape);
+        using whole = tensor && parameter.split ? gatherPartsToFirst(part, parameter.split, tensor) : part.detach();
+        if (!writer || failure !== undefined) continue;
+        try {
+          writer.write(parameter.name, whole!);
+        } catch (error) {
+          failure = error;
+        }
+      }
       if (!writer || failure !== undefined) continue;
       try {
-        for (const { parameter, offset } of unit.layout.spans) {
-          using values = full.slice(offset, parameter.shape);
-          writer.write(parameter.name, values);
-        }
         await writer.drain();
       } catch (error) {
         failure = error;

@@ -15,6 +15,10 @@ export interface UnitGroups {
   shard: ProcessGroup;
   /** Ranks that hold the same shard; size 1 without replication. */
   replicate: ProcessGroup;
+  /** Ranks that hold the other parts of each layer; undefined without tensor parallelism. */
+  tensor: ProcessGroup | undefined;
+  /** Shard × tensor-parallel ranks, the latter fastest: together one whole model. */
+  grid: ProcessGroup;
 }
 
 export interface UnitDtypes {
@@ -54,6 +58,7 @@ export class FsdpUnit implements ParameterOwner {
   private gradViews: Map<Parameter, Tensor> | undefined;
   private readonly written = new Set<Parameter>();
   private shardWritten: StreamEvent | undefined;
+  private counted: [number, number][] | undefined;
 
   constructor(name: string, module: Module, parameters: readonly Parameter[], groups: UnitGroups, dtypes: UnitDtypes) {
     this.name = name;
@@ -74,6 +79,26 @@ export class FsdpUnit implements ParameterOwner {
   /** Elements of the shard that are trained: a prefix of it. */
   get trainableInShard(): number {
     return Math.min(this.layout.shardNumel, Math.max(0, this.layout.trainableNumel - this.shardOffset));
+  }
+
+  /** Ranges [from, to) of the shard's trained part that this rank counts in norms. */
+  get countedRanges(): readonly (readonly [number, number])[] {
+    this.counted ??= this.rangesToCount();
+    return this.counted;
+  }
+
+  private rangesToCount(): [number, number][] {
+    const { tensor } = this.groups;
+    if (!tensor) return [[0, this.trainableInShard]];
+    const ranges: [number, number][] = [];
+    let follows = false; // what lies between two parameters is zero
+    for (const { span, at, length } of this.layout.within(this.shardOffset, this.shardOffset + this.trainableInShard)) {
+      const counts = span.parameter.split?.isPrimary ?? tensor.rank === 0;
+      if (counts && follows) ranges.at(-1)![1] = at + length;
+      else if (counts) ranges.push([at, at + length]);
+      follows = counts;
+    }
+    return ranges;
   }
 
   get isUnsharded(): boolean {
@@ -265,13 +290,18 @@ export class FsdpUnit implements ParameterOwner {
   }
 }
 
-/** Sum of squares of the trained part of all gradient shards, into `sum` (1) float32. */
+/**
+ * Sum of squares of the trained part of all gradient shards, into `sum` (1) float32. What several tensor-parallel ranks
+ * hold counts on the first of them only.
+ */
 export function gradientSquares(units: readonly FsdpUnit[], sum: Tensor): void {
   native.fill(sum.handle, 0);
   for (const unit of units) {
     if (!unit.gradShard || unit.trainableInShard === 0) continue;
     unit.applyGradScale();
-    using trained = unit.gradShard.slice(0, [unit.trainableInShard]);
-    native.sumSquares(sum.handle, trained.handle, true);
+    for (const [from, to] of unit.countedRanges) {
+      using counted = unit.gradShard.slice(from, [to - from]);
+      native.sumSquares(sum.handle, counted.handle, true);
+    }
   }
 }

@@ -1,0 +1,59 @@
+// From the parts of a tensor-parallel group to the whole parameter.
+import type { ProcessGroup } from '../../distributed/process_group.ts';
+import { native } from '../../native.ts';
+import type { TensorSplit } from '../../nn/split.ts';
+import { communicationStream, computeStream, onStream, order } from '../../tensor/streams.ts';
+import { type MemoryKind, Tensor } from '../../tensor/tensor.ts';
+
+/** Writes one rank's part where it belongs; padding is dropped. Enqueues on the current stream. */
+function place(whole: Tensor, part: Tensor, split: TensorSplit): void {
+  for (const { at, from, rows, length, stride } of split.ranges(0, part.numel)) {
+    native.copyRows(whole.handle, part.handle, rows, length, from, stride, at, length);
+  }
+}
+
+/** The whole parameter of which `part` is this rank's, in `kind` of memory, on every rank of the group. Collective. */
+export function gatherParts(part: Tensor, split: TensorSplit, group: ProcessGroup, kind: MemoryKind): Tensor {
+  const whole = Tensor.empty(split.fullShape, part.dtype, kind);
+  onCommunication(() => {
+    if (split.parts === 1) {
+      whole.copyFrom(part);
+      return;
+    }
+    using all = Tensor.empty([group.size, part.numel], part.dtype, 'staging');
+    group.allGather(all.handle, part.handle);
+    for (let rank = 0; rank < group.size; rank += split.replicas) {
+      using theirs = all.narrow(rank, 1);
+      place(whole, theirs, split.at(rank));
+    }
+  });
+  return whole;
+}
+
+/** The same on rank 0 of the group alone; undefined elsewhere. Collective. */
+export function gatherPartsToFirst(part: Tensor, split: TensorSplit, group: ProcessGroup): Tensor | undefined {
+  return onCommunication(() => {
+    if (group.rank !== 0) {
+      if (split.parts > 1 && split.isPrimary) group.send(part.handle, 0);
+      return undefined;
+    }
+    const whole = Tensor.empty(split.fullShape, part.dtype, 'staging');
+    place(whole, part, split);
+    if (split.parts === 1) return whole;
+    using theirs = Tensor.empty([part.numel], part.dtype, 'staging');
+    for (let rank = split.replicas; rank < group.size; rank += split.replicas) {
+      group.recv(theirs.handle, rank);
+      place(whole, theirs, split.at(rank));
+    }
+    return whole;
+  });
+}
+
+// Where FSDP's own collectives run, so that the two never mix.
+function onCommunication<T>(fn: () => T): T {
+  const stream = communicationStream();
+  order(computeStream, stream);
+  const result = onStream(stream, fn);
+  order(stream, computeStream);
+  return result;
+}
