@@ -72,7 +72,16 @@ export {
   transformerAutoWrapPolicy,
   type WrapPolicy,
 } from './parallel/fsdp/wrap.ts';
-export { init, transform } from './parallel/transform/index.ts';
+export {
+  type InitConfig,
+  init,
+  type ParallelState,
+  state,
+  type TensorParallelPlan,
+  type TensorParallelStyle,
+  type TransformOptions,
+  transform,
+} from './parallel/transform/index.ts';
 export type { DType, FloatDType } from './tensor/dtype.ts';
 export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
 export { manualSeed } from './tensor/random.ts';

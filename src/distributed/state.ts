@@ -104,13 +104,12 @@ export function parseInitConfig(config: InitConfig | JsonObject | string): InitC
 
 /** @internal Errors when degrees do not fit `worldSize`; names the nearest ones that do. */
 export function checkDegrees(worldSize: number, tp: number, shard: number): void {
-  const divisors = (n: number): number[] => Array.from({ length: n }, (_, i) => i + 1).filter((d) => n % d === 0);
-  const nearest = (n: number, wanted: number): string =>
-    divisors(n)
-      .sort((a, b) => Math.abs(a - wanted) - Math.abs(b - wanted))
-      .slice(0, 2)
-      .sort((a, b) => a - b)
-      .join(' and ');
+  // The next divisor on either side.
+  const nearest = (n: number, wanted: number): string => {
+    const divisors = Array.from({ length: n }, (_, i) => i + 1).filter((d) => n % d === 0);
+    const sides = [divisors.filter((d) => d < wanted).at(-1), divisors.find((d) => d > wanted)];
+    return sides.filter((d) => d !== undefined).join(' and ');
+  };
   if (worldSize % tp !== 0)
     throw new RangeError(
       `the tensor-parallel degree ${tp} does not divide the ${worldSize} ranks; the nearest that do: ${nearest(worldSize, tp)}`,

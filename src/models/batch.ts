@@ -30,6 +30,8 @@ export interface HostBatch {
   cuSeqlens: Int32Array;
   batch: number;
   length: number;
+  /** Rows at the end that belong to no sequence of the input. */
+  padding: number;
 }
 
 /** int32 from int64 by the low words, since a BigInt for each token costs more than the rest. Too large: the largest int32. */
@@ -69,8 +71,11 @@ function flatten(what: string, input: TokenInput): { values: Int32Array; batch: 
   return { values, batch: input.length, length };
 }
 
-/** Checks a batch and lays it out. Throws a RangeError that names the first id outside the vocabulary. */
-export function layOut(input: ForwardInput, vocabSize: number): HostBatch {
+/**
+ * Checks a batch and lays it out. Throws a RangeError that names the first id outside the vocabulary. Rows are filled up to
+ * a multiple of `rowMultiple` by a sequence of its own, without labels.
+ */
+export function layOut(input: ForwardInput, vocabSize: number, rowMultiple = 1): HostBatch {
   const { values: ids, batch, length } = flatten('inputIds', input.inputIds);
   if (ids.length === 0) throw new RangeError('inputIds is empty');
   const bad = ids.findIndex((id) => !(id >= 0 && id < vocabSize));
@@ -103,7 +108,25 @@ export function layOut(input: ForwardInput, vocabSize: number): HostBatch {
   const shifted = input.labels
     ? shift(flatten('labels', input.labels).values, ids.length, cuSeqlens, vocabSize)
     : undefined;
-  return { ids, labels: shifted?.labels, numLabels: shifted?.count ?? 0, positions, cuSeqlens, batch, length };
+  const laidOut = { batch, length, numLabels: shifted?.count ?? 0 };
+  const padding = (rowMultiple - (ids.length % rowMultiple)) % rowMultiple;
+  if (padding === 0) return { ...laidOut, ids, labels: shifted?.labels, positions, cuSeqlens, padding };
+  const rows = ids.length + padding;
+  return {
+    ...laidOut,
+    ids: extended(ids, rows, () => 0),
+    labels: shifted && extended(shifted.labels, rows, () => -100),
+    positions: extended(positions, rows, (i) => i),
+    cuSeqlens: Int32Array.of(...cuSeqlens, rows),
+    padding,
+  };
+}
+
+function extended(values: Int32Array, length: number, fill: (i: number) => number): Int32Array {
+  const out = new Int32Array(length);
+  out.set(values);
+  for (let i = values.length; i < length; i++) out[i] = fill(i - values.length);
+  return out;
 }
 
 function shift(

@@ -7,7 +7,7 @@ import type { Embedding } from '../nn/layers.ts';
 import { Linear } from '../nn/layers.ts';
 import { Module } from '../nn/module.ts';
 import type { TensorParallel } from '../parallel/transform/context.ts';
-import { scope } from '../tensor/scope.ts';
+import { scope, track } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { type ForwardInput, int64Tensor, layOut } from './batch.ts';
 import type { LayerCache } from './cache.ts';
@@ -79,17 +79,19 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   forward(input: ForwardInput & { labels?: undefined }): LogitsOutput;
   forward(input: ForwardInput): LossOutput | LogitsOutput;
   forward(input: ForwardInput): LossOutput | LogitsOutput {
-    const host = layOut(input, this.config.vocabSize);
+    const tp = this.tensorParallel;
+    const host = layOut(input, this.config.vocabSize, tp?.sequenceParallel ? tp.size : 1);
+    tp?.checkInputs?.(host.ids);
     return scope(() => {
       const cu = Tensor.from(host.cuSeqlens);
       const hidden = this.hidden(int64Tensor(host.ids), int64Tensor(host.positions), { cuQ: cu, cuK: cu });
       const shape = [host.batch, host.length, this.config.vocabSize];
-      if (!host.labels) return { logits: reshaped(this.outputHead.forward(hidden), shape) };
+      if (!host.labels) return { logits: reshaped(this.outputHead.forward(hidden), shape, host.padding) };
       const labels = int64Tensor(host.labels);
       const denominator = input.numItemsInBatch ?? 0;
       if (!input.returnLogits) return { loss: this.outputHead.forward(hidden, labels, denominator) };
       const logits = this.outputHead.forward(hidden);
-      return { loss: crossEntropy(logits, labels, denominator), logits: reshaped(logits, shape) };
+      return { loss: crossEntropy(logits, labels, denominator), logits: reshaped(logits, shape, host.padding) };
     });
   }
 
@@ -111,6 +113,18 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
 
   /** @internal One step of generation: logits (1, vocab) of the last of `ids`, which continue what the caches hold. */
   step(ids: Int32Array, caches: readonly LayerCache[]): Tensor {
+    // One row cannot be divided over ranks.
+    const tp = this.tensorParallel;
+    const dividesRows = tp?.sequenceParallel ?? false;
+    if (tp) tp.sequenceParallel = false;
+    try {
+      return this.stepWithWholeRows(ids, caches);
+    } finally {
+      if (tp) tp.sequenceParallel = dividesRows;
+    }
+  }
+
+  private stepWithWholeRows(ids: Int32Array, caches: readonly LayerCache[]): Tensor {
     return scope(() => {
       const start = caches[0]!.length;
       const positions = int64Tensor(Int32Array.from(ids, (_, i) => start + i));
@@ -136,8 +150,14 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   }
 }
 
-// The graph stays with the reshaped object: same storage, same node.
-function reshaped(tensor: Tensor, shape: readonly number[]): Tensor {
+// The graph stays with the reshaped object: same storage, same node. Padding rows are cut off, and the graph with them.
+function reshaped(tensor: Tensor, shape: readonly number[], padding: number): Tensor {
+  if (padding > 0) {
+    using rows = tensor.narrow(0, tensor.size(0) - padding);
+    const view = rows.view(shape);
+    track(view);
+    return view;
+  }
   const view = tensor.view(shape);
   view.requiresGrad = tensor.requiresGrad;
   view.gradFn = tensor.gradFn;

@@ -10,6 +10,7 @@ import { FromRank0Recipe, ReceiveRecipe, SplitRecipe } from '../../nn/recipe.ts'
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import type { TensorParallel } from './context.ts';
+import { inputCheck } from './debug.ts';
 import { parallelize } from './parallelize.ts';
 
 export interface TransformOptions {
@@ -67,6 +68,7 @@ function transformCausalLM(model: CausalLM, options: TransformOptions): CausalLM
     size,
     sequenceParallel: (options.sequenceParallel ?? false) && size > 1,
     loadsFromRank0: loads,
+    checkInputs: inputCheck(state.tpProcessGroup!),
   };
   const dtype = options.dtype ?? (first!.dtype as FloatDType);
   const out = withMetaParameters(() => {
