@@ -1,5 +1,5 @@
 // What a fine-tuning run computes does not depend on how it is spread: ranks, accumulation, strategy, packing of ranks.
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { readdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { expectFinetune, type FinetuneResult, finetune, relativeError, workFolder } from './finetune_helpers.ts';
@@ -75,6 +75,16 @@ const spread = { evalAtStart: true, evalData: '' };
 
 test('two ranks equal one', async () => {
   equal(await expectFinetune(2, dir, { ...spread, evalData: join(dir, 'eval.jsonl'), batchSize: 3, out: 'two' }));
+});
+
+test.each([
+  { nproc: 2, tp: 2, batchSize: 6 },
+  { nproc: 4, tp: 2, batchSize: 3, sequenceParallel: true, activationCheckpointing: true },
+])('ranks that share each layer equal one: $nproc ranks, tp $tp', async ({ nproc, ...options }) => {
+  const out = `tp-${nproc}`;
+  equal(await expectFinetune(nproc, dir, { ...spread, ...options, evalData: join(dir, 'eval.jsonl'), out }));
+  const size = async (folder: string): Promise<number> => (await stat(join(dir, folder, 'model.safetensors'))).size;
+  expect(await size(out)).toBe(await size('out'));
 });
 
 test('accumulation equals a large batch; ranks without examples left take part', async () => {

@@ -1,4 +1,5 @@
-// Host memory while a 254M-parameter float32 model (1.0 GB) is loaded by rank 0 and wrapped on two ranks, sampled from outside:
+// Host memory while a 254M-parameter float32 model (1.0 GB) is loaded by rank 0 and wrapped (or divided) on two ranks, sampled
+// from outside:
 // the peak of Pss_Anon + Pss_Shmem of each rank stays under its shard + its two largest units + 150 MB.
 import { execFile } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -29,7 +30,10 @@ function memoryOf(pid: number): number {
 }
 
 describe('loading 1 GB on two ranks', () => {
-  it('keeps each rank at its shard and two units', async () => {
+  it.each([
+    ['sharded', 1],
+    ['divided over tensor-parallel ranks', 2],
+  ])('%s keeps each rank at its shard and two units', async (_, tp) => {
     const pids = new Map<number, number>();
     const peaks = [0, 0];
     let samples = 0;
@@ -41,7 +45,7 @@ describe('loading 1 GB on two ranks', () => {
     };
     const timer = setInterval(sample, 20);
     const { stdout } = await expectRanks(2, fixture('fsdp_load.mjs'), {
-      args: [join(dir, 'medium')],
+      args: [join(dir, 'medium'), String(tp)],
       onLine: (rank, line) => {
         const begin = /^BEGIN (\d+)/.exec(line);
         if (begin) pids.set(rank, Number(begin[1]));

@@ -51,8 +51,10 @@ test.each([
   { nproc: 1, batchSize: 4, strategy: 'FULL_SHARD' as const, files: 1 },
   { nproc: 4, batchSize: 1, strategy: 'HYBRID_SHARD' as const, hybridShardDegree: 2, files: 2 },
   { nproc: 2, batchSize: 2, strategy: 'NO_SHARD' as const, files: 1 },
-])('resuming on $nproc ranks with $strategy, and back', async ({ nproc, files, ...layout }) => {
-  const out = `rest-${layout.strategy}`;
+  { nproc: 2, tp: 2, batchSize: 4, strategy: 'FULL_SHARD' as const, files: 2 },
+  { nproc: 4, tp: 2, batchSize: 2, strategy: 'FULL_SHARD' as const, sequenceParallel: true, files: 4 },
+])('resuming on $nproc ranks with $strategy, tp $tp, and back', async ({ nproc, files, ...layout }) => {
+  const out = `rest-${layout.strategy}-${nproc}`;
   const resume = join(dir, 'whole/checkpoint-4');
   const rest = await expectFinetune(nproc, dir, { ...options, ...layout, resume, out, saveSteps: 6 });
   expect(relativeError(rest.losses, whole.losses.slice(4))).toBeLessThan(1e-6);
