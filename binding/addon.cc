@@ -85,17 +85,47 @@ std::pair<std::byte*, size_t> Args::bytes(size_t i) const {
 
 TensorRef& Args::tensor(size_t i) const { return state_->tensors.at(number(i)); }
 
-View Args::view(size_t i) const {
-  TensorRef& t = tensor(i);
+View Args::view_of(double handle) const {
+  TensorRef& t = state_->tensors.at(handle);
   t.storage->used_on(state_->current);
   return {t.data(), t.dtype, t.numel};
 }
+
+View Args::view(size_t i) const { return view_of(number(i)); }
 
 View Args::optional(size_t i) const {
   if (i >= count_) return {};
   double handle = 0;
   if (napi_get_value_double(env_, values_[i], &handle) != napi_ok || handle == 0) return {};
   return view(i);
+}
+
+std::vector<napi_value> Args::elements(size_t i) const {
+  uint32_t length = 0;
+  if (napi_get_array_length(env_, values_[i], &length) != napi_ok) bad_argument(i, "an array");
+  std::vector<napi_value> items(length);
+  for (uint32_t k = 0; k < length; ++k) napi_get_element(env_, values_[i], k, &items[k]);
+  return items;
+}
+
+std::vector<View> Args::views(size_t i) const {
+  std::vector<View> out;
+  for (napi_value item : elements(i)) {
+    double handle;
+    if (napi_get_value_double(env_, item, &handle) != napi_ok) bad_argument(i, "an array of tensors");
+    out.push_back(handle == 0 ? View{} : view_of(handle));
+  }
+  return out;
+}
+
+std::vector<bool> Args::booleans(size_t i) const {
+  std::vector<bool> out;
+  for (napi_value item : elements(i)) {
+    bool value;
+    if (napi_get_value_bool(env_, item, &value) != napi_ok) bad_argument(i, "an array of booleans");
+    out.push_back(value);
+  }
+  return out;
 }
 
 napi_value Args::undefined() const {

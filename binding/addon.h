@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "binding/handles.h"
 #include "binding/napi_setup.h"
@@ -77,6 +78,9 @@ class Args {
   // The operand of an op on the current stream; its storage is marked as used there.
   View view(size_t i) const;
   View optional(size_t i) const;  // 0, null or undefined: absent
+  // Arrays: handles (0: absent), and flags.
+  std::vector<View> views(size_t i) const;
+  std::vector<bool> booleans(size_t i) const;
 
   napi_value undefined() const;
   napi_value from(double value) const;
@@ -85,6 +89,9 @@ class Args {
 
  private:
   napi_env env_;
+  View view_of(double handle) const;
+  std::vector<napi_value> elements(size_t i) const;
+
   AddonState* state_;
   size_t count_ = kMax;
   napi_value values_[kMax];

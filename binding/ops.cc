@@ -7,6 +7,7 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
+#include "ops/moe.h"
 #include "core/philox.h"
 #include "ops/random.h"
 #include "ops/rms_norm.h"
@@ -83,6 +84,28 @@ napi_value swiglu_backward(Args& a) { return launch(a, SwigluBackward{a.view(0),
 napi_value gelu_forward(Args& a) { return launch(a, GeluForward{a.view(0), a.view(1)}); }
 napi_value gelu_backward(Args& a) { return launch(a, GeluBackward{a.view(0), a.view(1), a.view(2)}); }
 
+napi_value routing_forward(Args& a) {
+  return launch(a, RoutingForward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.view(6), a.integer(7), a.integer(8), a.integer(9)});
+}
+napi_value routing_backward(Args& a) {
+  return launch(a, RoutingBackward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.integer(6), a.integer(7), a.integer(8), f32(a, 9)});
+}
+napi_value experts_forward(Args& a) {
+  return launch(a, ExpertsForward{a.view(0), a.optional(1), a.optional(2), a.view(3), a.view(4), a.view(5), a.view(6), a.views(7), a.views(8), a.views(9),
+                                 a.integer(10), a.integer(11), a.integer(12), a.integer(13)});
+}
+napi_value experts_backward(Args& a) {
+  return launch(a, ExpertsBackward{a.optional(0), a.view(1), a.views(2), a.views(3), a.views(4), a.view(5), a.view(6), a.view(7), a.view(8), a.view(9),
+                                  a.view(10), a.view(11), a.views(12), a.views(13), a.views(14), a.booleans(15),
+                                  a.integer(16), a.integer(17), a.integer(18), a.integer(19)});
+}
+napi_value balancing_loss_forward(Args& a) {
+  return launch(a, BalancingLossForward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.number(6)});
+}
+napi_value balancing_loss_backward(Args& a) {
+  return launch(a, BalancingLossBackward{a.view(0), a.view(1), a.view(2), a.integer(3), a.integer(4), a.integer(5), a.number(6)});
+}
+
 napi_value linear_cross_entropy(Args& a) {
   return launch(a, LinearCrossEntropy{a.view(0), a.optional(1), a.optional(2), a.view(3), a.view(4), a.view(5), a.integer(6), a.integer(7),
                                      a.integer(8), a.number(9), a.boolean(10)});
@@ -130,6 +153,12 @@ void register_ops(Napi::Object exports) {
   define<swiglu_backward>(exports, "swigluBackward");
   define<gelu_forward>(exports, "geluForward");
   define<gelu_backward>(exports, "geluBackward");
+  define<routing_forward>(exports, "routingForward");
+  define<routing_backward>(exports, "routingBackward");
+  define<experts_forward>(exports, "expertsForward");
+  define<experts_backward>(exports, "expertsBackward");
+  define<balancing_loss_forward>(exports, "balancingLossForward");
+  define<balancing_loss_backward>(exports, "balancingLossBackward");
   define<linear_cross_entropy>(exports, "linearCrossEntropy");
   define<cross_entropy>(exports, "crossEntropy");
   define<vocab_stats>(exports, "vocabStats");

@@ -109,6 +109,25 @@ interface NativeOps {
   swigluBackward(dGate: H, dUp: H, dy: H, gate: H, up: H): void;
   geluForward(y: H, x: H): void;
   geluBackward(dx: H, dy: H, x: H): void;
+  routingForward(
+    weights: H, chosen: H, order: H, offsets: H, probs: H, balance: H, logits: H,
+    rows: N, experts: N, topK: N,
+  ): void;
+  routingBackward(
+    dLogits: H, dWeights: H, weights: H, chosen: H, probs: H, dProbs: H,
+    rows: N, experts: N, topK: N, dProbsScale: N,
+  ): void;
+  expertsForward(
+    y: H, gate: H, up: H, x: H, weights: H, order: H, offsets: H, w1: H[], w2: H[], w3: H[],
+    rows: N, dim: N, inner: N, topK: N,
+  ): void;
+  /** Flags of dw1, then dw2, then dw3. */
+  expertsBackward(
+    dx: H, dWeights: H, dw1: H[], dw2: H[], dw3: H[], dy: H, x: H, gate: H, up: H, weights: H, order: H, offsets: H,
+    w1: H[], w2: H[], w3: H[], accumulate: boolean[], rows: N, dim: N, inner: N, topK: N,
+  ): void;
+  balancingLossForward(total: H, loss: H, balance: H, layers: N, experts: N, rows: N, coefficient: N): void;
+  balancingLossBackward(dProbs: H, dTotal: H, balance: H, layers: N, experts: N, rows: N, coefficient: N): void;
   linearCrossEntropy(
     loss: H, dx: H, dw: H, x: H, w: H, labels: H,
     rows: N, dim: N, vocab: N, denominator: N, accumulate: boolean,

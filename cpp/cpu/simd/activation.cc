@@ -30,6 +30,24 @@ static void swiglu_backward(void* d_gate_, void* d_up_, const void* dy_, const v
 }
 
 template <class T>
+static float weighted_swiglu_backward(void* d_gate_, void* d_up_, void* weighted_act_, const float* d_act,
+                                      const void* gate_, const void* up_, float weight, int64_t n) {
+  auto d_gate = static_cast<T*>(d_gate_), d_up = static_cast<T*>(d_up_), weighted_act = static_cast<T*>(weighted_act_);
+  auto gate = static_cast<const T*>(gate_), up = static_cast<const T*>(up_);
+  float dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (int64_t i = 0; i < n; ++i) {
+    float g = load(gate[i]), u = load(up[i]), s = sigmoid_f(g);
+    float silu = g * s, act = silu * u, d = d_act[i] * weight;
+    dot += d_act[i] * act;
+    store(weighted_act[i], act * weight);
+    store(d_up[i], d * silu);
+    store(d_gate[i], d * u * (s + silu * (1.0f - s)));
+  }
+  return dot;
+}
+
+template <class T>
 static void gelu_forward(void* y_, const void* x_, int64_t n) {
   auto y = static_cast<T*>(y_);
   auto x = static_cast<const T*>(x_);
@@ -56,6 +74,7 @@ static void gelu_backward(void* dx_, const void* dy_, const void* x_, int64_t n)
 void add_activation(Table& t) {
   RZ_ENTRY(t, swiglu_forward);
   RZ_ENTRY(t, swiglu_backward);
+  RZ_ENTRY(t, weighted_swiglu_backward);
   RZ_ENTRY(t, gelu_forward);
   RZ_ENTRY(t, gelu_backward);
 }

@@ -43,6 +43,10 @@ struct Table {
   // activation.cc
   void (*swiglu_forward[3])(void* y, const void* gate, const void* up, int64_t n);
   void (*swiglu_backward[3])(void* d_gate, void* d_up, const void* dy, const void* gate, const void* up, int64_t n);
+  // Of one row of act = silu(gate) · up that enters the result times `weight`: d_act is the gradient of weight · act over
+  // weight. Writes weight · act, d_gate and d_up (which may be gate and up), returns Σ d_act · act.
+  float (*weighted_swiglu_backward[3])(void* d_gate, void* d_up, void* weighted_act, const float* d_act, const void* gate,
+                                       const void* up, float weight, int64_t n);
   void (*gelu_forward[3])(void* y, const void* x, int64_t n);
   void (*gelu_backward[3])(void* dx, const void* dy, const void* x, int64_t n);
   // norm.cc
