@@ -85,10 +85,10 @@ napi_value gelu_forward(Args& a) { return launch(a, GeluForward{a.view(0), a.vie
 napi_value gelu_backward(Args& a) { return launch(a, GeluBackward{a.view(0), a.view(1), a.view(2)}); }
 
 napi_value routing_forward(Args& a) {
-  return launch(a, RoutingForward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.view(6), a.integer(7), a.integer(8), a.integer(9)});
+  return launch(a, RoutingForward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.view(6), a.integer(7), a.integer(8), a.integer(9), a.integer(10)});
 }
 napi_value routing_backward(Args& a) {
-  return launch(a, RoutingBackward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.integer(6), a.integer(7), a.integer(8), f32(a, 9)});
+  return launch(a, RoutingBackward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.integer(6), a.integer(7), a.integer(8), a.integer(9), f32(a, 10)});
 }
 napi_value experts_forward(Args& a) {
   return launch(a, ExpertsForward{a.view(0), a.optional(1), a.optional(2), a.view(3), a.view(4), a.view(5), a.view(6), a.views(7), a.views(8), a.views(9),

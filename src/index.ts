@@ -40,6 +40,8 @@ export { AutoConfig, type ModelConfig, registerConfig } from './models/config.ts
 export type { GenerateOptions } from './models/generate.ts';
 export { LlamaForCausalLM } from './models/llama.ts';
 export type { LlamaConfig } from './models/llama-config.ts';
+export { MixtralForCausalLM } from './models/mixtral.ts';
+export type { MixtralConfig } from './models/mixtral-config.ts';
 // modules
 export { initEmptyWeights } from './nn/init_empty_weights.ts';
 export { Embedding, Linear, RMSNorm } from './nn/layers.ts';

@@ -111,11 +111,11 @@ interface NativeOps {
   geluBackward(dx: H, dy: H, x: H): void;
   routingForward(
     weights: H, chosen: H, order: H, offsets: H, probs: H, balance: H, logits: H,
-    rows: N, experts: N, topK: N,
+    rows: N, experts: N, topK: N, balanceRows: N,
   ): void;
   routingBackward(
     dLogits: H, dWeights: H, weights: H, chosen: H, probs: H, dProbs: H,
-    rows: N, experts: N, topK: N, dProbsScale: N,
+    rows: N, experts: N, topK: N, balanceRows: N, dProbsScale: N,
   ): void;
   expertsForward(
     y: H, gate: H, up: H, x: H, weights: H, order: H, offsets: H, w1: H[], w2: H[], w3: H[],

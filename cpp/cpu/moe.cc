@@ -51,14 +51,14 @@ void group_by_expert(const RoutingForward& op) {
 }
 
 void measure_balance(const RoutingForward& op) {
-  auto balance = op.balance.as<float>(), probs = op.probs.as<float>();
-  auto offsets = op.offsets.as<int32_t>();
-  for (int64_t e = 0; e < op.experts; ++e) {
-    double sum = 0;
-    for (int64_t r = 0; r < op.rows; ++r) sum += probs[r * op.experts + e];
-    balance[e] = static_cast<float>(offsets[e + 1] - offsets[e]);
-    balance[op.experts + e] = static_cast<float>(sum);
-  }
+  auto pairs = op.balance.as<float>(), sums = pairs + op.experts, probs = op.probs.as<float>();
+  auto chosen = op.chosen.as<int32_t>();
+  std::fill(pairs, pairs + op.experts, 0.0f);
+  std::vector<double> totals(static_cast<size_t>(op.experts));
+  for (int64_t p = 0; p < op.balance_rows * op.top_k; ++p) ++pairs[chosen[p]];
+  for (int64_t r = 0; r < op.balance_rows; ++r)
+    for (int64_t e = 0; e < op.experts; ++e) totals[static_cast<size_t>(e)] += probs[r * op.experts + e];
+  std::copy(totals.begin(), totals.end(), sums);
 }
 
 // ---- experts ----
@@ -162,8 +162,9 @@ void run(const RoutingBackward& op) {
     for (int64_t r = begin; r < end; ++r) {
       const float *p = probs + r * op.experts, *w = weights + r * op.top_k, *dw = d_weights + r * op.top_k;
       const int32_t* c = chosen + r * op.top_k;
+      const bool counts = op.d_probs && r < op.balance_rows;
       for (int64_t e = 0; e < op.experts; ++e)
-        d[static_cast<size_t>(e)] = op.d_probs ? op.d_probs_scale * op.d_probs.as<float>()[e] : 0.0f;
+        d[static_cast<size_t>(e)] = counts ? op.d_probs_scale * op.d_probs.as<float>()[e] : 0.0f;
       float sum = 0, along = 0, mean = 0;
       for (int64_t k = 0; k < op.top_k; ++k) sum += p[c[k]], along += dw[k] * w[k];
       for (int64_t k = 0; k < op.top_k; ++k) d[static_cast<size_t>(c[k])] += (dw[k] - along) / sum;

@@ -15,9 +15,10 @@ struct RoutingForward {
   View order;    // (rows · top_k) int32: pairs, grouped by expert
   View offsets;  // (experts + 1) int32: group e is order[offsets[e]] … order[offsets[e + 1]]
   View probs;    // (rows, experts) float32: softmax over all experts, kept for backward
-  View balance;  // (2, experts) float32, optional: pairs of each expert, and the sum of its probabilities over the rows
+  View balance;  // (2, experts) float32, optional: pairs of each expert, and the sum of its probabilities
   View logits;   // (rows, experts) any floating dtype
   int64_t rows, experts, top_k;
+  int64_t balance_rows;  // only the first so many rows count in `balance`
   void check() const {
     expect(top_k >= 1 && top_k <= experts, name, "top_k must be from 1 to the number of experts");
     expect_numel(name, "weights", weights, rows * top_k);
@@ -29,6 +30,7 @@ struct RoutingForward {
     for (const View* t : {&chosen, &order, &offsets}) expect_dtype(name, "indices", *t, DType::Int32);
     for (const View* t : {&weights, &probs}) expect_dtype(name, "probabilities", *t, DType::Float32);
     if (balance) {
+      expect(balance_rows <= rows, name, "balance_rows must be at most rows");
       expect_numel(name, "balance", balance, 2 * experts);
       expect_dtype(name, "balance", balance, DType::Float32);
     }
@@ -38,13 +40,13 @@ struct RoutingForward {
 
 struct RoutingBackward {
   static constexpr const char* name = "routing_backward";
-  View d_logits;    // (rows, experts) any floating dtype
-  View d_weights;   // (rows, top_k) float32
-  View weights;     // (rows, top_k) float32
-  View chosen;      // (rows, top_k) int32
-  View probs;       // (rows, experts) float32
-  View d_probs;     // (experts) float32, optional: times d_probs_scale, added to the gradient of every row's probabilities
-  int64_t rows, experts, top_k;
+  View d_logits;   // (rows, experts) any floating dtype
+  View d_weights;  // (rows, top_k) float32
+  View weights;    // (rows, top_k) float32
+  View chosen;     // (rows, top_k) int32
+  View probs;      // (rows, experts) float32
+  View d_probs;    // (experts) float32, optional: times its scale, added to the gradient of each counted row's probabilities
+  int64_t rows, experts, top_k, balance_rows;
   float d_probs_scale;
   void check() const {
     expect_numel(name, "d_logits", d_logits, rows * experts);

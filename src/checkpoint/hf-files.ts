@@ -24,6 +24,14 @@ export interface CheckpointEntry extends SafetensorsEntry {
   readonly source: SafetensorsFile;
 }
 
+/** A contiguous part of a tensor in a file: from element `start`. */
+export interface FilePart {
+  readonly name: string;
+  /** Of the whole tensor. */
+  readonly shape: readonly number[];
+  readonly start: number;
+}
+
 /** The open files of a checkpoint folder. */
 export interface Checkpoint {
   readonly dir: string;

@@ -1,24 +1,27 @@
 // AutoModelForCausalLM: the registry of families, models from a config, and models whose parameters are recipes on the files
 // of a checkpoint. No tensor bytes are read before somebody wants them.
 import { resolve } from 'node:path';
-import { type CheckpointEntry, openCheckpoint } from '../checkpoint/hf-files.ts';
+import { type CheckpointEntry, type FilePart, openCheckpoint } from '../checkpoint/hf-files.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
 import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
 import { FileRecipe } from '../nn/recipe.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
 import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
-import { type FloatDType, isFloating } from '../tensor/dtype.ts';
-import { numelOf } from '../tensor/tensor.ts';
+import { dtypeSize, type FloatDType, isFloating } from '../tensor/dtype.ts';
 import type { CausalLM } from './causal_lm.ts';
 import { AutoConfig, type ModelConfig } from './config.ts';
 import { resolveModel } from './hub.ts';
 import { LlamaForCausalLM, llamaPlan } from './llama.ts';
+import { fusedPart, MixtralForCausalLM, mixtralPlan } from './mixtral.ts';
+import type { MixtralConfig } from './mixtral-config.ts';
 
 export interface ModelFamily {
   create(config: ModelConfig, dtype: FloatDType): CausalLM;
   /** Names in checkpoint files that hold nothing the model uses. */
   ignoredKeys?: RegExp | undefined;
+  /** Where a parameter stands in another layout of the checkpoint; undefined where that has no other place for it. */
+  otherPart?: ((name: string, config: ModelConfig) => FilePart | undefined) | undefined;
   /** How transform splits the model; without it the family cannot be transformed. */
   tensorParallelPlan?: TensorParallelPlan | undefined;
 }
@@ -34,6 +37,12 @@ registerModel('llama', {
   create: (config, dtype) => new LlamaForCausalLM(config as ConstructorParameters<typeof LlamaForCausalLM>[0], dtype),
   ignoredKeys: /\.rotary_emb\.inv_freq$/,
   tensorParallelPlan: llamaPlan,
+});
+registerModel('mixtral', {
+  create: (config, dtype) => new MixtralForCausalLM(config as MixtralConfig, dtype),
+  ignoredKeys: /\.rotary_emb\.inv_freq$/,
+  otherPart: (name, config) => fusedPart(name, config as MixtralConfig),
+  tensorParallelPlan: mixtralPlan,
 });
 
 export interface FromConfigOptions {
@@ -116,9 +125,10 @@ async function sameBytes(a: CheckpointEntry, b: CheckpointEntry): Promise<boolea
 /** Gives every parameter the recipe of its place in the files. */
 function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, dir: string): void {
   const ignored = familyOf(model.config).ignoredKeys;
+  const { otherPart } = familyOf(model.config);
   const wanted = new Map<string, Parameter>();
   const missing: string[] = [];
-  const misshaped: string[] = [];
+  const misshaped = new Set<string>();
   const aliases = tiedNames(model);
   for (const [name, parameter] of model.namedParameters()) wanted.set(name, parameter);
   for (const [alias, name] of aliases) {
@@ -129,28 +139,34 @@ function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, 
       wanted.delete(name);
     }
   }
+  const known = new Set([...wanted.keys(), ...aliases.flat()]);
   for (const [name, parameter] of wanted) {
-    const entry = entries.get(name);
+    const whole: FilePart = { name, shape: parameter.shape, start: 0 };
+    const part = entries.has(name) ? whole : (otherPart?.(name, model.config) ?? whole);
+    const entry = entries.get(part.name);
     if (!entry) {
       missing.push(name);
       continue;
     }
-    if (entry.shape.join() !== parameter.shape.join()) {
-      misshaped.push(`${name} is [${entry.shape}] but the config wants [${parameter.shape}]`);
+    known.add(part.name);
+    if (entry.shape.join() !== part.shape.join()) {
+      misshaped.add(`${part.name} is [${entry.shape}] but the config wants [${part.shape}]`);
       continue;
     }
-    const dtype = usableDType(entry, name, entry.source.path);
+    const dtype = usableDType(entry, part.name, entry.source.path);
     if (!isFloating(dtype))
-      throw new Error(`${entry.source.path}: ${name} is ${dtype}, but parameters are float32, bfloat16 or float16`);
+      throw new Error(
+        `${entry.source.path}: ${part.name} is ${dtype}, but parameters are float32, bfloat16 or float16`,
+      );
     parameter.checkpointDtype = dtype;
-    parameter.setRecipe(new FileRecipe(entry.source.file, entry.byteOffset, dtype, numelOf(entry.shape)));
+    const offset = entry.byteOffset + part.start * dtypeSize(dtype);
+    parameter.setRecipe(new FileRecipe(entry.source.file, offset, dtype, parameter.numel));
   }
-  const known = new Set([...wanted.keys(), ...aliases.flat()]);
   const unexpected = [...entries.keys()].filter((name) => !known.has(name) && !ignored?.test(name));
   const problems = [
     ['missing', missing],
     ['unexpected', unexpected],
-    ['wrong shape', misshaped],
+    ['wrong shape', [...misshaped]],
   ].filter(([, list]) => list!.length > 0);
   if (problems.length === 0) return;
   const text = problems.map(([label, list]) => {

@@ -1,6 +1,7 @@
 // What every causal language model shares: the forward that users call, tied heads, generation and saving.
 import { crossEntropy, linearCrossEntropy } from '../autograd/functions/cross_entropy.ts';
 import { linear } from '../autograd/functions/linear.ts';
+import { addBalancingLoss, type RouterBalance } from '../autograd/functions/moe.ts';
 import { savePretrained } from '../checkpoint/save_pretrained.ts';
 import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
@@ -35,10 +36,14 @@ export class CausalLMHead extends Linear {
   }
 }
 
-export interface SequenceTensors {
+/** What the layers of one forward share, besides their input. */
+export interface ForwardContext {
+  /** int32 (sequences + 1) row offsets of queries, and of keys (the same tensor but for cached generation) */
   cuQ: Tensor;
   cuK: Tensor;
   caches?: readonly LayerCache[] | undefined;
+  /** Filled by routers when the loss has a term that balances experts. */
+  balance?: RouterBalance | undefined;
 }
 
 export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Module {
@@ -60,7 +65,12 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   abstract get inputEmbedding(): Embedding;
   abstract get outputHead(): CausalLMHead;
   /** ids and positions (rows) int64 → final hidden states (rows, hidden). */
-  abstract hidden(ids: Tensor, positions: Tensor, sequences: SequenceTensors): Tensor;
+  abstract hidden(ids: Tensor, positions: Tensor, context: ForwardContext): Tensor;
+
+  /** Room for the balance of `rows` rows, in families of experts whose loss has a term for it. */
+  protected routerBalance(_rows: number): RouterBalance | undefined {
+    return undefined;
+  }
 
   /** Makes head and embedding one parameter. */
   tieWeights(): void {
@@ -72,7 +82,8 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   }
 
   /**
-   * With labels: the loss (shifted; mean over labels ≠ −100, or Σ × dpSize / numItemsInBatch). Without: logits.
+   * With labels: the loss (shifted; mean over labels ≠ −100, or Σ × dpSize / numItemsInBatch; plus the term that balances
+   * experts, where the config asks for it). Without: logits.
    * Enqueues and returns; a bad id or shape throws before anything is enqueued.
    */
   forward(input: ForwardInput & { labels: NonNullable<ForwardInput['labels']> }): LossOutput;
@@ -84,14 +95,17 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
     tp?.checkInputs?.(host.ids);
     return scope(() => {
       const cu = Tensor.from(host.cuSeqlens);
-      const hidden = this.hidden(int64Tensor(host.ids), int64Tensor(host.positions), { cuQ: cu, cuK: cu });
+      const balance = host.labels && this.routerBalance(host.ids.length - host.padding);
+      const hidden = this.hidden(int64Tensor(host.ids), int64Tensor(host.positions), { cuQ: cu, cuK: cu, balance });
       const shape = [host.batch, host.length, this.config.vocabSize];
       if (!host.labels) return { logits: reshaped(this.outputHead.forward(hidden), shape, host.padding) };
       const labels = int64Tensor(host.labels);
       const denominator = input.numItemsInBatch ?? 0;
-      if (!input.returnLogits) return { loss: this.outputHead.forward(hidden, labels, denominator) };
+      const complete = (loss: Tensor): Tensor => (balance ? addBalancingLoss(loss, balance) : loss);
+      if (!input.returnLogits) return { loss: complete(this.outputHead.forward(hidden, labels, denominator)) };
       const logits = this.outputHead.forward(hidden);
-      return { loss: crossEntropy(logits, labels, denominator), logits: reshaped(logits, shape, host.padding) };
+      const loss = complete(crossEntropy(logits, labels, denominator));
+      return { loss, logits: reshaped(logits, shape, host.padding) };
     });
   }
 

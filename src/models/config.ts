@@ -8,6 +8,7 @@ import { ConfigReader } from './config-reader.ts';
 import { type ResolveOptions, resolveModel } from './hub.ts';
 import { parseLlamaConfig } from './llama-config.ts';
 import { parseMistralConfig } from './mistral-config.ts';
+import { parseMixtralConfig } from './mixtral-config.ts';
 
 /** What the configs of all families have in common. Families extend it. */
 export interface ModelConfig {
@@ -38,6 +39,7 @@ export type ConfigParser = (reader: ConfigReader) => ModelConfig;
 const parsers = new Map<string, ConfigParser>([
   ['llama', parseLlamaConfig],
   ['mistral', parseMistralConfig],
+  ['mixtral', parseMixtralConfig],
 ]);
 
 /** Adds a family: `modelType` is the `model_type` of its config.json. */

@@ -12,14 +12,13 @@ import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import type { LayerCache } from './cache.ts';
-import { CausalLM, CausalLMHead } from './causal_lm.ts';
+import { CausalLM, CausalLMHead, type ForwardContext } from './causal_lm.ts';
 import { type DecoderConfig, windowOf } from './decoder-config.ts';
 import type { LlamaConfig } from './llama-config.ts';
 import { inverseFrequencies } from './rope.ts';
 
-/** How Llama is split; families of the same structure share it. */
-export const llamaPlan: TensorParallelPlan = {
+/** How all is split but the MLP; families of the same structure share it. */
+export const decoderPlan: TensorParallelPlan = {
   'model.embed_tokens': 'vocabulary',
   'model.layers.*.input_layernorm': 'perRow',
   'model.layers.*.self_attn': 'attention',
@@ -28,21 +27,22 @@ export const llamaPlan: TensorParallelPlan = {
   'model.layers.*.self_attn.v_proj': 'keyValue',
   'model.layers.*.self_attn.o_proj': 'row',
   'model.layers.*.post_attention_layernorm': 'perRow',
-  'model.layers.*.mlp': 'gathered',
-  'model.layers.*.mlp.gate_proj': 'column',
-  'model.layers.*.mlp.up_proj': 'column',
-  'model.layers.*.mlp.down_proj': 'row',
   'model.norm': 'finalNorm',
   lm_head: 'vocabulary',
 };
 
+/** How Llama is split. */
+export const llamaPlan: TensorParallelPlan = {
+  ...decoderPlan,
+  'model.layers.*.mlp': 'gathered',
+  'model.layers.*.mlp.gate_proj': 'column',
+  'model.layers.*.mlp.up_proj': 'column',
+  'model.layers.*.mlp.down_proj': 'row',
+};
+
 /** What every layer of one forward shares. */
-export interface LayerContext {
+export interface LayerContext extends ForwardContext {
   rope: RopeTable;
-  /** int32 (sequences + 1) row offsets of queries, and of keys (the same tensor but for cached generation) */
-  cuQ: Tensor;
-  cuK: Tensor;
-  caches?: readonly LayerCache[] | undefined;
 }
 
 /** A decoder layer of any family; `layer` is its index, which is that of its cache. */
@@ -162,10 +162,10 @@ export class LlamaModel<C extends DecoderConfig> extends Module {
     this.registerBuffer('inv_freq', Tensor.from(inverse), false);
   }
 
-  forward(ids: Tensor, positions: Tensor, sequences: Pick<LayerContext, 'cuQ' | 'cuK' | 'caches'>): Tensor {
-    const context: LayerContext = { ...sequences, rope: ropeTable(positions, this.buffer('inv_freq')) };
+  forward(ids: Tensor, positions: Tensor, context: ForwardContext): Tensor {
+    const layerContext: LayerContext = { ...context, rope: ropeTable(positions, this.buffer('inv_freq')) };
     let hidden = this.embed_tokens.forward(ids);
-    for (const [i, layer] of this.layers.items.entries()) hidden = layer.forward(hidden, context, i);
+    for (const [i, layer] of this.layers.items.entries()) hidden = layer.forward(hidden, layerContext, i);
     return this.norm.forward(hidden);
   }
 }
@@ -196,7 +196,7 @@ export class LlamaForCausalLM<C extends DecoderConfig = LlamaConfig> extends Cau
     return this.lm_head;
   }
 
-  hidden(ids: Tensor, positions: Tensor, sequences: Pick<LayerContext, 'cuQ' | 'cuK' | 'caches'>): Tensor {
-    return this.model.forward(ids, positions, sequences);
+  hidden(ids: Tensor, positions: Tensor, context: ForwardContext): Tensor {
+    return this.model.forward(ids, positions, context);
   }
 }
