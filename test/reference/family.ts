@@ -7,7 +7,7 @@ import { Tensor } from '../../src/tensor/tensor.ts';
 import { caseDir, llamaCases, maxError, referenceTensors, relativeError, trainingRun, values } from './cases.ts';
 
 /** A case of every family, and of every way its weights differ. */
-export const familyCases: readonly string[] = [...llamaCases];
+export const familyCases: readonly string[] = [...llamaCases, 'mixtral'];
 
 /** Defines the tests of one reference case. */
 export function familyTests(name: string): void {
