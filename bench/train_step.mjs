@@ -1,5 +1,6 @@
 // Time of a training step under FSDP, random tokens. One JSON line per rank.
-// usage: rankzero run --nproc N bench/train_step.mjs MODEL [float32|bfloat16] [steps] [batch] [length] [strategy]
+// usage: rankzero run --nproc N bench/train_step.mjs MODEL [float32|bfloat16] [steps] [batch] [length] [strategy] [tp] [sequence]
+// `tp`: ranks that share each layer; `sequence`: with sequence parallelism.
 import {
   AdamW,
   AutoConfig,
@@ -7,20 +8,34 @@ import {
   DelayedParamIniter,
   dist,
   FullyShardedDataParallel as FSDP,
+  init,
   initEmptyWeights,
   memoryStats,
+  state,
+  transform,
 } from '../dist/index.js';
 
-const [dir, precision = 'float32', steps = '10', batch = '2', length = '256', shardingStrategy = 'FULL_SHARD'] =
-  process.argv.slice(2);
+const [
+  dir,
+  precision = 'float32',
+  steps = '10',
+  batch = '2',
+  length = '256',
+  shardingStrategy = 'FULL_SHARD',
+  tp = '1',
+  sequence,
+] = process.argv.slice(2);
 await dist.initProcessGroup({ quiet: true });
 const rank = dist.getRank();
 const config = await AutoConfig.fromPretrained(dir);
 const wrapped = performance.now();
-const model =
+const whole =
   rank === 0
     ? await AutoModelForCausalLM.fromPretrained(dir)
     : initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config));
+if (Number(tp) > 1) init({ tensorParallelDegree: Number(tp) });
+const model =
+  Number(tp) > 1 ? transform(whole, { loadStateDictFromRank0: true, sequenceParallel: sequence !== undefined }) : whole;
 const initer = rank > 0 ? new DelayedParamIniter(model) : undefined;
 const fsdp = new FSDP(model, {
   syncModuleStates: true,
@@ -30,12 +45,16 @@ const fsdp = new FSDP(model, {
 });
 const loadSeconds = (performance.now() - wrapped) / 1000;
 const optimizer = new AdamW(fsdp.namedParameters(), { lr: 1e-4 });
+// The same tokens on all ranks that share the layers.
+let random = 1 + state.dpRank;
+const token = () => {
+  random = (random * 48271) % 2147483647;
+  return random % config.vocabSize;
+};
 const seconds = [];
 let last = 0;
 for (let step = 0; step < Number(steps); step++) {
-  const ids = Array.from({ length: Number(batch) }, () =>
-    Array.from({ length: Number(length) }, () => Math.floor(Math.random() * config.vocabSize)),
-  );
+  const ids = Array.from({ length: Number(batch) }, () => Array.from({ length: Number(length) }, token));
   const start = performance.now();
   const { loss } = fsdp.forward({ inputIds: ids, labels: ids });
   loss.backward();
@@ -54,6 +73,7 @@ console.log(
     world: dist.getWorldSize(),
     precision,
     shardingStrategy,
+    tp: Number(tp),
     loadSeconds: Number(loadSeconds.toFixed(3)),
     stepSeconds: Number(median.toFixed(4)),
     tokensPerSecond: Number(((Number(batch) * Number(length)) / median).toFixed(1)),
