@@ -59,6 +59,10 @@ export class MixtralSparseMoeBlock extends Module {
     );
   }
 
+  override get isAtomic(): boolean {
+    return true;
+  }
+
   /** x (rows, hidden); `layer` is the block's place in the balance. */
   forward(x: Tensor, balance: RouterBalance | undefined, layer: number): Tensor {
     const own = balance && { balance, layer, gradScale: this.auxGradScale };

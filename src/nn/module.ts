@@ -9,6 +9,11 @@ export abstract class Module {
   // biome-ignore lint/suspicious/noExplicitAny: each module has its own signature
   abstract forward(...args: any[]): any;
 
+  /** Whether forward reads parameters of modules below without running these: they cannot be FSDP units of their own. */
+  get isAtomic(): boolean {
+    return false;
+  }
+
   /** @internal Name of a child's prefix; a wrapper that is transparent for names returns ''. */
   childPrefix(name: string): string {
     return name;

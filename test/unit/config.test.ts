@@ -7,6 +7,7 @@ import { parseJson } from '../../src/json.ts';
 import { AutoConfig, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
 import type { LlamaConfig } from '../../src/models/llama-config.ts';
 import type { MistralConfig } from '../../src/models/mistral-config.ts';
+import type { MixtralConfig } from '../../src/models/mixtral-config.ts';
 
 const llama = (json: object) => AutoConfig.fromObject({ model_type: 'llama', ...json }, 'config.json') as LlamaConfig;
 
@@ -193,6 +194,48 @@ describe('mistral', () => {
   test('old files', () => {
     const old = mistral({ sliding_window: 4096, rope_theta: 10_000.0, torch_dtype: 'bfloat16', use_cache: true });
     expect(old).toMatchObject({ dtype: 'bfloat16', slidingWindow: 4096, ropeParameters: { ropeTheta: 10_000 } });
+  });
+});
+
+describe('mixtral', () => {
+  const mixtral = (json: object) => AutoConfig.fromObject({ model_type: 'mixtral', ...json }) as MixtralConfig;
+
+  test('absent keys have the defaults of MixtralConfig', () => {
+    expect(mixtral({})).toMatchObject({
+      modelType: 'mixtral',
+      vocabSize: 32_000,
+      hiddenSize: 4096,
+      intermediateSize: 14_336,
+      numHiddenLayers: 32,
+      numAttentionHeads: 32,
+      numKeyValueHeads: 8,
+      headDim: 128,
+      maxPositionEmbeddings: 131_072,
+      rmsNormEps: 1e-5,
+      slidingWindow: null,
+      tieWordEmbeddings: false,
+      ropeParameters: { ropeTheta: 1e6 },
+      numLocalExperts: 8,
+      numExpertsPerTok: 2,
+      outputRouterLogits: false,
+      routerAuxLossCoef: 0.001,
+    });
+  });
+
+  test('old and new files give the same', () => {
+    const shared = { num_local_experts: 4, num_experts_per_tok: 3, sliding_window: 4096, router_aux_loss_coef: 0.02 };
+    const old = mixtral({ ...shared, rope_theta: 5e5, torch_dtype: 'bfloat16' });
+    const now = mixtral({ ...shared, rope_parameters: { rope_theta: 5e5, rope_type: 'default' }, dtype: 'bfloat16' });
+    expect({ ...now, raw: 0 }).toEqual({ ...old, raw: 0 });
+    expect(old).toMatchObject({ numLocalExperts: 4, numExpertsPerTok: 3, slidingWindow: 4096, dtype: 'bfloat16' });
+  });
+
+  test.each([
+    [{ router_jitter_noise: 0.1 }, /router_jitter_noise must be 0 \(noise in the router is not supported\), got 0\.1/],
+    [{ num_experts_per_tok: 9 }, /num_experts_per_tok must be at most num_local_experts \(8\), got 9/],
+    [{ hidden_act: 'gelu' }, /hidden_act must be "silu"/],
+  ])('%j is an error', (json, message) => {
+    expect(() => mixtral(json)).toThrow(message);
   });
 });
 

@@ -128,18 +128,19 @@ export function runExperts(x: Tensor, { weights, order, offsets }: Routing, expe
     const [x_, gate, up, weights_, order_, offsets_] = [x, ...kept, weights, order, offsets].map((tensor) =>
       saved.keep(tensor),
     ) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
-    for (const matrix of matrices) saved.keep(matrix);
+    const keptMatrices = matrices.map((matrix) => saved.keep(matrix));
     return (dy) => {
       const dx = needsX ? gradient(x.shape, x.dtype) : undefined;
       const dWeights = gradient(weights.shape, 'float32');
-      const count = experts.length;
+      const of = <T>(list: readonly T[], matrix: 0 | 1 | 2): T[] =>
+        list.slice(matrix * experts.length, (matrix + 1) * experts.length);
       const dMatrices = writeGrads(matrices, needs, (targets, accumulate) =>
         native.expertsBackward(
           dx?.handle ?? NONE,
           dWeights.handle,
-          targets.slice(0, count),
-          targets.slice(count, 2 * count),
-          targets.slice(2 * count),
+          of(targets, 0),
+          of(targets, 1),
+          of(targets, 2),
           dy.handle,
           x_.handle,
           gate.handle,
@@ -147,9 +148,9 @@ export function runExperts(x: Tensor, { weights, order, offsets }: Routing, expe
           weights_.handle,
           order_.handle,
           offsets_.handle,
-          handles(w1),
-          handles(w2),
-          handles(w3),
+          handles(of(keptMatrices, 0)),
+          handles(of(keptMatrices, 1)),
+          handles(of(keptMatrices, 2)),
           accumulate,
           rows,
           dim,

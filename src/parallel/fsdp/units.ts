@@ -30,7 +30,7 @@ function breadthFirst(from: Module, borders: ReadonlySet<Module>): Module[] {
 
 /**
  * The units of `root`, innermost first, the root last. `alreadyWrapped` are modules that an earlier FSDP holds.
- * Errors: tied parameters in different units, mixed dtypes or integer parameters in one.
+ * Errors: tied parameters in different units, mixed dtypes or integer parameters in one, a part of an atomic module.
  */
 export function planUnits(
   root: Module,
@@ -41,6 +41,7 @@ export function planUnits(
   const ignored = new Set<Module>();
   for (const module of options.ignoredModules ?? []) for (const below of module.modules()) ignored.add(below);
   const wrapped = new Set([...chosen, root].filter((module) => !ignored.has(module) && !alreadyWrapped.has(module)));
+  checkAtomic(root, wrapped);
   const borders = new Set([...wrapped, ...ignored, ...alreadyWrapped]);
   const units: PlannedUnit[] = [];
   const holder = new Map<Parameter, string>();
@@ -69,6 +70,14 @@ export function planUnits(
     checkDtypes(unit);
   }
   return units;
+}
+
+function checkAtomic(root: Module, wrapped: ReadonlySet<Module>): void {
+  for (const [path, module] of root.namedModules()) {
+    if (!module.isAtomic) continue;
+    for (const [inner, below] of module.namedModules(path))
+      if (below !== module && wrapped.has(below)) throw new Error(`FSDP: ${inner} is run by ${path}; wrap that`);
+  }
 }
 
 function checkDtypes(unit: PlannedUnit): void {

@@ -60,7 +60,7 @@ export function sizeBasedAutoWrapPolicy(options: { minNumParams?: number | undef
     const visit = (module: Module): number => {
       let left = 0;
       for (const [, parameter] of module.ownParameters()) left += parameter.numel;
-      for (const [, child] of module.namedChildren()) left += visit(child);
+      for (const [, child] of module.namedChildren()) left += module.isAtomic ? numelBelow(child) : visit(child);
       if (module === root || module instanceof ModuleList || left < minNumParams) return left;
       units.push(module);
       return 0;
@@ -68,4 +68,10 @@ export function sizeBasedAutoWrapPolicy(options: { minNumParams?: number | undef
     visit(root);
     return units;
   };
+}
+
+function numelBelow(module: Module): number {
+  let sum = 0;
+  for (const parameter of module.parameters()) sum += parameter.numel;
+  return sum;
 }
