@@ -68,11 +68,11 @@ describe('mixed precision', () => {
     expect(results[1]!.digest).toBe(results[0]!.digest);
   });
 
-  it('gives the same bits with and without activation checkpointing', async () => {
+  it.each(['llama', 'mixtral'])('gives %s the same bits with and without activation checkpointing', async (name) => {
     const mixedPrecision = { paramDtype: 'bfloat16' };
     const [plain, again] = [
-      await run({ name: 'llama', world: 2, mixedPrecision, steps: 3 }),
-      await run({ name: 'llama', world: 2, mixedPrecision, steps: 3, checkpoint: true }),
+      await run({ name, world: 2, mixedPrecision, steps: 3 }),
+      await run({ name, world: 2, mixedPrecision, steps: 3, checkpoint: true }),
     ];
     expect(again[0]!.losses).toEqual(plain[0]!.losses);
     expect(again[0]!.digest).toBe(plain[0]!.digest);
