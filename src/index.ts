@@ -12,6 +12,7 @@ export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
 export { noGrad } from './autograd/grad_mode.ts';
 export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';
 export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
+export { type ConvertOptions, type ConvertReport, convertCheckpoint } from './convert/convert.ts';
 // data
 export type { Batch } from './data/batch.ts';
 export { type ChatMessage, ChatTemplate, type RenderOptions } from './data/chat-template.ts';

@@ -2,8 +2,8 @@
 // ranges it needs, at any world size and strategy. A checkpoint folder appears under its name only when all of it is on the
 // disk; a save that fails on one rank fails on all and leaves what was there.
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { mkdir, rm } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { dist } from '../distributed/index.ts';
 import type { JsonObject } from '../json.ts';
 import { tiedNames } from '../nn/tied.ts';
@@ -11,9 +11,9 @@ import type { AdamW } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { fromRank0, onAllRanks } from './agree.ts';
-import { syncFolder } from './safetensors.ts';
-import { type ShardedManifest, shardedFormat, shardedVersion, stateName } from './sharded-format.ts';
+import { type ShardedManifest, shardedFormat, shardedVersion } from './sharded-format.ts';
 import { loadPieces } from './sharded-load.ts';
+import { publishSharded } from './sharded-publish.ts';
 import { ShardedCheckpoint } from './sharded-reader.ts';
 import { writeShard } from './sharded-write.ts';
 
@@ -55,9 +55,7 @@ export async function saveShardedCheckpoint(
         ties: tiedNames(fsdp.module),
         state,
       };
-      await writeFlushed(join(temporary, stateName), `${JSON.stringify(manifest)}\n`);
-      await syncFolder(temporary);
-      await putInPlace(temporary, resolve(dir), id);
+      await publishSharded(temporary, dir, manifest);
     });
   } catch (error) {
     if (group.rank === 0) await rm(temporary, { recursive: true, force: true }).catch(() => {});
@@ -94,29 +92,4 @@ function savedDtypes(fsdp: FullyShardedDataParallel): Record<string, DType> {
   const out: Record<string, DType> = {};
   for (const parameter of fsdp.parameters()) out[parameter.name] = parameter.checkpointDtype ?? parameter.dtype;
   return out;
-}
-
-async function writeFlushed(path: string, text: string): Promise<void> {
-  const file = await open(path, 'wx');
-  try {
-    await file.writeFile(text);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-}
-
-/** A kill between the two renames leaves the old folder as `….old-…`, which cleaning up puts back. */
-async function putInPlace(temporary: string, dir: string, id: string): Promise<void> {
-  const old = `${dir}.old-${id}`;
-  const replaces = await rename(dir, old).then(
-    () => true,
-    (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return false;
-      throw error;
-    },
-  );
-  await rename(temporary, dir);
-  await syncFolder(dirname(dir));
-  if (replaces) await rm(old, { recursive: true, force: true });
 }

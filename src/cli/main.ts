@@ -18,6 +18,10 @@ const commands: Record<string, Command> = {
     summary: 'continue a prompt, or answer a question, with a model',
     load: async () => (await import('./generate.ts')).generateCommand,
   },
+  convert: {
+    summary: 'between Hugging Face folders and checkpoints of any division',
+    load: async () => (await import('./convert.ts')).convertCommand,
+  },
   run: {
     summary: 'run a script on several ranks',
     load: async () => (await import('./run.ts')).runCommand,
