@@ -1,0 +1,23 @@
+// The programs of examples/, run as the guide says.
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, expect, it } from 'vitest';
+import { expectRanks } from './helpers.ts';
+
+const out = mkdtempSync(join(tmpdir(), 'rankzero-examples-'));
+afterAll(() => rmSync(out, { recursive: true, force: true }));
+const example = (name: string): string => join(import.meta.dirname, '../../examples', name);
+
+it.each([
+  { world: 2, tp: 2 },
+  { world: 4, tp: 2 },
+  { world: 1, tp: 1 },
+])('tensor_parallel.mjs on $world ranks', async ({ world, tp }) => {
+  const folder = join(out, `tp-${world}`);
+  const { stdout } = await expectRanks(world, example('tensor_parallel.mjs'), { args: [folder, String(tp), '11'] });
+  const losses = [...stdout[0]!.matchAll(/loss ([\d.]+)/g)].map(([, text]) => Number(text));
+  expect(losses.length).toBe(2);
+  expect(losses[1]).toBeLessThan(losses[0]! - 0.2);
+  expect(readdirSync(folder)).toContain('model.safetensors');
+});
