@@ -17,6 +17,8 @@ export interface LayerOptions {
 export class Linear extends Module {
   weight: Parameter;
   bias?: Parameter;
+  /** @internal Backward of the input first: a collective on it then hides the products for the weight. */
+  deferWeightGrad = false;
 
   constructor(inFeatures: number, outFeatures: number, options: LayerOptions & { bias?: boolean | undefined } = {}) {
     super();
@@ -26,7 +28,7 @@ export class Linear extends Module {
   }
 
   forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias);
+    return linear(x, this.weight, this.bias, x.dtype, this.deferWeightGrad);
   }
 }
 

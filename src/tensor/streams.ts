@@ -13,6 +13,14 @@ export function communicationStream(): number {
   return communication;
 }
 
+let tensorParallel: number | undefined;
+
+/** Sums of gradients over tensor-parallel ranks run here while the compute stream goes on. */
+export function tensorParallelStream(): number {
+  tensorParallel ??= native.streamCreate('tensor');
+  return tensorParallel;
+}
+
 /** File reads of loading run here. */
 export function loadingStream(): number {
   loading ??= native.streamCreate('load');

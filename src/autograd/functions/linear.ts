@@ -2,13 +2,21 @@
 import { NONE, native } from '../../native.ts';
 import type { DType } from '../../tensor/dtype.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
+import { defer } from '../deferred.ts';
 import { gradient, output, record, writeGrad } from '../record.ts';
 
 /**
  * x (..., in), weight (out, in), bias (out): y (..., out). `outDtype` may be float32 for bfloat16 operands (logits).
+ * `deferWeightGrad`, for parameters only: backward leaves their gradients to the next flush (autograd/deferred.ts).
  * Throws a RangeError when the features disagree.
  */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor, outDtype: DType = x.dtype): Tensor {
+export function linear(
+  x: Tensor,
+  weight: Tensor,
+  bias?: Tensor,
+  outDtype: DType = x.dtype,
+  deferWeightGrad = false,
+): Tensor {
   const [outFeatures, inFeatures] = [weight.size(0), weight.size(1)];
   if (x.size(-1) !== inFeatures) {
     throw new RangeError(`linear: weight [${weight.shape}] wants ${inFeatures} input features but x is [${x.shape}]`);
@@ -30,29 +38,51 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor, outDtype: DType
         dx = gradient(x.shape, x.dtype);
         native.linearBackwardInput(dx.handle, dy.handle, keptWeight.handle, rows, inFeatures, outFeatures, false);
       }
-      // The bias gradient comes out of the same pass as the weight's, so one sink call nests in the other.
-      let dBias: Tensor | undefined;
-      let dWeight: Tensor | undefined;
-      const products = (dw: number, db: number, accumulate: boolean): void =>
-        native.linearBackwardWeight(dw, db, dy.handle, keptX!.handle, rows, inFeatures, outFeatures, accumulate);
-      if (needsWeight) {
-        dWeight = writeGrad(weight, (dw, accumulate) => {
-          if (!needsBias) products(dw, NONE, accumulate);
-          else {
-            dBias = writeGrad(bias!, (db, accumulateBias) => {
-              if (accumulateBias !== accumulate)
-                throw new Error('linear: weight and bias gradients are in different states');
-              products(dw, db, accumulate);
-            });
-          }
+      const weightGrads = (): [Tensor | undefined, Tensor | undefined] => {
+        const products = (dw: number, db: number, accumulate: boolean): void =>
+          native.linearBackwardWeight(dw, db, dyRows.handle, xRows!.handle, rows, inFeatures, outFeatures, accumulate);
+        return writeWeightGrads(needsWeight ? weight : undefined, needsBias ? bias : undefined, weight, products);
+      };
+      const defers = deferWeightGrad && (needsWeight || needsBias);
+      // What is deferred outlives what backward keeps.
+      const dyRows = defers ? dy.detach() : dy;
+      const xRows = defers ? keptX!.detach() : keptX;
+      let grads: [Tensor | undefined, Tensor | undefined] = [undefined, undefined];
+      if (defers)
+        defer(() => {
+          weightGrads();
+          dyRows.dispose();
+          xRows!.dispose();
         });
-      } else if (needsBias) {
-        const unused = gradient(weight.shape, weight.dtype);
-        dBias = writeGrad(bias!, (db, accumulate) => products(unused.handle, db, accumulate));
-        unused.dispose();
-      }
+      else grads = weightGrads();
       if (dy !== dOut) dy.dispose();
-      return [dx, dWeight, dBias];
+      return [dx, ...grads];
     };
   });
+}
+
+// The bias gradient comes out of the same pass as the weight's, so one sink call nests in the other.
+function writeWeightGrads(
+  weight: Tensor | undefined,
+  bias: Tensor | undefined,
+  shape: Tensor,
+  products: (dw: number, db: number, accumulate: boolean) => void,
+): [Tensor | undefined, Tensor | undefined] {
+  let dBias: Tensor | undefined;
+  if (!weight) {
+    if (!bias) return [undefined, undefined];
+    using unused = gradient(shape.shape, shape.dtype);
+    dBias = writeGrad(bias, (db, accumulate) => products(unused.handle, db, accumulate));
+    return [undefined, dBias];
+  }
+  const dWeight = writeGrad(weight, (dw, accumulate) => {
+    if (!bias) products(dw, NONE, accumulate);
+    else {
+      dBias = writeGrad(bias, (db, accumulateBias) => {
+        if (accumulateBias !== accumulate) throw new Error('linear: weight and bias gradients are in different states');
+        products(dw, db, accumulate);
+      });
+    }
+  });
+  return [dWeight, dBias];
 }

@@ -1,8 +1,10 @@
-// The collectives of tensor parallelism as functions with a backward. They run on the current stream, in the order of the
-// program, which is the same on every rank of the group.
+// The collectives of tensor parallelism as functions with a backward. They run in the order of the program, which is the same
+// on every rank of the group: on the current stream, or beside it where there is work that does not need their result.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { track } from '../../tensor/scope.ts';
+import { computeStream, onStream, order, tensorParallelStream } from '../../tensor/streams.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
+import { flushDeferred } from '../deferred.ts';
 import { gradient, isSole, output, record } from '../record.ts';
 
 /** Identity; backward sums the gradients of the group. Before layers that each rank has a part of. */
@@ -22,7 +24,7 @@ export function gatherRows(x: Tensor, group: ProcessGroup): Tensor {
   group.allGather(y.handle, x.handle);
   return record('gather_rows', y, [x], () => (dy) => {
     const dx = gradient(x.shape, x.dtype);
-    group.reduceScatter(dx.handle, dy.handle, 'sum');
+    hidden(() => group.reduceScatter(dx.handle, dy.handle, 'sum'));
     return [dx];
   });
 }
@@ -50,6 +52,15 @@ function summed(dy: Tensor, group: ProcessGroup): Tensor {
   const inPlace = isSole(dy);
   const sum = inPlace ? dy.detach() : gradient(dy.shape, dy.dtype);
   if (!inPlace) sum.copyFrom(dy);
-  group.allReduce(sum.handle, 'sum');
+  hidden(() => group.allReduce(sum.handle, 'sum'));
   return sum;
+}
+
+// A collective of backward, beside the deferred products of the layers above it.
+function hidden(collective: () => void): void {
+  const stream = tensorParallelStream();
+  order(computeStream, stream);
+  onStream(stream, collective);
+  flushDeferred();
+  order(stream, computeStream);
 }

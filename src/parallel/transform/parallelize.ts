@@ -63,6 +63,11 @@ function placeCollectives(
       replace(model, path, isHead ? new VocabParallelHead(weight, vocab, tp) : new VocabParallelEmbedding(weight, tp));
       break;
     }
+    case 'column':
+    case 'keyValue':
+      // A gradient that is summed itself keeps its place in the order of the group's collectives.
+      (module as Linear).deferWeightGrad = !weight.gradSum;
+      break;
     case 'row':
       replace(model, path, new RowParallelLinear(weight, bias, tp));
       break;
