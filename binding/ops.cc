@@ -6,9 +6,11 @@
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "core/philox.h"
+#include "ops/qkv.h"
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -63,11 +65,26 @@ napi_value rms_norm_backward(Args& a) {
   return launch(a, RmsNormBackward{a.view(0), a.optional(1), a.view(2), a.view(3), a.view(4), a.view(5), a.optional(6), a.integer(7), a.integer(8), a.boolean(9)});
 }
 
+napi_value layer_norm_forward(Args& a) {
+  return launch(a, LayerNormForward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.view(5), a.integer(6), a.integer(7), f32(a, 8)});
+}
+napi_value layer_norm_backward(Args& a) {
+  return launch(a, LayerNormBackward{a.view(0), a.optional(1), a.optional(2), a.view(3), a.view(4), a.view(5), a.view(6), a.view(7), a.integer(8),
+                                    a.integer(9), a.boolean(10), a.boolean(11)});
+}
+
 napi_value rope_table(Args& a) {
   return launch(a, RopeTable{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), f32(a, 6)});
 }
 napi_value rope(Args& a) {
   return launch(a, Rope{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.integer(6), a.integer(7), a.boolean(8)});
+}
+
+napi_value split_qkv(Args& a) {
+  return launch(a, SplitQkv{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.integer(6)});
+}
+napi_value merge_qkv(Args& a) {
+  return launch(a, MergeQkv{a.view(0), a.view(1), a.view(2), a.view(3), a.integer(4), a.integer(5), a.integer(6)});
 }
 
 napi_value attention_forward(Args& a) {
@@ -81,8 +98,8 @@ napi_value attention_backward(Args& a) {
 
 napi_value swiglu_forward(Args& a) { return launch(a, SwigluForward{a.view(0), a.view(1), a.view(2)}); }
 napi_value swiglu_backward(Args& a) { return launch(a, SwigluBackward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4)}); }
-napi_value gelu_forward(Args& a) { return launch(a, GeluForward{a.view(0), a.view(1)}); }
-napi_value gelu_backward(Args& a) { return launch(a, GeluBackward{a.view(0), a.view(1), a.view(2)}); }
+napi_value gelu_forward(Args& a) { return launch(a, GeluForward{a.view(0), a.view(1), a.boolean(2)}); }
+napi_value gelu_backward(Args& a) { return launch(a, GeluBackward{a.view(0), a.view(1), a.view(2), a.boolean(3)}); }
 
 napi_value routing_forward(Args& a) {
   return launch(a, RoutingForward{a.view(0), a.view(1), a.view(2), a.view(3), a.view(4), a.optional(5), a.view(6), a.integer(7), a.integer(8), a.integer(9), a.integer(10)});
@@ -145,8 +162,12 @@ void register_ops(Napi::Object exports) {
   define<linear_backward_weight>(exports, "linearBackwardWeight");
   define<rms_norm_forward>(exports, "rmsNormForward");
   define<rms_norm_backward>(exports, "rmsNormBackward");
+  define<layer_norm_forward>(exports, "layerNormForward");
+  define<layer_norm_backward>(exports, "layerNormBackward");
   define<rope_table>(exports, "ropeTable");
   define<rope>(exports, "rope");
+  define<split_qkv>(exports, "splitQkv");
+  define<merge_qkv>(exports, "mergeQkv");
   define<attention_forward>(exports, "attentionForward");
   define<attention_backward>(exports, "attentionBackward");
   define<swiglu_forward>(exports, "swigluForward");

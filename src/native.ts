@@ -95,8 +95,15 @@ interface NativeOps {
   linearBackwardWeight(dw: H, db: H, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
   rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
   rmsNormBackward(dx: H, dw: H, dy: H, x: H, w: H, rstd: H, residual: H, rows: N, dim: N, accumulate: boolean): void;
+  layerNormForward(y: H, mean: H, rstd: H, x: H, w: H, b: H, rows: N, dim: N, eps: N): void;
+  layerNormBackward(
+    dx: H, dw: H, db: H, dy: H, x: H, w: H, mean: H, rstd: H,
+    rows: N, dim: N, accumulateW: boolean, accumulateB: boolean,
+  ): void;
   ropeTable(cos: H, sin: H, positions: H, invFreq: H, rows: N, half: N, attentionFactor: N): void;
   rope(y: H, x: H, cos: H, sin: H, rows: N, heads: N, headDim: N, rotary: N, inverse: boolean): void;
+  splitQkv(q: H, k: H, v: H, qkv: H, rows: N, heads: N, headDim: N): void;
+  mergeQkv(qkv: H, q: H, k: H, v: H, rows: N, heads: N, headDim: N): void;
   attentionForward(
     o: H, lse: H, q: H, k: H, v: H, cuQ: H, cuK: H,
     qRows: N, kRows: N, sequences: N, heads: N, kvHeads: N, headDim: N, window: N, scale: N,
@@ -107,8 +114,8 @@ interface NativeOps {
   ): void;
   swigluForward(y: H, gate: H, up: H): void;
   swigluBackward(dGate: H, dUp: H, dy: H, gate: H, up: H): void;
-  geluForward(y: H, x: H): void;
-  geluBackward(dx: H, dy: H, x: H): void;
+  geluForward(y: H, x: H, tanh: boolean): void;
+  geluBackward(dx: H, dy: H, x: H, tanh: boolean): void;
   routingForward(
     weights: H, chosen: H, order: H, offsets: H, probs: H, balance: H, logits: H,
     rows: N, experts: N, topK: N, balanceRows: N,

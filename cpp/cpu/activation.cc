@@ -21,14 +21,16 @@ void run(const SwigluBackward& op) {
 }
 
 void run(const GeluForward& op) {
+  const auto kernel = (op.tanh ? simd().gelu_tanh_forward : simd().gelu_forward)[index_of(op.x.dtype)];
   parallel_for(op.x.numel, kGrain, [&](int64_t i, int64_t end) {
-    simd().gelu_forward[index_of(op.x.dtype)](at(op.y, i), at(op.x, i), end - i);
+    kernel(at(op.y, i), at(op.x, i), end - i);
   });
 }
 
 void run(const GeluBackward& op) {
+  const auto kernel = (op.tanh ? simd().gelu_tanh_backward : simd().gelu_backward)[index_of(op.x.dtype)];
   parallel_for(op.x.numel, kGrain, [&](int64_t i, int64_t end) {
-    simd().gelu_backward[index_of(op.x.dtype)](at(op.dx, i), at(op.dy, i), at(op.x, i), end - i);
+    kernel(at(op.dx, i), at(op.dy, i), at(op.x, i), end - i);
   });
 }
 

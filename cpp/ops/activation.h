@@ -1,4 +1,5 @@
-// SwiGLU (silu(gate) · up) and GELU (exact, by erf), element by element, computed in float32.
+// SwiGLU (silu(gate) · up) and GELU, element by element, computed in float32. GELU is x · Φ(x) by erf, or with `tanh` its
+// older approximation ½x (1 + tanh(√(2/π) (x + 0.044715 x³))).
 #pragma once
 #include "ops/op.h"
 
@@ -31,6 +32,7 @@ struct SwigluBackward {
 struct GeluForward {
   static constexpr const char* name = "gelu_forward";
   View y, x;  // (n)
+  bool tanh;
   void check() const {
     expect_numel(name, "x", x, y.numel);
     expect_floating(name, "x", x);
@@ -41,6 +43,7 @@ struct GeluForward {
 struct GeluBackward {
   static constexpr const char* name = "gelu_backward";
   View dx, dy, x;  // (n)
+  bool tanh;
   void check() const {
     expect_numel(name, "dx", dx, x.numel);
     expect_numel(name, "dy", dy, x.numel);

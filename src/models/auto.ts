@@ -11,10 +11,8 @@ import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
 import { dtypeSize, type FloatDType, isFloating } from '../tensor/dtype.ts';
 import type { CausalLM } from './causal_lm.ts';
 import { AutoConfig, type ModelConfig } from './config.ts';
+import { builtInFamilies } from './families.ts';
 import { resolveModel } from './hub.ts';
-import { LlamaForCausalLM, llamaPlan } from './llama.ts';
-import { fusedPart, MixtralForCausalLM, mixtralPlan } from './mixtral.ts';
-import type { MixtralConfig } from './mixtral-config.ts';
 
 export interface ModelFamily {
   create(config: ModelConfig, dtype: FloatDType): CausalLM;
@@ -26,24 +24,12 @@ export interface ModelFamily {
   tensorParallelPlan?: TensorParallelPlan | undefined;
 }
 
-const families = new Map<string, ModelFamily>();
+const families = new Map<string, ModelFamily>(Object.entries(builtInFamilies));
 
 /** Adds a family under its `model_type`. Its config is registered with registerConfig. */
 export function registerModel(modelType: string, family: ModelFamily): void {
   families.set(modelType, family);
 }
-
-registerModel('llama', {
-  create: (config, dtype) => new LlamaForCausalLM(config as ConstructorParameters<typeof LlamaForCausalLM>[0], dtype),
-  ignoredKeys: /\.rotary_emb\.inv_freq$/,
-  tensorParallelPlan: llamaPlan,
-});
-registerModel('mixtral', {
-  create: (config, dtype) => new MixtralForCausalLM(config as MixtralConfig, dtype),
-  ignoredKeys: /\.rotary_emb\.inv_freq$/,
-  otherPart: (name, config) => fusedPart(name, config as MixtralConfig),
-  tensorParallelPlan: mixtralPlan,
-});
 
 export interface FromConfigOptions {
   /** Default: the config's dtype, float32 when it has none. */

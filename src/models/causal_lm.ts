@@ -41,6 +41,7 @@ export interface ForwardContext {
   /** int32 (sequences + 1) row offsets of queries, and of keys (the same tensor but for cached generation) */
   cuQ: Tensor;
   cuK: Tensor;
+  /** Of each layer, in generation. */
   caches?: readonly LayerCache[] | undefined;
   /** Filled by routers when the loss has a term that balances experts. */
   balance?: RouterBalance | undefined;

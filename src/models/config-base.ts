@@ -26,7 +26,8 @@ export function readBaseConfig(reader: ConfigReader, defaults: BaseDefaults): Mo
   const numKeyValueHeads =
     reader.sizeOrNull('num_key_value_heads', defaults.numKeyValueHeads ?? null) ?? numAttentionHeads;
   if (numAttentionHeads % numKeyValueHeads !== 0) {
-    throw reader.bad('num_key_value_heads', `a divisor of num_attention_heads (${numAttentionHeads})`);
+    const wanted = `must be a divisor of num_attention_heads (${numAttentionHeads})`;
+    throw new FileFormatError(reader.file, `num_key_value_heads ${wanted}, got ${numKeyValueHeads}`);
   }
   const perHead = defaults.headDim ?? hiddenSize / numAttentionHeads;
   if (!reader.has('head_dim') && !Number.isInteger(perHead)) {

@@ -45,6 +45,11 @@ export class ConfigReader {
     return this.has(key) ? this.size(key) : null;
   }
 
+  /** A whole number from 0. */
+  count(key: string, fallback?: number): number {
+    return this.#read(key, fallback, 'a whole number from 0', (v) => Number.isSafeInteger(v) && (v as number) >= 0);
+  }
+
   /** A finite number above 0. */
   positive(key: string, fallback?: number): number {
     return this.#read(key, fallback, 'a number above 0', (v) => Number.isFinite(v) && (v as number) > 0);
@@ -68,6 +73,14 @@ export class ConfigReader {
     if (!this.has(key)) return undefined;
     const accepts = (v: unknown) => Array.isArray(v) && v.every((s) => typeof s === 'string');
     return this.#read<readonly string[]>(key, undefined, 'an array of strings', accepts);
+  }
+
+  /** An array of `length` of the `supported` strings, undefined if absent. */
+  choices<T extends string>(key: string, supported: readonly T[], length: number): readonly T[] | undefined {
+    if (!this.has(key)) return undefined;
+    const wanted = `an array of ${length} of ${supported.map((s) => `"${s}"`).join(', ')}`;
+    const accepts = (v: unknown) => Array.isArray(v) && v.length === length && v.every((s) => supported.includes(s));
+    return this.#read<readonly T[]>(key, undefined, wanted, accepts);
   }
 
   /** One of `supported`. */

@@ -5,10 +5,13 @@ import { join } from 'node:path';
 import { describe, FileFormatError, isObject, type JsonObject, readJsonObject } from '../json.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { ConfigReader } from './config-reader.ts';
+import { parseGPTNeoXConfig } from './gpt-neox-config.ts';
 import { type ResolveOptions, resolveModel } from './hub.ts';
 import { parseLlamaConfig } from './llama-config.ts';
 import { parseMistralConfig } from './mistral-config.ts';
 import { parseMixtralConfig } from './mixtral-config.ts';
+import { parseQwen2Config } from './qwen2-config.ts';
+import { parseQwen3Config } from './qwen3-config.ts';
 
 /** What the configs of all families have in common. Families extend it. */
 export interface ModelConfig {
@@ -37,9 +40,12 @@ export interface ModelConfig {
 export type ConfigParser = (reader: ConfigReader) => ModelConfig;
 
 const parsers = new Map<string, ConfigParser>([
+  ['gpt_neox', parseGPTNeoXConfig],
   ['llama', parseLlamaConfig],
   ['mistral', parseMistralConfig],
   ['mixtral', parseMixtralConfig],
+  ['qwen2', parseQwen2Config],
+  ['qwen3', parseQwen3Config],
 ]);
 
 /** Adds a family: `modelType` is the `model_type` of its config.json. */

@@ -27,20 +27,21 @@ export function readRopeParameters(
 ): RopeParameters {
   const nested = reader.object('rope_parameters') ?? reader.object('rope_scaling');
   const theta = reader.positive('rope_theta', defaults.ropeTheta ?? 10_000);
-  const partial = reader.positive('partial_rotary_factor', defaults.partialRotaryFactor ?? 1);
-  if (!nested) return { ropeType: 'default', ropeTheta: theta, partialRotaryFactor: partial };
-
-  const type = nested.get('rope_type') ?? nested.get('type') ?? 'default';
+  const part = reader.positive('partial_rotary_factor', defaults.partialRotaryFactor ?? 1);
+  const ropeTheta = nested?.positive('rope_theta', theta) ?? theta;
+  const partialRotaryFactor = nested?.positive('partial_rotary_factor', part) ?? part;
+  if (partialRotaryFactor > 1) {
+    const message = `the part of a head that is rotated must be at most 1, got ${partialRotaryFactor}`;
+    throw new FileFormatError(reader.file, message);
+  }
+  const type = nested?.get('rope_type') ?? nested?.get('type') ?? 'default';
   if (!supported.includes(type as RopeType)) {
     const names = supported.map((name) => `"${name}"`).join(', ');
     throw new FileFormatError(reader.file, `rope type ${describe(type)} is not supported; supported are ${names}`);
   }
   const ropeType = type as RopeType;
-  const ropeTheta = nested.positive('rope_theta', theta);
-  const partialRotaryFactor = nested.positive('partial_rotary_factor', partial);
-  if (partialRotaryFactor > 1) throw nested.bad('partial_rotary_factor', 'at most 1');
   const base = { ropeType, ropeTheta, partialRotaryFactor };
-  if (ropeType === 'default') return base;
+  if (ropeType === 'default' || !nested) return base;
   const factor = nested.positive('factor');
   if (ropeType === 'linear') return { ...base, factor };
 

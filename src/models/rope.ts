@@ -1,6 +1,11 @@
 // Inverse frequencies of the rotary embedding from a config, as Transformers' ROPE_INIT_FUNCTIONS, rounded like float32 there.
 import type { RopeParameters } from './rope-config.ts';
 
+/** Elements of each head that are rotated, as Transformers rounds it. */
+export function rotaryDim(rope: RopeParameters, headDim: number): number {
+  return Math.trunc(headDim * rope.partialRotaryFactor);
+}
+
 /** inv_freq (rotaryDim / 2) float32. Computed on every rank from the config; never sent, never empty. */
 export function inverseFrequencies(rope: RopeParameters, rotaryDim: number): Float32Array {
   const inverse = Float32Array.from({ length: rotaryDim / 2 }, (_, i) => {

@@ -1,5 +1,6 @@
 // The layers of decoder models. Weights start as Transformers initialises them (initializer_range), lazily.
 import { embedding } from '../autograd/functions/embedding.ts';
+import { layerNorm } from '../autograd/functions/layer_norm.ts';
 import { linear } from '../autograd/functions/linear.ts';
 import { rmsNorm } from '../autograd/functions/rms_norm.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
@@ -60,5 +61,24 @@ export class RMSNorm extends Module {
 
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight, this.eps);
+  }
+}
+
+/** LayerNorm over the last dimension, with weight and bias. */
+export class LayerNorm extends Module {
+  weight: Parameter;
+  bias: Parameter;
+  readonly eps: number;
+
+  constructor(dim: number, eps: number, options: { dtype?: FloatDType | undefined } = {}) {
+    super();
+    const { dtype = 'float32' } = options;
+    this.weight = new Parameter([dim], dtype, { kind: 'constant', value: 1 });
+    this.bias = new Parameter([dim], dtype, { kind: 'constant', value: 0 });
+    this.eps = eps;
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.eps);
   }
 }

@@ -7,7 +7,16 @@ import { Tensor } from '../../src/tensor/tensor.ts';
 import { caseDir, llamaCases, maxError, referenceTensors, relativeError, trainingRun, values } from './cases.ts';
 
 /** A case of every family, and of every way its weights differ. */
-export const familyCases: readonly string[] = [...llamaCases, 'mixtral'];
+export const familyCases: readonly string[] = [
+  ...llamaCases,
+  'mistral-window',
+  'qwen2',
+  'qwen3',
+  'qwen3-window',
+  'gpt-neox',
+  'gpt-neox-sequential',
+  'mixtral',
+];
 
 /** Defines the tests of one reference case. */
 export function familyTests(name: string): void {

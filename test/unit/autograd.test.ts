@@ -2,9 +2,10 @@
 import { describe, expect, it } from 'vitest';
 import { gelu, swiglu } from '../../src/autograd/functions/activation.ts';
 import { add, scale } from '../../src/autograd/functions/arithmetic.ts';
-import { attention } from '../../src/autograd/functions/attention.ts';
+import { attention, qkvAttention } from '../../src/autograd/functions/attention.ts';
 import { crossEntropy, linearCrossEntropy } from '../../src/autograd/functions/cross_entropy.ts';
 import { embedding } from '../../src/autograd/functions/embedding.ts';
+import { layerNorm } from '../../src/autograd/functions/layer_norm.ts';
 import { linear } from '../../src/autograd/functions/linear.ts';
 import { rmsNorm } from '../../src/autograd/functions/rms_norm.ts';
 import { rope, ropeTable } from '../../src/autograd/functions/rope.ts';
@@ -62,8 +63,18 @@ describe('gradients', () => {
     expect(weight.grad).toBeUndefined();
   });
   it('rmsNorm', () => checkGradients((x, w) => rmsNorm(x, w, 1e-5), [leaf([4, 6]), leaf([6])]));
+  it('layerNorm', () => checkGradients((x, w, b) => layerNorm(x, w, b, 1e-5), [leaf([4, 6]), leaf([6]), leaf([6])]));
+  it('layerNorm with a frozen weight or bias', () => {
+    for (const frozen of [1, 2]) {
+      const inputs = [leaf([4, 6]), leaf([6]), leaf([6])];
+      inputs[frozen]!.requiresGrad = false;
+      checkGradients((x, w, b) => layerNorm(x, w, b, 1e-5), inputs);
+      expect(inputs[frozen]!.grad).toBeUndefined();
+    }
+  });
   it('swiglu', () => checkGradients((a, b) => swiglu(a, b), [leaf([9]), leaf([9])]));
   it('gelu', () => checkGradients((a) => gelu(a), [leaf([9])]));
+  it('gelu by tanh', () => checkGradients((a) => gelu(a, 'tanh'), [leaf([9])]));
   it('rope', () => {
     const table = ropeTable(Tensor.from([0, 1, 5], [3], { dtype: 'int64' }), Tensor.from([1, 0.1]));
     checkGradients((x) => rope(x, table, 2), [leaf([3, 12])]);
@@ -79,6 +90,13 @@ describe('gradients', () => {
         (q, k, v) => attention(q, k, v, cu, cu, { heads: 4, kvHeads: 2, headDim: 6, window }),
         [leaf([11, 24]), leaf([11, 12]), leaf([11, 12])],
       );
+    }
+  });
+  it('attention of a fused projection, partly rotated', () => {
+    const cu = Tensor.from([0, 4, 7], [3], { dtype: 'int32' });
+    const table = ropeTable(Tensor.from([0, 1, 2, 3, 0, 1, 2], [7], { dtype: 'int64' }), Tensor.from([1, 0.1]));
+    for (const window of [0, 2]) {
+      checkGradients((qkv) => qkvAttention(qkv, table, cu, cu, { heads: 2, headDim: 6, window }), [leaf([7, 36])]);
     }
   });
   it('cross entropy, by logits and by hidden states', () => {

@@ -5,9 +5,12 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parseJson } from '../../src/json.ts';
 import { AutoConfig, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
+import { windowOf } from '../../src/models/decoder-config.ts';
+import type { GPTNeoXConfig } from '../../src/models/gpt-neox-config.ts';
 import type { LlamaConfig } from '../../src/models/llama-config.ts';
 import type { MistralConfig } from '../../src/models/mistral-config.ts';
 import type { MixtralConfig } from '../../src/models/mixtral-config.ts';
+import type { QwenConfig } from '../../src/models/qwen-config.ts';
 
 const llama = (json: object) => AutoConfig.fromObject({ model_type: 'llama', ...json }, 'config.json') as LlamaConfig;
 
@@ -236,6 +239,161 @@ describe('mixtral', () => {
     [{ hidden_act: 'gelu' }, /hidden_act must be "silu"/],
   ])('%j is an error', (json, message) => {
     expect(() => mixtral(json)).toThrow(message);
+  });
+});
+
+describe('qwen2 and qwen3', () => {
+  const qwen = (json: object) => AutoConfig.fromObject({ num_hidden_layers: 4, ...json }, 'config.json') as QwenConfig;
+  const full = Array.from({ length: 4 }, () => 'full_attention');
+
+  test.each([
+    ['qwen2', { attentionBias: true, attentionOutputBias: false, headDim: 128 }],
+    ['qwen3', { attentionBias: false, headDim: 128 }],
+  ])('absent keys of %s have the defaults of Transformers', (model_type, own) => {
+    const config = AutoConfig.fromObject({ model_type });
+    expect(config).toMatchObject({
+      modelType: model_type,
+      vocabSize: 151_936,
+      hiddenSize: 4096,
+      intermediateSize: 22_016,
+      numHiddenLayers: 32,
+      numAttentionHeads: 32,
+      numKeyValueHeads: 32,
+      maxPositionEmbeddings: 32_768,
+      rmsNormEps: 1e-6,
+      slidingWindow: null,
+      layerTypes: Array.from({ length: 32 }, () => 'full_attention'),
+      mlpBias: false,
+      tieWordEmbeddings: false,
+      bosTokenId: null,
+      eosTokenId: null,
+      ropeParameters: { ropeTheta: 10_000 },
+      ...own,
+    });
+    const narrow = { model_type, hidden_size: 1024, num_attention_heads: 16 };
+    expect(() => AutoConfig.fromObject(narrow)).toThrow(/num_key_value_heads must be a divisor .* \(16\), got 32/);
+    expect(AutoConfig.fromObject({ ...narrow, num_key_value_heads: null }).headDim).toBe(
+      model_type === 'qwen2' ? 64 : 128,
+    );
+  });
+
+  // Qwen2.5-0.5B and Qwen3-0.6B as they were published
+  test('old files', () => {
+    expect(
+      qwen({
+        model_type: 'qwen2',
+        hidden_size: 896,
+        num_attention_heads: 14,
+        num_key_value_heads: 2,
+        max_window_layers: 24,
+        rope_theta: 1e6,
+        sliding_window: 32_768,
+        use_sliding_window: false,
+        use_mrope: false,
+        tie_word_embeddings: true,
+        torch_dtype: 'bfloat16',
+      }),
+    ).toMatchObject({
+      headDim: 64,
+      dtype: 'bfloat16',
+      slidingWindow: null,
+      layerTypes: full,
+      tieWordEmbeddings: true,
+      ropeParameters: { ropeTheta: 1e6 },
+    });
+    expect(
+      qwen({
+        model_type: 'qwen3',
+        attention_bias: true,
+        head_dim: 128,
+        hidden_size: 1024,
+        num_attention_heads: 16,
+        num_key_value_heads: 8,
+        rope_scaling: null,
+        rope_theta: 1e6,
+        sliding_window: null,
+      }),
+    ).toMatchObject({ headDim: 128, attentionBias: true, slidingWindow: null, layerTypes: full });
+  });
+
+  test.each(['qwen2', 'qwen3'])('layers of %s that slide', (model_type) => {
+    const sliding = { model_type, use_sliding_window: true, sliding_window: 8 };
+    const types = ['full_attention', 'sliding_attention', 'sliding_attention', 'sliding_attention'];
+    const old = qwen({ ...sliding, max_window_layers: 1 });
+    expect(old).toMatchObject({ slidingWindow: 8, layerTypes: types });
+    expect([0, 1, 2, 3].map((layer) => windowOf(old, layer))).toEqual([0, 8, 8, 8]);
+    expect(qwen({ ...sliding, max_window_layers: 1, layer_types: full })).toMatchObject({ layerTypes: full });
+    expect(qwen({ ...sliding, max_window_layers: 0, layer_types: types }).layerTypes).toEqual(types);
+    expect(qwen({ ...sliding, sliding_window: null, max_window_layers: 0 }).layerTypes).toEqual(full);
+    expect(() => qwen({ ...sliding, layer_types: ['full_attention'] })).toThrow(
+      'config.json: layer_types must be an array of 4 of "full_attention", "sliding_attention"',
+    );
+    expect(() => qwen({ ...sliding, layer_types: [...full.slice(1), 'chunked_attention'] })).toThrow(
+      /layer_types must/,
+    );
+    expect(() => qwen({ ...sliding, use_sliding_window: false, layer_types: types })).toThrow(
+      /layer_types must be all "full_attention" unless use_sliding_window and sliding_window are set/,
+    );
+  });
+});
+
+describe('gpt_neox', () => {
+  const neox = (json: object) => AutoConfig.fromObject({ model_type: 'gpt_neox', ...json }, 'c.json') as GPTNeoXConfig;
+
+  test('absent keys have the defaults of GPTNeoXConfig', () => {
+    expect(neox({})).toMatchObject({
+      modelType: 'gpt_neox',
+      vocabSize: 50_432,
+      hiddenSize: 6144,
+      intermediateSize: 24_576,
+      numHiddenLayers: 44,
+      numAttentionHeads: 64,
+      numKeyValueHeads: 64,
+      headDim: 96,
+      hiddenAct: 'gelu',
+      maxPositionEmbeddings: 2048,
+      initializerRange: 0.02,
+      layerNormEps: 1e-5,
+      attentionBias: true,
+      useParallelResidual: true,
+      tieWordEmbeddings: false,
+      bosTokenId: 0,
+      eosTokenId: 2,
+      ropeParameters: { ropeType: 'default', ropeTheta: 10_000, partialRotaryFactor: 0.25 },
+    });
+  });
+
+  // GPT-NeoX-20B as it was published
+  test('old and new forms give the same', () => {
+    const shape = { hidden_size: 6144, num_attention_heads: 64, hidden_act: 'gelu_fast', layer_norm_eps: 1e-5 };
+    const old = neox({ ...shape, rotary_emb_base: 25_000, rotary_pct: 0.5, torch_dtype: 'float16' });
+    expect(old).toMatchObject({ hiddenAct: 'gelu_fast', headDim: 96, dtype: 'float16' });
+    const ropeParameters = { ropeType: 'default', ropeTheta: 25_000, partialRotaryFactor: 0.5 };
+    expect(old.ropeParameters).toEqual(ropeParameters);
+    const nested = { rope_type: 'default', rope_theta: 25_000, partial_rotary_factor: 0.5 };
+    expect(neox({ ...shape, rope_parameters: nested }).ropeParameters).toEqual(ropeParameters);
+    // Transformers 4 wrote both names.
+    const both = { rotary_emb_base: 25_000, rotary_pct: 0.5, rope_theta: 25_000, partial_rotary_factor: 0.5 };
+    expect(neox({ ...shape, ...both, rope_scaling: null }).ropeParameters).toEqual(ropeParameters);
+    expect(neox({ ...both, rope_scaling: { type: 'linear', factor: 2 } }).ropeParameters).toEqual({
+      ...ropeParameters,
+      ropeType: 'linear',
+      factor: 2,
+    });
+  });
+
+  test.each([
+    [{ hidden_act: 'relu' }, /hidden_act must be one of "gelu", "gelu_new", "gelu_fast", .* got "relu"/],
+    [{ rotary_pct: 0 }, /rotary_pct must be a number above 0, got 0/],
+    [{ rotary_pct: 1.5 }, /the part of a head that is rotated must be at most 1, got 1\.5/],
+    [{ hidden_size: 64, num_attention_heads: 8, rotary_pct: 0.4 }, /0\.4 of head_dim \(8\) must be an even .* got 3/],
+    [{ hidden_size: 64, num_attention_heads: 8, rotary_pct: 0.1 }, /0\.1 of head_dim \(8\) must be .* got 0/],
+    [{ hidden_size: 65, num_attention_heads: 8 }, /hidden_size \(65\) must be a multiple of num_attention_heads/],
+    [{ head_dim: 32 }, /head_dim must be hidden_size \/ num_attention_heads, 96, got 32/],
+    [{ num_key_value_heads: 8 }, /num_key_value_heads must be num_attention_heads \(64\), got 8/],
+    [{ rope_scaling: { type: 'dynamic', factor: 2 } }, /rope type "dynamic" is not supported/],
+  ])('%j is an error', (json, message) => {
+    expect(() => neox(json)).toThrow(message);
   });
 });
 

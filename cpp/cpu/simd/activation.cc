@@ -71,12 +71,40 @@ static void gelu_backward(void* dx_, const void* dy_, const void* x_, int64_t n)
   }
 }
 
+// ½ (1 + tanh z) is sigmoid(2z).
+RZ_INLINE float gelu_tanh_gate(float x) { return sigmoid_f(1.59576912160573f * x * (1.0f + 0.044715f * x * x)); }
+
+template <class T>
+static void gelu_tanh_forward(void* y_, const void* x_, int64_t n) {
+  auto y = static_cast<T*>(y_);
+  auto x = static_cast<const T*>(x_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    float v = load(x[i]);
+    store(y[i], v * gelu_tanh_gate(v));
+  }
+}
+
+template <class T>
+static void gelu_tanh_backward(void* dx_, const void* dy_, const void* x_, int64_t n) {
+  auto dx = static_cast<T*>(dx_);
+  auto dy = static_cast<const T*>(dy_), x = static_cast<const T*>(x_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    float v = load(x[i]), gate = gelu_tanh_gate(v);
+    float slope = 1.59576912160573f * (1.0f + 0.134145f * v * v);
+    store(dx[i], load(dy[i]) * gate * (1.0f + v * (1.0f - gate) * slope));
+  }
+}
+
 void add_activation(Table& t) {
   RZ_ENTRY(t, swiglu_forward);
   RZ_ENTRY(t, swiglu_backward);
   RZ_ENTRY(t, weighted_swiglu_backward);
   RZ_ENTRY(t, gelu_forward);
   RZ_ENTRY(t, gelu_backward);
+  RZ_ENTRY(t, gelu_tanh_forward);
+  RZ_ENTRY(t, gelu_tanh_backward);
 }
 
 }  // namespace rz::cpu::RZ_ISA

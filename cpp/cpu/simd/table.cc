@@ -12,6 +12,7 @@ Table make_table() {
   add_elementwise(t);
   add_activation(t);
   add_norm(t);
+  add_layer_norm(t);
   add_rope(t);
   add_softmax(t);
   add_adamw(t);

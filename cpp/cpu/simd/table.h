@@ -49,11 +49,19 @@ struct Table {
                                        const void* up, float weight, int64_t n);
   void (*gelu_forward[3])(void* y, const void* x, int64_t n);
   void (*gelu_backward[3])(void* dx, const void* dy, const void* x, int64_t n);
+  void (*gelu_tanh_forward[3])(void* y, const void* x, int64_t n);
+  void (*gelu_tanh_backward[3])(void* dx, const void* dy, const void* x, int64_t n);
   // norm.cc
   void (*rms_norm_forward[3])(void* y, float* rstd, const void* x, const void* w, int64_t rows, int64_t dim, float eps);
   // dw_sums (dim), optional: += this block's Σ dy · x̂
   void (*rms_norm_backward[3])(void* dx, float* dw_sums, const void* dy, const void* x, const void* w,
                                const float* rstd, const void* residual, int64_t rows, int64_t dim);
+  // layer_norm.cc
+  void (*layer_norm_forward[3])(void* y, float* mean, float* rstd, const void* x, const void* w, const void* b,
+                                int64_t rows, int64_t dim, float eps);
+  // sums (2, dim), optional: += this block's Σ dy · x̂ and Σ dy
+  void (*layer_norm_backward[3])(void* dx, float* sums, const void* dy, const void* x, const void* w,
+                                 const float* mean, const float* rstd, int64_t rows, int64_t dim);
   // rope.cc
   void (*rope[3])(void* y, const void* x, const float* cos, const float* sin, int64_t rows, int64_t heads,
                   int64_t head_dim, int64_t rotary, bool inverse, float* scratch);  // scratch (rotary)
@@ -85,6 +93,7 @@ namespace RZ_ISA {
 void add_elementwise(Table& t);
 void add_activation(Table& t);
 void add_norm(Table& t);
+void add_layer_norm(Table& t);
 void add_rope(Table& t);
 void add_softmax(Table& t);
 void add_adamw(Table& t);

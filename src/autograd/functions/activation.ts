@@ -17,15 +17,16 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
   });
 }
 
-/** GELU by erf, as torch.nn.functional.gelu. */
-export function gelu(x: Tensor): Tensor {
+/** GELU by erf, as torch.nn.functional.gelu; its approximation with 'tanh'. */
+export function gelu(x: Tensor, approximate: 'none' | 'tanh' = 'none'): Tensor {
+  const tanh = approximate === 'tanh';
   const y = output(x.shape, x.dtype);
-  native.geluForward(y.handle, x.handle);
+  native.geluForward(y.handle, x.handle, tanh);
   return record('gelu', y, [x], (saved) => {
     const kept = saved.keep(x);
     return (dy) => {
       const dx = gradient(x.shape, x.dtype);
-      native.geluBackward(dx.handle, dy.handle, kept.handle);
+      native.geluBackward(dx.handle, dy.handle, kept.handle, tanh);
       return [dx];
     };
   });

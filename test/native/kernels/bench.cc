@@ -15,7 +15,9 @@
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
+#include "ops/qkv.h"
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -113,11 +115,22 @@ static void bench_elementwise(DType t) {
   time("sum_squares" + type, bytes, "GB/s", [&] { rz::cpu::run(rz::SumSquares{one, a, false}); });
   time("swiglu" + type, 3 * bytes, "GB/s", [&] { rz::cpu::run(rz::SwigluForward{c, a, b}); });
   time("swiglu backward" + type, 5 * bytes, "GB/s", [&] { rz::cpu::run(rz::SwigluBackward{d, e, c, a, b}); });
-  time("gelu" + type, 2 * bytes, "GB/s", [&] { rz::cpu::run(rz::GeluForward{c, a}); });
-  time("gelu backward" + type, 3 * bytes, "GB/s", [&] { rz::cpu::run(rz::GeluBackward{d, c, a}); });
+  time("gelu" + type, 2 * bytes, "GB/s", [&] { rz::cpu::run(rz::GeluForward{c, a, false}); });
+  time("gelu backward" + type, 3 * bytes, "GB/s", [&] { rz::cpu::run(rz::GeluBackward{d, c, a, false}); });
   time("rms_norm" + type, 2 * bytes, "GB/s", [&] { rz::cpu::run(rz::RmsNormForward{c, rstd, a, w, rows, dim, 1e-5f}); });
   time("rms_norm backward" + type, 4 * bytes, "GB/s",
        [&] { rz::cpu::run(rz::RmsNormBackward{d, dw, c, a, w, rstd, b, rows, dim, false}); });
+  View mean = make(DType::Float32, rows), bias = make(t, dim), db = make(DType::Float32, dim);
+  time("layer_norm" + type, 2 * bytes, "GB/s",
+       [&] { rz::cpu::run(rz::LayerNormForward{c, mean, rstd, a, w, bias, rows, dim, 1e-5f}); });
+  time("layer_norm backward" + type, 3 * bytes, "GB/s", [&] {
+    rz::cpu::run(rz::LayerNormBackward{d, dw, db, c, a, w, mean, rstd, rows, dim, false, false});
+  });
+  time("split_qkv" + type, 2 * bytes, "GB/s", [&] {
+    const int64_t cells = rows * dim / 64 / 3, part = cells * 64;
+    View q{c.data, t, part}, k{d.data, t, part}, v{e.data, t, part}, qkv{a.data, t, 3 * part};
+    rz::cpu::run(rz::SplitQkv{q, k, v, qkv, cells, 1, 64});
+  });
   View cos = make(DType::Float32, rows * 32), sin = make(DType::Float32, rows * 32);
   time("rope" + type, 2 * bytes, "GB/s", [&] { rz::cpu::run(rz::Rope{c, a, cos, sin, rows, dim / 64, 64, 64, false}); });
   time("adamw" + type, 2 * bytes + 16 * n, "GB/s",

@@ -123,31 +123,45 @@ static void test_activations() {
       }
       rz::cpu::run(rz::SwigluForward{y.view(), gate.view(), up.view()});
       rz::cpu::run(rz::SwigluBackward{d_gate.view(), d_up.view(), dy.view(), gate.view(), up.view()});
-      rz::cpu::run(rz::GeluForward{g.view(), gate.view()});
-      rz::cpu::run(rz::GeluBackward{dg.view(), dy.view(), gate.view()});
+      rz::cpu::run(rz::GeluForward{g.view(), gate.view(), false});
+      rz::cpu::run(rz::GeluBackward{dg.view(), dy.view(), gate.view(), false});
       expect_close(label("swiglu", t, {n}), y, y_want);
       expect_close(label("swiglu d_gate", t, {n}), d_gate, dg_want);
       expect_close(label("swiglu d_up", t, {n}), d_up, du_want);
       expect_close(label("gelu", t, {n}), g, gelu, std::sqrt(n));
       expect_close(label("gelu dx", t, {n}), dg, d_gelu, std::sqrt(n));
+      Buffer h(t, n), dh(t, n);
+      for (int64_t i = 0; i < n; ++i) {
+        const double c = std::sqrt(2 / M_PI), v = gv[i], th = std::tanh(c * (v + 0.044715 * v * v * v));
+        gelu[i] = 0.5 * v * (1 + th);
+        d_gelu[i] = dv[i] * 0.5 * (1 + th + v * (1 - th * th) * c * (1 + 3 * 0.044715 * v * v));
+      }
+      rz::cpu::run(rz::GeluForward{h.view(), gate.view(), true});
+      rz::cpu::run(rz::GeluBackward{dh.view(), dy.view(), gate.view(), true});
+      expect_close(label("gelu by tanh", t, {n}), h, gelu, std::sqrt(n));
+      expect_close(label("gelu by tanh dx", t, {n}), dh, d_gelu, std::sqrt(n));
     }
   }
   // One by one: sigmoid (through SwiGLU) and erf (through GELU) over their whole range.
-  double worst_silu = 0, worst_erf = 0;
+  double worst_silu = 0, worst_erf = 0, worst_tanh = 0;
   Values grid;
   for (double x = -20; x <= 20; x += 0.00037) grid.push_back(x);
   auto n = static_cast<int64_t>(grid.size());
   Buffer x(DType::Float32, grid), one(DType::Float32, Values(grid.size(), 1.0)), y(DType::Float32, n),
-      g(DType::Float32, n);
+      g(DType::Float32, n), h(DType::Float32, n);
   rz::cpu::run(rz::SwigluForward{y.view(), x.view(), one.view()});
-  rz::cpu::run(rz::GeluForward{g.view(), x.view()});
-  Values xv = x.values(), yv = y.values(), ev = g.values();
+  rz::cpu::run(rz::GeluForward{g.view(), x.view(), false});
+  rz::cpu::run(rz::GeluForward{h.view(), x.view(), true});
+  Values xv = x.values(), yv = y.values(), ev = g.values(), hv = h.values();
   for (int64_t i = 0; i < n; ++i) {
     double silu = xv[i] / (1 + std::exp(-xv[i])), gelu = 0.5 * xv[i] * (1 + std::erf(xv[i] / std::sqrt(2.0)));
+    double th = 0.5 * xv[i] * (1 + std::tanh(std::sqrt(2 / M_PI) * (xv[i] + 0.044715 * xv[i] * xv[i] * xv[i])));
+    worst_tanh = std::max(worst_tanh, std::abs(hv[i] - th) / std::max(std::abs(xv[i]), 1e-3));
     worst_silu = std::max(worst_silu, std::abs(yv[i] - silu) / std::max(std::abs(silu), 1e-30));
     worst_erf = std::max(worst_erf, std::abs(ev[i] - gelu) / std::max(std::abs(xv[i]), 1e-3));
   }
   report("silu relative error", worst_silu < 5e-7, std::to_string(worst_silu * 1e7) + "e-7");
+  report("gelu by tanh error over |x|", worst_tanh < 1.5e-7, std::to_string(worst_tanh * 1e7) + "e-7");
   report("gelu error over |x|", worst_erf < 1.5e-7, std::to_string(worst_erf * 1e7) + "e-7");
 }
 static Test moves(test_moves), copies(test_copy_rows), reductions(test_reductions), activations(test_activations);

@@ -1,0 +1,3 @@
+import { familyTests } from './family.ts';
+
+familyTests('mistral-window');
