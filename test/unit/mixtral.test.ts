@@ -9,7 +9,7 @@ import { loadSafetensors, saveSafetensors } from '../../src/checkpoint/tensors.t
 import { AutoModelForCausalLM } from '../../src/models/auto.ts';
 import type { CausalLM } from '../../src/models/causal_lm.ts';
 import { AutoConfig } from '../../src/models/config.ts';
-import { MixtralForCausalLM, MixtralSparseMoeBlock } from '../../src/models/mixtral.ts';
+import { type MixtralDecoderLayer, MixtralForCausalLM, MixtralSparseMoeBlock } from '../../src/models/mixtral.ts';
 import type { MixtralConfig } from '../../src/models/mixtral-config.ts';
 import type { Parameter } from '../../src/nn/parameter.ts';
 import { applyActivationCheckpointing } from '../../src/parallel/checkpointing.ts';
@@ -319,4 +319,13 @@ it('starts as Transformers initialises it', () => {
     counted++;
   }
   expect(counted).toBe(2 * (1 + 4 * 3));
+});
+
+it('slides its attention by the config', () => {
+  const windows = (json: object): number[] =>
+    (fresh(json) as MixtralForCausalLM).model.layers.items.map(
+      (layer) => (layer as MixtralDecoderLayer).self_attn.window,
+    );
+  expect(windows({ sliding_window: 8 })).toEqual([8, 8]);
+  expect(windows({})).toEqual([0, 0]);
 });

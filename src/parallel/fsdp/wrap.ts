@@ -52,7 +52,10 @@ export function moduleListPolicy(modules: readonly Module[]): WrapPolicy {
   };
 }
 
-/** Wraps from the leaves up whenever at least `minNumParams` elements are not wrapped yet. Default 1e8, as in PyTorch. */
+/**
+ * Wraps from the leaves up whenever at least `minNumParams` elements are not wrapped yet. Default 1e8, as in PyTorch. What an
+ * atomic module holds stays with it.
+ */
 export function sizeBasedAutoWrapPolicy(options: { minNumParams?: number | undefined } = {}): WrapPolicy {
   const { minNumParams = 1e8 } = options;
   return (root) => {
