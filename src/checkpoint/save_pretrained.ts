@@ -1,7 +1,7 @@
 // Writes a Hugging Face folder from tensors that are produced one after the other, so that nobody holds the whole model.
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ModelConfig } from '../models/config.ts';
+import { configText, type ModelConfig } from '../models/config.ts';
 import type { DType } from '../tensor/dtype.ts';
 import type { Shape, Tensor } from '../tensor/tensor.ts';
 import { CheckpointWriter } from './hf-files.ts';
@@ -47,7 +47,7 @@ export async function openPretrained(
     drain: () => writer.drain(),
     finish: async () => {
       await writer.finish();
-      await writeWhole(join(dir, 'config.json'), `${JSON.stringify(model.config.raw, null, 2)}\n`);
+      await writeWhole(join(dir, 'config.json'), configText(model.config));
       if (model.source) await copyCompanions(model.source, dir);
     },
     abort: () => writer.abort(),

@@ -54,5 +54,6 @@ export function readBaseConfig(reader: ConfigReader, defaults: BaseDefaults): Mo
     eosTokenId: reader.tokenIds('eos_token_id', defaults.eosTokenId),
     padTokenId: reader.tokenId('pad_token_id', null),
     raw: reader.json,
+    floatKeys: reader.floatKeys,
   };
 }

@@ -6,12 +6,16 @@ import { type FloatDType, isFloating, parseDType } from '../tensor/dtype.ts';
 export class ConfigReader {
   readonly file: string;
   readonly json: JsonObject;
+  /** Keys that were read as numbers which need not be whole, also those of nested objects. */
+  readonly floatKeys: ReadonlySet<string>;
+  readonly #floatKeys: Set<string>;
   readonly #prefix: string;
 
-  constructor(json: JsonObject, file: string, prefix = '') {
+  constructor(json: JsonObject, file: string, prefix = '', floatKeys: Set<string> = new Set()) {
     this.json = json;
     this.file = file;
     this.#prefix = prefix;
+    this.floatKeys = this.#floatKeys = floatKeys;
   }
 
   has(key: string): boolean {
@@ -52,11 +56,13 @@ export class ConfigReader {
 
   /** A finite number above 0. */
   positive(key: string, fallback?: number): number {
+    this.#floatKeys.add(key);
     return this.#read(key, fallback, 'a number above 0', (v) => Number.isFinite(v) && (v as number) > 0);
   }
 
   /** A finite number from 0. */
   nonNegative(key: string, fallback?: number): number {
+    this.#floatKeys.add(key);
     return this.#read(key, fallback, 'a number from 0', (v) => Number.isFinite(v) && (v as number) >= 0);
   }
 
@@ -112,7 +118,7 @@ export class ConfigReader {
     const value = this.get(key);
     if (value === undefined) return undefined;
     if (!isObject(value)) throw this.bad(key, 'an object');
-    return new ConfigReader(value, this.file, `${this.#prefix}${key}.`);
+    return new ConfigReader(value, this.file, `${this.#prefix}${key}.`, this.#floatKeys);
   }
 
   /** `dtype` or the older `torch_dtype`; float32 if neither is there. */

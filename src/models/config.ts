@@ -34,6 +34,8 @@ export interface ModelConfig {
   readonly padTokenId: number | null;
   /** The JSON as read. */
   readonly raw: JsonObject;
+  /** Keys of `raw` whose numbers are floats in Transformers, whole ones too. */
+  readonly floatKeys?: ReadonlySet<string> | undefined;
 }
 
 /** Makes a config of one family from the keys of config.json. */
@@ -100,4 +102,15 @@ export function configToJson(config: ModelConfig, extra: JsonObject & { dtype?: 
   if (old) json.torch_dtype = dtype;
   if (!old || Object.hasOwn(json, 'dtype')) json.dtype = dtype;
   return json;
+}
+
+/**
+ * The text of a saved config.json. Transformers refuses a whole number where it wants a float, and JavaScript does not keep
+ * the two apart: 0.0 is written as such.
+ */
+export function configText(config: ModelConfig): string {
+  const text = JSON.stringify(config.raw, null, 2);
+  return `${text.replace(/^( *"(\w+)": -?\d+)(,?)$/gm, (line, number: string, key: string, comma: string) =>
+    config.floatKeys?.has(key) ? `${number}.0${comma}` : line,
+  )}\n`;
 }

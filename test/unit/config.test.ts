@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { parseJson } from '../../src/json.ts';
-import { AutoConfig, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
+import { AutoConfig, configText, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
 import { windowOf } from '../../src/models/decoder-config.ts';
 import type { GPTNeoXConfig } from '../../src/models/gpt-neox-config.ts';
 import type { LlamaConfig } from '../../src/models/llama-config.ts';
@@ -200,6 +200,30 @@ describe('mistral', () => {
   });
 });
 
+test('floats are saved as floats, whole ones too', () => {
+  const json = {
+    model_type: 'mixtral',
+    hidden_size: 64,
+    rms_norm_eps: 1e-5,
+    router_jitter_noise: 0,
+    note: ['"router_jitter_noise": 0', 'hidden_size'],
+    rope_parameters: { rope_theta: 1e6, rope_type: 'linear', factor: 2 },
+    router_aux_loss_coef: 1,
+  };
+  const text = configText(AutoConfig.fromObject(json));
+  expect(JSON.parse(text)).toEqual(json);
+  const lines = text.split('\n').map((line) => line.trim());
+  for (const line of [
+    '"hidden_size": 64,',
+    '"rms_norm_eps": 0.00001,',
+    '"router_jitter_noise": 0.0,',
+    '"rope_theta": 1000000.0,',
+    '"factor": 2.0',
+    '"router_aux_loss_coef": 1.0',
+  ])
+    expect(lines).toContain(line);
+});
+
 describe('mixtral', () => {
   const mixtral = (json: object) => AutoConfig.fromObject({ model_type: 'mixtral', ...json }) as MixtralConfig;
 
@@ -229,7 +253,7 @@ describe('mixtral', () => {
     const shared = { num_local_experts: 4, num_experts_per_tok: 3, sliding_window: 4096, router_aux_loss_coef: 0.02 };
     const old = mixtral({ ...shared, rope_theta: 5e5, torch_dtype: 'bfloat16' });
     const now = mixtral({ ...shared, rope_parameters: { rope_theta: 5e5, rope_type: 'default' }, dtype: 'bfloat16' });
-    expect({ ...now, raw: 0 }).toEqual({ ...old, raw: 0 });
+    expect({ ...now, raw: 0, floatKeys: 0 }).toEqual({ ...old, raw: 0, floatKeys: 0 });
     expect(old).toMatchObject({ numLocalExperts: 4, numExpertsPerTok: 3, slidingWindow: 4096, dtype: 'bfloat16' });
   });
 
