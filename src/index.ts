@@ -2,9 +2,10 @@
 
 export { gelu, swiglu } from './autograd/functions/activation.ts';
 export { add, scale } from './autograd/functions/arithmetic.ts';
-export { type AttentionShape, attention } from './autograd/functions/attention.ts';
+export { type AttentionShape, attention, type ExtendCache, qkvAttention } from './autograd/functions/attention.ts';
 export { crossEntropy, linearCrossEntropy } from './autograd/functions/cross_entropy.ts';
 export { embedding } from './autograd/functions/embedding.ts';
+export { layerNorm } from './autograd/functions/layer_norm.ts';
 export { linear } from './autograd/functions/linear.ts';
 export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
@@ -36,16 +37,52 @@ export {
   registerModel,
 } from './models/auto.ts';
 export type { ForwardInput, TokenInput } from './models/batch.ts';
-export { CausalLM, CausalLMHead, type LogitsOutput, type LossOutput } from './models/causal_lm.ts';
-export { AutoConfig, type ModelConfig, registerConfig } from './models/config.ts';
+export type { LayerCache } from './models/cache.ts';
+export {
+  CausalLM,
+  CausalLMHead,
+  type ForwardContext,
+  type LogitsOutput,
+  type LossOutput,
+} from './models/causal_lm.ts';
+export { AutoConfig, type ConfigParser, type ModelConfig, registerConfig } from './models/config.ts';
+export { type BaseDefaults, readBaseConfig } from './models/config-base.ts';
+export type { ConfigReader } from './models/config-reader.ts';
+export {
+  type DecoderConfig,
+  type DecoderDefaults,
+  type LayerType,
+  readDecoderConfig,
+  windowOf,
+} from './models/decoder-config.ts';
 export type { GenerateOptions } from './models/generate.ts';
-export { LlamaForCausalLM } from './models/llama.ts';
+export { GPTNeoXForCausalLM, gptNeoXPlan } from './models/gpt-neox.ts';
+export type { GPTNeoXConfig } from './models/gpt-neox-config.ts';
+export {
+  type DecoderLayer,
+  type DecoderLayerClass,
+  decoderPlan,
+  type LayerContext,
+  LlamaAttention,
+  LlamaDecoderLayer,
+  LlamaForCausalLM,
+  LlamaMLP,
+  llamaPlan,
+} from './models/llama.ts';
 export type { LlamaConfig } from './models/llama-config.ts';
-export { MixtralForCausalLM } from './models/mixtral.ts';
+export { MistralForCausalLM } from './models/mistral.ts';
+export type { MistralConfig } from './models/mistral-config.ts';
+export { MixtralForCausalLM, mixtralPlan } from './models/mixtral.ts';
 export type { MixtralConfig } from './models/mixtral-config.ts';
+export { Qwen2ForCausalLM } from './models/qwen2.ts';
+export type { Qwen2Config } from './models/qwen2-config.ts';
+export { Qwen3ForCausalLM, qwen3Plan } from './models/qwen3.ts';
+export type { Qwen3Config } from './models/qwen3-config.ts';
+export { inverseFrequencies, rotaryDim } from './models/rope.ts';
+export { type RopeParameters, readRopeParameters } from './models/rope-config.ts';
 // modules
 export { initEmptyWeights } from './nn/init_empty_weights.ts';
-export { Embedding, Linear, RMSNorm } from './nn/layers.ts';
+export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
 export { Module, ModuleList } from './nn/module.ts';
 export { type Init, Parameter } from './nn/parameter.ts';
 // training

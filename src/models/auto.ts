@@ -26,9 +26,18 @@ export interface ModelFamily {
 
 const families = new Map<string, ModelFamily>(Object.entries(builtInFamilies));
 
-/** Adds a family under its `model_type`. Its config is registered with registerConfig. */
+/**
+ * Adds a family under its `model_type`, or replaces one. Its config is registered with registerConfig. The parameters of what
+ * `create` makes are named by their paths; head and embedding are tied where the config says so.
+ */
 export function registerModel(modelType: string, family: ModelFamily): void {
-  families.set(modelType, family);
+  const create = (config: ModelConfig, dtype: FloatDType): CausalLM => {
+    const model = family.create(config, dtype);
+    if (config.tieWordEmbeddings && !model.isTied) model.tieWeights();
+    model.assignParameterNames();
+    return model;
+  };
+  families.set(modelType, { ...family, create });
 }
 
 export interface FromConfigOptions {
@@ -52,7 +61,8 @@ export function supportedFamilies(): string[] {
 export function familyOf(config: ModelConfig): ModelFamily {
   const family = families.get(config.modelType);
   if (!family) {
-    throw new Error(`model_type "${config.modelType}" is not supported; supported: ${[...families.keys()].join(', ')}`);
+    const supported = [...families.keys()].sort().join(', ');
+    throw new Error(`model_type "${config.modelType}" is not supported; supported: ${supported}`);
   }
   return family;
 }

@@ -37,6 +37,7 @@ export function readBaseConfig(reader: ConfigReader, defaults: BaseDefaults): Mo
   const headDim = reader.size('head_dim', perHead);
   if (headDim % 2 !== 0)
     throw new FileFormatError(reader.file, `head_dim must be even for rotary embeddings, got ${headDim}`);
+  warnOfDropout(reader);
   return {
     modelType: reader.string('model_type'),
     architectures: reader.strings('architectures'),
@@ -56,4 +57,11 @@ export function readBaseConfig(reader: ConfigReader, defaults: BaseDefaults): Mo
     raw: reader.json,
     floatKeys: reader.floatKeys,
   };
+}
+
+const dropouts = ['attention_dropout', 'attention_probs_dropout_prob', 'hidden_dropout', 'hidden_dropout_prob'];
+
+function warnOfDropout(reader: ConfigReader): void {
+  const asked = dropouts.filter((key) => reader.nonNegative(key, 0) > 0);
+  if (asked.length > 0) console.warn(`rankzero: ${reader.file}: dropout is not applied (${asked.join(', ')})`);
 }

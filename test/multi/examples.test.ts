@@ -2,7 +2,7 @@
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { expectRanks } from './helpers.ts';
 
 const out = mkdtempSync(join(tmpdir(), 'rankzero-examples-'));
@@ -20,4 +20,28 @@ it.each([
   expect(losses.length).toBe(2);
   expect(losses[1]).toBeLessThan(losses[0]! - 0.2);
   expect(readdirSync(folder)).toContain('model.safetensors');
+});
+
+describe('custom_model.mjs', () => {
+  const run = async (world: number, tp: number): Promise<number[]> => {
+    const folder = join(out, `custom-${world}-${tp}`);
+    const { stdout } = await expectRanks(world, example('custom_model.mjs'), { args: [folder, String(tp), '31'] });
+    const losses = [...stdout[0]!.matchAll(/loss ([\d.]+)/g)].map(([, text]) => Number(text));
+    expect(losses.length).toBe(4);
+    expect(losses[3]).toBeLessThan(losses[0]! - 1);
+    expect(stdout[0]).toMatch(/saved .*; it says: Whale \(n\.\).+/);
+    return losses;
+  };
+
+  it('gives the same losses divided over ranks as on one', async () => {
+    const alone = await run(1, 1);
+    for (const [i, loss] of (await run(2, 2)).entries()) expect(loss).toBeCloseTo(alone[i]!, 2);
+  });
+
+  it.each([
+    { world: 2, tp: 1 },
+    { world: 4, tp: 2 },
+  ])('trains on $world ranks, $tp of them for each layer', async ({ world, tp }) => {
+    await run(world, tp);
+  });
 });

@@ -58,6 +58,24 @@ export function familyTests(name: string): void {
       }
     });
 
+    it('stays near in bfloat16', async () => {
+      const model = await AutoModelForCausalLM.fromPretrained(caseDir(name), { dtype: 'bfloat16' });
+      const reference = await referenceTensors(name);
+      const inputIds = reference.get('input_ids')!;
+      const { logits } = model.forward({ inputIds });
+      expect(relativeError(await values(logits), await values(reference.get('logits')!))).toBeLessThan(1.5e-2);
+      const { loss } = model.forward({ inputIds, labels: reference.get('labels')! });
+      expect(Math.abs(loss.item() / reference.get('loss')!.item() - 1)).toBeLessThan(1e-3);
+      loss.backward();
+      // All together: the gradients of key biases are what is left of larger terms.
+      const [got, want]: [number[], number[]] = [[], []];
+      for (const [parameterName, parameter] of model.namedParameters()) {
+        got.push(...(await values(parameter.grad!)));
+        want.push(...(await values(reference.get(`grad.${parameterName}`)!)));
+      }
+      expect(relativeError(got, want)).toBeLessThan(3e-2);
+    });
+
     it('generates from its cache what whole forwards would give', async () => {
       const model = await AutoModelForCausalLM.fromPretrained(caseDir(name));
       const ids = await values((await referenceTensors(name)).get('input_ids')!);

@@ -2,7 +2,7 @@
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { parseJson } from '../../src/json.ts';
 import { AutoConfig, configText, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
 import { windowOf } from '../../src/models/decoder-config.ts';
@@ -419,6 +419,17 @@ describe('gpt_neox', () => {
   ])('%j is an error', (json, message) => {
     expect(() => neox(json)).toThrow(message);
   });
+});
+
+test('dropout that a config asks for is not passed over in silence', () => {
+  const warn = vi.spyOn(console, 'warn').mockImplementation(() => {});
+  llama({ attention_dropout: 0.0 });
+  expect(warn).not.toHaveBeenCalled();
+  AutoConfig.fromObject({ model_type: 'gpt_neox', hidden_dropout: 0.1, attention_dropout: 0.2 }, 'config.json');
+  expect(warn.mock.calls).toEqual([
+    ['rankzero: config.json: dropout is not applied (attention_dropout, hidden_dropout)'],
+  ]);
+  warn.mockRestore();
 });
 
 test('saving writes back what was read', async () => {
