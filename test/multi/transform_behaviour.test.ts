@@ -47,7 +47,7 @@ function tensorsOf(dir: string): Map<string, { shape: number[]; data: Buffer }> 
 }
 
 describe('fresh weights', () => {
-  it.each(['llama', 'llama3-rope-tied', 'mixtral'])(
+  it.each(['llama', 'llama3-rope-tied', 'mixtral', 'gpt-neox'])(
     'of %s are the same bits for every world, degree and start',
     async (name) => {
       const digests: string[] = [];
