@@ -11,6 +11,8 @@ export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
 // tensors and autograd
 export { noGrad } from './autograd/grad_mode.ts';
+// models and files
+export type { FilePart } from './checkpoint/hf-files.ts';
 export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';
 export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
 export { type ConvertOptions, type ConvertReport, convertCheckpoint } from './convert/convert.ts';
@@ -23,12 +25,11 @@ export { type DataRecord, readJsonl } from './data/jsonl.ts';
 export { DataLoader, type DataLoaderOptions, type DataLoaderState, type DataStep } from './data/loader.ts';
 export { packRows } from './data/packing.ts';
 export { AutoTokenizer, type DecodeOptions, type EncodeOptions, Tokenizer } from './data/tokenizer.ts';
-
 // ranks
 export { DeviceMesh, initDeviceMesh } from './distributed/device_mesh.ts';
 export { dist } from './distributed/index.ts';
 export { ProcessGroup } from './distributed/process_group.ts';
-// models and files
+export { FileFormatError } from './json.ts';
 export {
   AutoModelForCausalLM,
   type FromConfigOptions,
@@ -56,7 +57,7 @@ export {
   windowOf,
 } from './models/decoder-config.ts';
 export type { GenerateOptions } from './models/generate.ts';
-export { GPTNeoXForCausalLM, gptNeoXPlan } from './models/gpt-neox.ts';
+export { GPTNeoXForCausalLM, GPTNeoXLayer, gptNeoXPlan } from './models/gpt-neox.ts';
 export type { GPTNeoXConfig } from './models/gpt-neox-config.ts';
 export {
   type DecoderLayer,
@@ -72,14 +73,14 @@ export {
 export type { LlamaConfig } from './models/llama-config.ts';
 export { MistralForCausalLM } from './models/mistral.ts';
 export type { MistralConfig } from './models/mistral-config.ts';
-export { MixtralForCausalLM, mixtralPlan } from './models/mixtral.ts';
+export { MixtralDecoderLayer, MixtralForCausalLM, mixtralPlan } from './models/mixtral.ts';
 export type { MixtralConfig } from './models/mixtral-config.ts';
 export { Qwen2ForCausalLM } from './models/qwen2.ts';
 export type { Qwen2Config } from './models/qwen2-config.ts';
-export { Qwen3ForCausalLM, qwen3Plan } from './models/qwen3.ts';
+export { Qwen3DecoderLayer, Qwen3ForCausalLM, qwen3Plan } from './models/qwen3.ts';
 export type { Qwen3Config } from './models/qwen3-config.ts';
 export { inverseFrequencies, rotaryDim } from './models/rope.ts';
-export { type RopeParameters, readRopeParameters } from './models/rope-config.ts';
+export { type RopeParameters, type RopeType, readRopeParameters } from './models/rope-config.ts';
 // modules
 export { initEmptyWeights } from './nn/init_empty_weights.ts';
 export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
