@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 
 #include "binding/addon.h"
 #include "comm/death.h"
+#include "comm/dry_group.h"
 #include "comm/job.h"
 #include "comm/local_group.h"
 #include "core/progress.h"
@@ -17,6 +19,7 @@ using Group = std::shared_ptr<comm::ProcessGroup>;
 
 struct CommState {
   std::shared_ptr<comm::Job> job;
+  std::shared_ptr<comm::WireCounts> wire;  // of a dry run
   HandleTable<Group, HandleKind::Group> groups;
   // Tasks still queued fail at once, since the job is over for this process.
   ~CommState() {
@@ -52,6 +55,7 @@ std::function<std::string()> secret_source(std::string secret, std::string file)
 napi_value comm_init(Args& a) {
   Napi::Object o = a.value(0).As<Napi::Object>();
   CommState& state = comm_state(a);
+  if (a.runtime().is_dry()) fail("ERR_DRY_RUN", "a dry run has no other ranks to join");
   if (state.job && !state.job->left()) fail("ERR_GROUP", "this process has joined a job already");
   auto number = [&](const char* key) { return o.Get(key).As<Napi::Number>().DoubleValue(); };
   auto text = [&](const char* key) { return o.Get(key).As<Napi::String>().Utf8Value(); };
@@ -84,6 +88,34 @@ napi_value comm_local(Args& a) {
   Runtime* runtime = &a.runtime();
   auto allocate = [runtime](size_t bytes, Stream* home, MemoryKind kind, bool) { return runtime->allocate(bytes, home, kind); };
   return a.from(comm_state(a).groups.insert(std::make_shared<comm::LocalGroup>("world", 0, allocate)));
+}
+
+// (rank, size) → the world's handle. Begins the dry run of this process: see Runtime::make_dry.
+napi_value dry_run(Args& a) {
+  CommState& state = comm_state(a);
+  const int64_t rank = a.integer(0), size = a.integer(1);
+  if (size < 1 || size > 1 << 20 || rank < 0 || rank >= size) fail("ERR_ARGUMENT", "there is no rank ", rank, " in a world of ", size);
+  if (state.job || state.groups.live() > 0) fail("ERR_DRY_RUN", "a dry run needs a process that has joined nothing yet");
+  a.runtime().make_dry();
+  state.wire = std::make_shared<comm::WireCounts>();
+  std::vector<int> ranks(static_cast<size_t>(size));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return a.from(state.groups.insert(std::make_shared<comm::DryGroup>("world", std::move(ranks), static_cast<int>(rank), &a.runtime(), state.wire)));
+}
+
+// → {kind: {calls, bytes}}: what this rank would have sent so far
+napi_value dry_wire(Args& a) {
+  CommState& state = comm_state(a);
+  if (!state.wire) fail("ERR_DRY_RUN", "this is not a dry run");
+  constexpr const char* kinds[] = {"broadcast", "scatter", "allReduce", "allGather", "reduceScatter", "send"};
+  Napi::Object out = Napi::Object::New(a.env());
+  for (size_t i = 0; i < comm::kWireKinds; ++i) {
+    Napi::Object kind = Napi::Object::New(a.env());
+    kind.Set("calls", static_cast<double>(state.wire->calls[i]));
+    kind.Set("bytes", static_cast<double>(state.wire->bytes[i]));
+    out.Set(kinds[i], kind);
+  }
+  return out;
 }
 
 // Runs what is enqueued, then leaves in good order.
@@ -239,6 +271,8 @@ void register_comm(Napi::Object exports) {
   comm::die_with_launcher();
   define<comm_init>(exports, "commInit");
   define<comm_local>(exports, "commLocal");
+  define<dry_run>(exports, "dryRun");
+  define<dry_wire>(exports, "dryWire");
   define<comm_leave>(exports, "commLeave");
   define<comm_fail>(exports, "commFail");
   define<comm_phase>(exports, "commPhase");

@@ -37,6 +37,7 @@ napi_value file_open(Args& a) { return a.from(table(a).insert(File::open(a.strin
 
 // (path, bytes to reserve or 0) → handle
 napi_value file_create(Args& a) {
+  if (a.runtime().is_dry()) fail("ERR_DRY_RUN", "a dry run has no values to write to ", a.string(0));
   return a.from(table(a).insert(File::create(a.string(0), a.missing(1) ? 0 : offset_at(a, 1))));
 }
 

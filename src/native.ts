@@ -188,6 +188,12 @@ export interface NativeCommOptions {
   timeout: number;
 }
 
+/** What one rank of a dry run would have sent so far, by collective. The formulas are those of cpp/comm/dry_group.h. */
+export type DryWire = Record<
+  'broadcast' | 'scatter' | 'allReduce' | 'allGather' | 'reduceScatter' | 'send',
+  { calls: number; bytes: number }
+>;
+
 export interface NativeGroupInfo {
   rank: number;
   size: number;
@@ -201,6 +207,12 @@ export interface NativeGroupInfo {
 interface NativeComm {
   /** Joins a job; the promise gives the world's group. */
   commInit(options: NativeCommOptions): Promise<Handle>;
+  /**
+   * Begins a dry run in a fresh process, as one rank of a world without peers: its group. Ops and collectives are checked and
+   * dropped, memory is counted and does not exist, values read as zeros. For the rest of the process.
+   */
+  dryRun(rank: number, size: number): Handle;
+  dryWire(): DryWire;
   /** The group of a world of one. */
   commLocal(): Handle;
   /** Waits for what is enqueued, then leaves in good order; rank 0 leaves last. */

@@ -65,8 +65,8 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   virtual std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) = 0;
 
   // Blocking; any sizes. For manifests and names, not for data.
-  std::vector<std::string> all_gather_bytes(const std::string& bytes, Stream* stream);
-  std::string broadcast_bytes(const std::string& bytes, int root, Stream* stream);
+  virtual std::vector<std::string> all_gather_bytes(const std::string& bytes, Stream* stream);
+  virtual std::string broadcast_bytes(const std::string& bytes, int root, Stream* stream);
 
  protected:
   virtual void do_broadcast(Operand tensor, int root, Stream* stream) = 0;

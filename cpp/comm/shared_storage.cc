@@ -9,12 +9,12 @@ namespace {
 // What may stay cached: what training reuses every step, not what a finished phase left behind.
 constexpr size_t kCacheFloor = size_t{256} << 20;
 
-size_t rounded(size_t bytes) {
+}  // namespace
+
+size_t SharedPool::rounded(size_t bytes) {
   size_t unit = bytes >= (size_t{1} << 20) ? 65536 : 4096;
   return (std::max<size_t>(bytes, 1) + unit - 1) / unit * unit;
 }
-
-}  // namespace
 
 class SharedStorage final : public Storage {
  public:

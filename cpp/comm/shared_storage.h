@@ -18,6 +18,8 @@ class SharedPool : public std::enable_shared_from_this<SharedPool> {
 
   // Page-aligned. `populate`: its pages are made by a task on `home`, in one go; without, by whoever writes first.
   std::shared_ptr<Storage> allocate(size_t bytes, Stream* home, MemoryKind kind, bool populate);
+  // What a segment for so many bytes takes.
+  static size_t rounded(size_t bytes);
   // Really frees cached segments that no stream uses.
   void trim();
   size_t cached_bytes() const;

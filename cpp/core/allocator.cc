@@ -8,18 +8,23 @@
 #include "core/error.h"
 
 namespace rz {
-namespace {
 
 constexpr size_t kHuge = size_t{2} << 20;
 
 // Large blocks are mapped on a huge-page boundary; small ones come from malloc.
-void* system_allocate(size_t bytes) {
+void* CpuAllocator::system_allocate(size_t bytes) {
+  if (dry_) return dry_address(bytes);
   void* data = std::aligned_alloc(bytes >= kHuge ? kHuge : 64, bytes);
   if (data && bytes >= kHuge) madvise(data, bytes, MADV_HUGEPAGE);
   return data;
 }
 
-}  // namespace
+void* CpuAllocator::dry_address(size_t bytes) {
+  std::lock_guard lock(mutex_);
+  void* address = reinterpret_cast<void*>(next_dry_address_);
+  next_dry_address_ += (bytes + 63) & ~size_t{63};
+  return address;
+}
 
 class CpuStorage final : public Storage {
  public:
@@ -128,7 +133,7 @@ void CpuAllocator::trim() {
   std::lock_guard lock(mutex_);
   for (auto& [bytes, blocks] : free_) {
     for (Block& block : blocks) {
-      std::free(block.data);
+      if (!dry_) std::free(block.data);
       stats_.reserved -= static_cast<int64_t>(bytes);
     }
   }

@@ -31,6 +31,11 @@ class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
   // Returns cached blocks to the system. The caller has synchronised all streams.
   void trim();
 
+  // From now on blocks are addresses without memory; sizes, reuse and statistics stay exact. Before the first allocation.
+  void make_dry() { dry_ = true; }
+  // Addresses of no memory, never the same twice: touching them faults.
+  void* dry_address(size_t bytes);
+
  private:
   friend class CpuStorage;
   struct Block {
@@ -42,11 +47,14 @@ class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
   bool take(size_t want, Stream* home, Block& block);
   void release(Block block, MemoryKind kind);
   static size_t size_class(size_t bytes);
+  void* system_allocate(size_t bytes);
 
   const std::vector<std::unique_ptr<Stream>>* streams_;
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<Block>> free_;  // by size class
   MemoryStats stats_;
+  bool dry_ = false;
+  uintptr_t next_dry_address_ = uintptr_t{1} << 48;  // above what a process can map
 };
 
 }  // namespace rz

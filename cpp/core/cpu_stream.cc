@@ -21,6 +21,7 @@ CpuStream::~CpuStream() {
 }
 
 void CpuStream::enqueue(const char* op, std::function<void()> run) {
+  if (dry_) return;
   bool wake;
   {
     std::lock_guard lock(mutex_);

@@ -26,6 +26,8 @@ class CpuStream final : public Stream {
   bool query(const Event& event) const override;
   using Stream::synchronize;
   void synchronize(const Event& event) override;
+  // From now on work is dropped where it would be queued, and every event is complete.
+  void make_dry() { dry_ = true; }
 
  private:
   struct Task {
@@ -43,7 +45,7 @@ class CpuStream final : public Stream {
   uint64_t enqueued_ = 0;
   std::atomic<uint64_t> completed_{0};
   std::exception_ptr failure_;
-  bool closing_ = false, idle_ = false;
+  bool closing_ = false, idle_ = false, dry_ = false;
   int waiters_ = 0;
   std::thread worker_;
 };

@@ -22,7 +22,15 @@ Runtime::~Runtime() {
 Stream* Runtime::create_stream(std::string name) {
   if (streams_.size() == 32) fail("ERR_STREAM", "a runtime has at most 32 streams");
   streams_.push_back(std::make_unique<CpuStream>(static_cast<int>(streams_.size()), std::move(name)));
+  if (dry_) static_cast<CpuStream*>(streams_.back().get())->make_dry();
   return streams_.back().get();
+}
+
+void Runtime::make_dry() {
+  if (allocator_->stats().total_peak > 0) fail("ERR_DRY_RUN", "a dry run needs a process in which nothing was allocated yet");
+  dry_ = true;
+  allocator_->make_dry();
+  for (auto& stream : streams_) static_cast<CpuStream*>(stream.get())->make_dry();
 }
 
 Stream* Runtime::stream(int index) {

@@ -25,9 +25,15 @@ class Runtime {
   void synchronize(const Storage& storage);
   void synchronize_all();
 
+  // A dry run: ops and collectives are checked and dropped, memory is counted and does not exist. There is no way back, so
+  // it begins before anything was allocated: ERR_DRY_RUN.
+  void make_dry();
+  bool is_dry() const { return dry_; }
+
  private:
-  std::vector<std::unique_ptr<Stream>> streams_;
+  std::vector<std::unique_ptr<Stream>> streams_;  // all CpuStream
   std::shared_ptr<CpuAllocator> allocator_;
+  bool dry_ = false;
 };
 
 }  // namespace rz
