@@ -105,6 +105,15 @@ function current(): Joined {
   return joined;
 }
 
+/** @internal This process as one rank of a world that is not there: the beginning of a dry run (src/plan). */
+export function joinDryWorld(rank: number, worldSize: number): void {
+  const group = new ProcessGroup(native.dryRun(rank, worldSize));
+  const place = { rank, worldSize, localRank: rank, localWorldSize: worldSize };
+  const address = { masterAddr: '127.0.0.1', masterPort: 0, storePort: 0, isOneHost: true };
+  joined = { environment: { source: 'single', ...place, ...address }, group };
+  joining = Promise.resolve();
+}
+
 export const dist: Dist = {
   initProcessGroup(options = {}) {
     joining ??= join(options).catch((error) => {

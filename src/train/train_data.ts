@@ -15,10 +15,15 @@ export interface TrainData {
   notes: string[];
 }
 
+/** Tokens of the longest sequence of a run. */
+export function maxSeqLength({ seqLength }: Pick<FinetuneOptions, 'seqLength'>, config: ModelConfig): number {
+  return seqLength ?? Math.min(config.maxPositionEmbeddings, 1024);
+}
+
 /** Reads and tokenizes the files. Every rank plans all steps, so every rank reads them. */
 export async function loadTrainData(dir: string, config: ModelConfig, options: FinetuneOptions): Promise<TrainData> {
   const tokenizer = await AutoTokenizer.fromPretrained(dir);
-  const maxLength = options.seqLength ?? Math.min(config.maxPositionEmbeddings, 1024);
+  const maxLength = maxSeqLength(options, config);
   const notes: string[] = [];
   if (maxLength > config.maxPositionEmbeddings) {
     notes.push(`sequences of up to ${maxLength} tokens, but the model was made for ${config.maxPositionEmbeddings}`);

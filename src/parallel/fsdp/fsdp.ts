@@ -136,7 +136,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   private followTies(): void {
     const group = dist.group;
     if (group.size === 1) return;
-    const own = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(tiedNames(this.module))) : undefined;
+    const own = new TextEncoder().encode(JSON.stringify(tiedNames(this.module)));
     const table = JSON.parse(new TextDecoder().decode(group.broadcastBytes(own, 0))) as [string, string][];
     for (const change of applyTies(this.module, table)) {
       console.warn(`rankzero: rank ${group.rank} follows rank 0: ${change}`);

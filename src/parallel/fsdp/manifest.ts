@@ -1,5 +1,6 @@
 // Before the first transfer the ranks compare what they are about to send and receive. Where PyTorch would hang, all ranks
 // throw the same error.
+import { createHash } from 'node:crypto';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 
 export interface ManifestEntry {
@@ -14,29 +15,32 @@ export interface ManifestEntry {
 const line = (entry: ManifestEntry): string =>
   `${entry.name} [${entry.shape}] ${entry.dtype}${entry.requiresGrad ? '' : ', frozen,'} in ${entry.unit || 'the root'}`;
 
+function exchange<T>(group: ProcessGroup, own: T): T[] {
+  return group
+    .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
+    .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as T);
+}
+
 /**
  * Throws the same error on every rank when manifests differ: the first differing entry and both sides. A rank that could
  * not make a manifest gives its `problem`, which then is everyone's. Collective; waits.
  */
 export function compareManifests(group: ProcessGroup, entries: readonly ManifestEntry[], problem = ''): void {
-  const problems =
-    group.size === 1
-      ? [problem]
-      : group.allGatherBytes(new TextEncoder().encode(problem)).map((bytes) => new TextDecoder().decode(bytes));
-  const failed = problems.findIndex((text) => text !== '');
+  const text = entries.map(line).join('\n');
+  const digest = createHash('sha256').update(text).digest('hex');
+  // The manifests themselves are long, and are exchanged only when they differ.
+  const states = group.size === 1 ? [[digest, problem] as const] : exchange(group, [digest, problem]);
+  const failed = states.findIndex(([, problem]) => problem !== '');
   if (failed >= 0)
     throw new Error(
-      group.rank === failed ? problem : `rank ${group.ranks[failed]} could not be wrapped: ${problems[failed]}`,
+      group.rank === failed ? problem : `rank ${group.ranks[failed]} could not be wrapped: ${states[failed]![1]}`,
     );
-  if (group.size === 1) return;
-  const lines = entries.map(line);
-  const all = group
-    .allGatherBytes(new TextEncoder().encode(lines.join('\n')))
-    .map((bytes) => new TextDecoder().decode(bytes));
+  if (states.every(([theirs]) => theirs === digest)) return;
+  const all = exchange(group, text);
   const reference = all[0]!.split('\n');
-  for (const [rank, text] of all.entries()) {
-    if (text === all[0]) continue;
-    const other = text.split('\n');
+  for (const [rank, theirs] of all.entries()) {
+    if (theirs === all[0]) continue;
+    const other = theirs.split('\n');
     const index = reference.findIndex((entry, i) => entry !== other[i]);
     const at = index < 0 ? reference.length : index;
     throw new Error(
