@@ -18,9 +18,12 @@ function describe(field: OptionField): string {
   return shown ? field.help : `${field.help} (default: ${small ? value.toExponential() : String(value)})`;
 }
 
-/** Adds a flag for every field, and `--no-…` for every boolean. The help shows the one that changes the default. */
-export function addFinetuneFlags(command: Command): void {
-  for (const [key, field] of Object.entries(finetuneFields) as [string, OptionField][]) {
+const allKeys = Object.keys(finetuneFields) as (keyof FinetuneOptions)[];
+
+/** Adds a flag for every field of `keys`, and `--no-…` for every boolean. The help shows the one that changes the default. */
+export function addFinetuneFlags(command: Command, keys: readonly (keyof FinetuneOptions)[] = allKeys): void {
+  for (const key of keys) {
+    const field = finetuneFields[key] as OptionField;
     const flag = flagOf(key);
     if (field.value !== undefined) {
       const option = new Option(`--${flag} ${field.value}`, describe(field)).helpGroup(`${field.group}:`);

@@ -14,6 +14,10 @@ const commands: Record<string, Command> = {
     summary: 'fine-tune a model on JSONL data, on one or more ranks',
     load: async () => (await import('./finetune.ts')).finetuneCommand,
   },
+  plan: {
+    summary: 'what a run will take on each rank: memory and traffic, before it takes any',
+    load: async () => (await import('./plan.ts')).planCommand,
+  },
   generate: {
     summary: 'continue a prompt, or answer a question, with a model',
     load: async () => (await import('./generate.ts')).generateCommand,
@@ -48,6 +52,7 @@ Options:
 
 Examples:
   rankzero finetune --model ./llama --data train.jsonl --out ./tuned --nproc 2
+  rankzero plan --model ./llama --nproc 8 --tp 2
   rankzero generate --model ./tuned --prompt "Define whale (n.)"
   rankzero run --nproc 2 train.mjs
 `;

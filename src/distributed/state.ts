@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, isObject, type JsonObject, parseJson } from '../json.ts';
 import { manualSeed } from '../tensor/random.ts';
+import { checkDegrees } from './degrees.ts';
 import { type DeviceMesh, initDeviceMesh } from './device_mesh.ts';
 import { dist } from './index.ts';
 import type { ProcessGroup } from './process_group.ts';
@@ -100,26 +101,6 @@ export function parseInitConfig(config: InitConfig | JsonObject | string): InitC
   if (parsed.smActivationOffloading)
     throw new Error(`${name}: smActivationOffloading is not built yet, and CPU ranks have nowhere to offload to`);
   return parsed;
-}
-
-/** @internal Errors when degrees do not fit `worldSize`; names the nearest ones that do. */
-export function checkDegrees(worldSize: number, tp: number, shard: number): void {
-  // The next divisor on either side.
-  const nearest = (n: number, wanted: number): string => {
-    const divisors = Array.from({ length: n }, (_, i) => i + 1).filter((d) => n % d === 0);
-    const sides = [divisors.filter((d) => d < wanted).at(-1), divisors.find((d) => d > wanted)];
-    return sides.filter((d) => d !== undefined).join(' and ');
-  };
-  if (worldSize % tp !== 0)
-    throw new RangeError(
-      `the tensor-parallel degree ${tp} does not divide the ${worldSize} ranks; the nearest that do: ${nearest(worldSize, tp)}`,
-    );
-  const dp = worldSize / tp;
-  if (shard > 0 && dp % shard !== 0)
-    throw new RangeError(
-      `the shard degree ${shard} does not divide the ${dp} data-parallel ranks (${worldSize} ranks, tensor-parallel degree ${tp}); ` +
-        `the nearest that do: ${nearest(dp, shard)}`,
-    );
 }
 
 /**

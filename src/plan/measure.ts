@@ -3,8 +3,9 @@
 
 import { TokenDataset } from '../data/dataset.ts';
 import { DataLoader } from '../data/loader.ts';
+import { divisors, neighbours } from '../distributed/degrees.ts';
 import { dist, joinDryWorld } from '../distributed/index.ts';
-import { checkDegrees, init } from '../distributed/state.ts';
+import { init } from '../distributed/state.ts';
 import type { JsonObject } from '../json.ts';
 import { AutoModelForCausalLM, familyOf } from '../models/auto.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
@@ -38,23 +39,17 @@ export interface Measurement {
 /** Values of a checkpoint that nobody reads. */
 const fromFile: Recipe = { writer: 'file', fileBytes: 0, read: () => {}, readRows: () => {} };
 
-/** Errors, with the nearest degrees that are possible, when model and ranks cannot be divided as asked. */
-export function checkPlan(config: ModelConfig, { nproc, tp, hybridShardDegree = 0 }: FinetuneOptions): void {
-  checkDegrees(nproc, tp, hybridShardDegree);
+/** @internal Errors when `model` does not divide over `tp` ranks; names the nearest degrees of that many ranks that do. */
+export function checkDivision(model: CausalLM, { nproc, tp }: Pick<FinetuneOptions, 'nproc' | 'tp'>): void {
   if (tp === 1) return;
+  const { config } = model;
   const plan = familyOf(config).tensorParallelPlan;
   if (!plan)
     throw new RangeError(`model_type "${config.modelType}" has no tensor-parallel plan; only degree 1 is possible`);
-  const model = onMeta(config);
   const problem = divisionProblem(model, plan, tp);
   if (!problem) return;
-  const possible: number[] = [];
-  for (let degree = 1; degree <= nproc; degree++)
-    if (nproc % degree === 0 && !divisionProblem(model, plan, degree)) possible.push(degree);
-  const near = [possible.findLast((degree) => degree < tp), possible.find((degree) => degree > tp)];
-  throw new RangeError(
-    `${problem}; the nearest possible of ${nproc} ranks: ${near.filter((degree) => degree !== undefined).join(' and ')}`,
-  );
+  const possible = divisors(nproc).filter((degree) => !divisionProblem(model, plan, degree));
+  throw new RangeError(`${problem}; the nearest degrees that fit ${nproc} ranks: ${neighbours(possible, tp)}`);
 }
 
 function divisionProblem(model: CausalLM, plan: TensorParallelPlan, size: number): string | undefined {
@@ -67,7 +62,8 @@ function divisionProblem(model: CausalLM, plan: TensorParallelPlan, size: number
   }
 }
 
-function onMeta(config: ModelConfig): CausalLM {
+/** @internal */
+export function onMeta(config: ModelConfig): CausalLM {
   return initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config, { dtype: 'float32' }));
 }
 
@@ -75,9 +71,9 @@ function onMeta(config: ModelConfig): CausalLM {
 export async function measure({ config: json, file, rank, options }: Measurement): Promise<PlanReport> {
   joinDryWorld(rank, options.nproc);
   const config = AutoConfig.fromObject(json, file);
-  checkPlan(config, options);
-  if (options.tp > 1) init({ tensorParallelDegree: options.tp });
   const model = onMeta(config);
+  checkDivision(model, options);
+  if (options.tp > 1) init({ tensorParallelDegree: options.tp });
   const parameters = countNumParams(model);
   if (rank === 0) for (const parameter of model.parameters()) parameter.setRecipe(fromFile);
 

@@ -51,20 +51,28 @@ export async function planRun({
   const given = Object.fromEntries(Object.entries(rest).filter(([, value]) => value !== undefined));
   const options = await resolveFinetuneOptions({
     ...given,
-    model: 'planned',
-    data: 'planned',
-    out: 'planned',
+    ...unused,
     nproc: worldSize,
     tp: tensorParallelDegree,
-    strategy: shardingStrategy ?? (rest.hybridShardDegree === undefined ? 'FULL_SHARD' : 'HYBRID_SHARD'),
+    strategy: shardingStrategy ?? impliedStrategy(rest.hybridShardDegree),
   });
-  if (!Number.isSafeInteger(rank) || rank < 0 || rank >= worldSize)
-    throw new RangeError(`rank must be from 0 to ${worldSize - 1}, got ${rank}`);
   const json = 'raw' in config ? (config as ModelConfig).raw : (config as JsonObject);
   return runDry({ config: json, file: 'config', rank, options });
 }
 
-function runDry(measurement: Measurement): Promise<PlanReport> {
+/** @internal What finetune must be told and a plan has no use for. */
+export const unused = { model: 'planned', data: 'planned', out: 'planned' } as const;
+
+/** @internal A degree of shards asks for them. */
+export function impliedStrategy(hybridShardDegree: unknown): FinetuneOptions['strategy'] {
+  return hybridShardDegree === undefined ? 'FULL_SHARD' : 'HYBRID_SHARD';
+}
+
+/** @internal Measures in a process of its own. */
+export function runDry(measurement: Measurement): Promise<PlanReport> {
+  const { rank, options } = measurement;
+  if (!Number.isSafeInteger(rank) || rank < 0 || rank >= options.nproc)
+    throw new RangeError(`rank must be a whole number from 0 to ${options.nproc - 1}, got ${rank}`);
   const script = fileURLToPath(new URL('./worker.js', import.meta.url));
   const worker = fork(script, { execArgv: [], serialization: 'advanced' });
   return new Promise((resolve, reject) => {

@@ -1,6 +1,7 @@
 // The one description of every fine-tuning option: its check, its default, its flag and its help.
 // Flags, config files and programs all end here, so a message about a key reads the same from each of them.
 import { z } from 'zod';
+import { divisors, neighbours } from '../distributed/degrees.ts';
 import { nearest } from '../nearest.ts';
 import type { FinetuneOptions, StrategyName } from './options.ts';
 
@@ -194,15 +195,17 @@ const show = (value: unknown): string => (value === undefined ? 'nothing' : JSON
 /** What contradicts between options that are right by themselves. */
 function contradictions(o: FinetuneOptions): string[] {
   const problems: string[] = [];
+  const near = (n: number, wanted: number): string => `the nearest are ${neighbours(divisors(n), wanted)}`;
   const hybrid = o.strategy.includes('HYBRID');
   if (o.hybridShardDegree !== undefined && !hybrid) {
     problems.push(`hybridShardDegree: wants strategy HYBRID_SHARD or _HYBRID_SHARD_ZERO2, got ${o.strategy}`);
   }
   if (o.nproc % o.tp !== 0) {
-    problems.push(`tp: got ${o.tp}, wanted a divisor of the ${o.nproc} ranks (nproc)`);
+    problems.push(`tp: got ${o.tp}, wanted a divisor of the ${o.nproc} ranks (nproc): ${near(o.nproc, o.tp)}`);
   } else if (o.hybridShardDegree !== undefined && hybrid && (o.nproc / o.tp) % o.hybridShardDegree !== 0) {
     const ranks = o.tp === 1 ? `${o.nproc} ranks (nproc)` : `${o.nproc / o.tp} data-parallel ranks (nproc / tp)`;
-    problems.push(`hybridShardDegree: got ${o.hybridShardDegree}, wanted a divisor of the ${ranks}`);
+    const nearby = near(o.nproc / o.tp, o.hybridShardDegree);
+    problems.push(`hybridShardDegree: got ${o.hybridShardDegree}, wanted a divisor of the ${ranks}: ${nearby}`);
   }
   if (o.sequenceParallel && o.tp === 1) problems.push('sequenceParallel: wants tp, the ranks that share each layer');
   if (o.evalSteps !== undefined && o.evalData === undefined) {
