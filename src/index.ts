@@ -123,7 +123,6 @@ export {
   type TransformOptions,
   transform,
 } from './parallel/transform/index.ts';
-// planning
 export { type PlanOptions, planRun } from './plan/plan.ts';
 export type { PlannedMemory, PlanReport } from './plan/report.ts';
 export type { DType, FloatDType } from './tensor/dtype.ts';

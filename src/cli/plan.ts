@@ -62,7 +62,7 @@ async function readConfig(path: string): Promise<ModelConfig> {
 /** @internal The report that the flags ask for. */
 export async function planFlags({ model, rank, json: _, ...given }: Record<string, unknown>): Promise<PlanReport> {
   for (const [flag, key] of aliases) {
-    const name = flag.replace(/ .*/, '').replace(/^--|-(\w)/g, (_, letter?: string) => letter?.toUpperCase() ?? '');
+    const name = new Option(flag).attributeName();
     if (given[name] !== undefined) given[key] = given[name];
     delete given[name];
   }
