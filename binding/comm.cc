@@ -199,6 +199,27 @@ napi_value group_allocate(Args& a) {
   return a.from(a.state().tensors.insert({std::move(storage), 0, numel, dtype}));
 }
 
+// (tensor, present): makes the pages of shared memory now, in one go, or takes them out of this process's map (their values
+// stay). Nothing for other memory.
+napi_value tensor_pages(Args& a) {
+  TensorRef t = a.tensor(0);
+  bool present = a.boolean(1);
+  if (t.storage->backing() < 0) return a.undefined();
+  t.storage->used_on(a.stream());
+  enqueue(a.stream(), "tensorPages", [t, present] { comm::set_pages(static_cast<std::byte*>(t.data()), t.bytes(), present); });
+  return a.undefined();
+}
+
+// (group, elements, dtype, kind) → handle of memory that all ranks of the group map
+napi_value group_allocate_whole(Args& a) {
+  int64_t numel = a.integer(1), kind = a.integer(3);
+  DType dtype = a.dtype(2);
+  if (numel < 0) fail("ERR_SHAPE", "a tensor cannot have ", numel, " elements");
+  if (kind < 0 || kind >= kMemoryKinds) fail("ERR_ARGUMENT", "memory kind ", kind, " does not exist");
+  auto storage = group(a)->allocate_whole(static_cast<size_t>(numel * size_of(dtype)), a.stream(), static_cast<MemoryKind>(kind));
+  return a.from(a.state().tensors.insert({std::move(storage), 0, numel, dtype}));
+}
+
 napi_value group_broadcast(Args& a) {
   group(a)->broadcast(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
   return a.undefined();
@@ -238,6 +259,12 @@ napi_value group_barrier(Args& a) {
   Group g = group(a);
   g->barrier(a.stream());
   a.stream()->synchronize();
+  return a.undefined();
+}
+
+// Enqueues; the host does not wait.
+napi_value group_enqueue_barrier(Args& a) {
+  group(a)->barrier(a.stream());
   return a.undefined();
 }
 
@@ -283,6 +310,8 @@ void register_comm(Napi::Object exports) {
   define<group_release>(exports, "groupRelease");
   define<group_split>(exports, "groupSplit");
   define<group_allocate>(exports, "groupAllocate");
+  define<tensor_pages>(exports, "tensorPages");
+  define<group_allocate_whole>(exports, "groupAllocateWhole");
   define<group_broadcast>(exports, "groupBroadcast");
   define<group_scatter>(exports, "groupScatter");
   define<group_all_reduce>(exports, "groupAllReduce");
@@ -291,6 +320,7 @@ void register_comm(Napi::Object exports) {
   define<group_send>(exports, "groupSend");
   define<group_recv>(exports, "groupRecv");
   define<group_barrier>(exports, "groupBarrier");
+  define<group_enqueue_barrier>(exports, "groupEnqueueBarrier");
   define<group_all_gather_bytes>(exports, "groupAllGatherBytes");
   define<group_broadcast_bytes>(exports, "groupBroadcastBytes");
 }

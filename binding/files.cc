@@ -33,6 +33,8 @@ TensorRef tensor_on_stream(Args& a, size_t i) {
   return t;
 }
 
+files::Target target_of(const TensorRef& t) { return {t.data(), t.dtype, t.storage->backing(), t.offset * size_of(t.dtype)}; }
+
 napi_value file_open(Args& a) { return a.from(table(a).insert(File::open(a.string(0)))); }
 
 // (path, bytes to reserve or 0) → handle
@@ -76,7 +78,7 @@ napi_value file_read(Args& a) {
   DType stored = a.dtype(3);
   files::expect_convertible("fileRead", *file, stored, dst.dtype);
   enqueue(a.stream(), "fileRead",
-          [file, offset, dst, stored] { files::read_tensor(*file, offset, dst.data(), dst.dtype, dst.numel, stored); });
+          [file, offset, dst, stored] { files::read_tensor(*file, offset, target_of(dst), dst.numel, stored); });
   return a.undefined();
 }
 
@@ -94,7 +96,7 @@ napi_value file_read_rows(Args& a) {
   }
   files::Rows shape{dst.numel / row, row, stride};
   enqueue(a.stream(), "fileReadRows",
-          [file, offset, dst, stored, shape] { files::read_rows(*file, offset, dst.data(), dst.dtype, shape, stored); });
+          [file, offset, dst, stored, shape] { files::read_rows(*file, offset, target_of(dst), shape, stored); });
   return a.undefined();
 }
 

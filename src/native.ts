@@ -229,6 +229,10 @@ interface NativeComm {
   /** 0 for a rank that is not among `ranks`. */
   groupSplit(group: Handle, ranks: number[]): Handle;
   groupAllocate(group: Handle, numel: number, dtype: number, kind: number, populate: boolean): Handle;
+  /** Enqueues: makes the pages of shared memory in one go, or takes them out of this process's map (their values stay). */
+  tensorPages(tensor: Handle, present: boolean): void;
+  /** Memory that all ranks of the group map. Waits until all have it; no pages yet. */
+  groupAllocateWhole(group: Handle, numel: number, dtype: number, kind: number): Handle;
   groupBroadcast(group: Handle, tensor: Handle, root: number): void;
   groupScatter(group: Handle, output: Handle, input: Handle, root: number): void;
   groupAllReduce(group: Handle, tensor: Handle, op: number): void;
@@ -237,6 +241,7 @@ interface NativeComm {
   groupSend(group: Handle, tensor: Handle, to: number): void;
   groupRecv(group: Handle, tensor: Handle, from: number): void;
   groupBarrier(group: Handle): void;
+  groupEnqueueBarrier(group: Handle): void;
   groupAllGatherBytes(group: Handle, bytes: Uint8Array): Uint8Array[];
   groupBroadcastBytes(group: Handle, bytes: Uint8Array | undefined, root: number): Uint8Array;
 }

@@ -9,11 +9,12 @@ namespace {
 
 class DryStorage final : public Storage {
  public:
-  DryStorage(std::shared_ptr<CpuAllocator> allocator, size_t bytes, size_t counted, Stream* home, MemoryKind kind)
-      : Storage(allocator->dry_address(bytes), bytes, Device::Cpu, home), allocator_(std::move(allocator)), counted_(static_cast<int64_t>(counted)), kind_(kind) {
+  DryStorage(std::shared_ptr<CpuAllocator> allocator, size_t bytes, size_t counted, Stream* home, MemoryKind kind, bool whole = false)
+      : Storage(allocator->dry_address(bytes), bytes, Device::Cpu, home), allocator_(std::move(allocator)), counted_(static_cast<int64_t>(counted)), kind_(kind), whole_(whole) {
     allocator_->account(kind_, counted_);
   }
   ~DryStorage() override { retire(); }
+  int64_t whole() const override { return whole_; }
 
  protected:
   void give_back() override { allocator_->account(kind_, -counted_); }
@@ -22,12 +23,17 @@ class DryStorage final : public Storage {
   std::shared_ptr<CpuAllocator> allocator_;
   int64_t counted_;
   MemoryKind kind_;
+  bool whole_;
 };
 
 }  // namespace
 
 std::shared_ptr<Storage> DryGroup::allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool) {
   return std::make_shared<DryStorage>(runtime_->allocator().shared_from_this(), bytes, SharedPool::rounded(bytes), home, kind);
+}
+
+std::shared_ptr<Storage> DryGroup::allocate_whole(size_t bytes, Stream* home, MemoryKind kind) {
+  return std::make_shared<DryStorage>(runtime_->allocator().shared_from_this(), bytes, bytes / static_cast<size_t>(size()), home, kind, true);
 }
 
 std::shared_ptr<ProcessGroup> DryGroup::split(const std::vector<int>& members) {

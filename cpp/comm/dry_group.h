@@ -27,6 +27,7 @@ class DryGroup final : public ProcessGroup {
   const char* backend() const override { return "dry"; }
   // Counted as a shared segment is.
   std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override;
+  std::shared_ptr<Storage> allocate_whole(size_t bytes, Stream* home, MemoryKind kind) override;
   std::shared_ptr<ProcessGroup> split(const std::vector<int>& members) override;
   // Every rank says what this one says.
   std::vector<std::string> all_gather_bytes(const std::string& bytes, Stream*) override {

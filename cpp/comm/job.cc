@@ -55,6 +55,11 @@ std::shared_ptr<SharedPool> Job::pool(Runtime* runtime) {
   return pool_;
 }
 
+std::shared_ptr<WholePool> Job::whole_pool(Runtime* runtime) {
+  if (!whole_pool_) whole_pool_ = std::make_shared<WholePool>(runtime, exchange_);
+  return whole_pool_;
+}
+
 std::shared_ptr<ProcessGroup> Job::world(Runtime* runtime) {
   std::vector<int> ranks(static_cast<size_t>(options_.size));
   for (int r = 0; r < options_.size; ++r) ranks[static_cast<size_t>(r)] = r;

@@ -10,6 +10,7 @@
 #include "comm/shared_storage.h"
 #include "comm/store.h"
 #include "comm/store_server.h"
+#include "comm/whole_storage.h"
 
 namespace rz::comm {
 
@@ -32,6 +33,7 @@ class Job : public std::enable_shared_from_this<Job> {
   Store& store() { return *store_; }
   SegmentExchange& exchange() { return *exchange_; }
   std::shared_ptr<SharedPool> pool(Runtime* runtime);
+  std::shared_ptr<WholePool> whole_pool(Runtime* runtime);
   const std::string& backend() const { return backend_; }
 
   std::shared_ptr<ProcessGroup> world(Runtime* runtime);
@@ -54,6 +56,7 @@ class Job : public std::enable_shared_from_this<Job> {
   std::unique_ptr<Store> store_;
   std::shared_ptr<SegmentExchange> exchange_;
   std::shared_ptr<SharedPool> pool_;
+  std::shared_ptr<WholePool> whole_pool_;
   std::string backend_;
   std::map<std::string, int> group_counts_;
   std::vector<std::weak_ptr<ShmGroup>> groups_;

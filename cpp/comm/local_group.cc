@@ -12,6 +12,7 @@ std::shared_ptr<ProcessGroup> LocalGroup::split(const std::vector<int>& members)
 void LocalGroup::do_scatter(Operand out, Operand in, int, Stream* stream) { do_all_gather(out, in, stream); }
 
 void LocalGroup::do_all_gather(Operand out, Operand in, Stream* stream) {
+  if (out.data == in.data && out.dtype == in.dtype) return;
   static_cast<CpuStream*>(stream)->enqueue("all_gather", [out, in] { cast_copy(out.data, out.dtype, in.data, in.dtype, in.numel); });
 }
 

@@ -15,6 +15,7 @@ class LocalGroup final : public ProcessGroup {
   std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override {
     return allocate_(bytes, home, kind, populate);
   }
+  std::shared_ptr<Storage> allocate_whole(size_t bytes, Stream* home, MemoryKind kind) override { return allocate_(bytes, home, kind, false); }
   std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) override;
 
  protected:

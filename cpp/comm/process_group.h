@@ -19,6 +19,7 @@ struct Operand {
   int64_t numel = 0;
   int segment = -1;    // where peers can read it
   int64_t offset = 0;  // bytes into the segment
+  int64_t whole = 0;   // see Storage::whole
 
   Operand() = default;
   explicit Operand(const TensorRef& tensor)
@@ -26,7 +27,8 @@ struct Operand {
         dtype(tensor.dtype),
         numel(tensor.numel),
         segment(tensor.storage ? tensor.storage->segment() : -1),
-        offset(tensor.offset * size_of(tensor.dtype)) {}
+        offset(tensor.offset * size_of(tensor.dtype)),
+        whole(tensor.storage ? tensor.storage->whole() : 0) {}
   size_t bytes() const { return static_cast<size_t>(numel * size_of(dtype)); }
   std::byte* at(int64_t element) const { return data + element * size_of(dtype); }
 };
@@ -46,13 +48,18 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   // Memory that the group's collectives read at peers without a copy.
   virtual std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) = 0;
 
+  // Memory that every rank of the group maps: all write and read the same bytes. Blocks until all have it. No pages yet.
+  virtual std::shared_ptr<Storage> allocate_whole(size_t bytes, Stream* home, MemoryKind kind) = 0;
+
   // `tensor` of root replaces everyone's.
   void broadcast(TensorRef tensor, int root, Stream* stream);
-  // Rank r gets part r of root's `in`, cast to out's floating dtype. `in` counts at root only.
+  // Rank r gets part r of root's `in`, cast to out's floating dtype. `in` counts at root only. Where `in` and `out` are
+  // memory that all ranks map, root has written in place, and nothing is copied.
   void scatter(TensorRef out, TensorRef in, int root, Stream* stream);
   // In place; float32 accumulation in rank order, the same bits everywhere.
   void all_reduce(TensorRef tensor, ReduceOp op, Stream* stream);
-  // out = every rank's `in`, in rank order, cast to out's floating dtype. In place when `in` is out's part `rank`.
+  // out = every rank's `in`, in rank order, cast to out's floating dtype. In place when `in` is out's part `rank`; of
+  // memory that all of them map (allocate_whole) nothing is copied then.
   void all_gather(TensorRef out, TensorRef in, Stream* stream);
   // out (+)= op over ranks of part `rank` of their `in`; float32 accumulation in rank order.
   void reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream);

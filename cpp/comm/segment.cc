@@ -37,6 +37,13 @@ void populate(std::byte* data, size_t bytes) {
   }
 }
 
+void set_pages(std::byte* data, size_t bytes, bool present) {
+  if (present) return populate(data, bytes);
+  const uintptr_t page = 4096;
+  uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) & ~(page - 1), end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(page - 1);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 SegmentTable::Owned SegmentTable::create(size_t bytes) {
   bytes = (bytes + 4095) & ~size_t{4095};
   Entry entry;

@@ -28,6 +28,9 @@ class Mapping {
 // Backs a range with pages in one call; a page fault each would cost 13 µs per 4 KiB.
 void populate(std::byte* data, size_t bytes);
 
+// populate, or the opposite: whole pages of the range leave this process's map; shared memory keeps their values.
+void set_pages(std::byte* data, size_t bytes, bool present);
+
 // The segments this process owns. Any thread.
 class SegmentTable {
  public:

@@ -141,6 +141,23 @@ std::unique_ptr<Mapping> SegmentExchange::map_writable(int rank, int id, const D
   return std::make_unique<Mapping>(fd.get(), bytes, true);
 }
 
+int64_t SegmentExchange::whole_key(int rank, int id) { return (int64_t{rank + 1} << 32) | id; }
+
+WholeSegment SegmentExchange::make_whole(size_t bytes) {
+  int id = own_.create(bytes).id;
+  size_t size = 0;
+  Fd fd(own_.lend(id, state_->rank(), size));
+  auto mapping = std::make_unique<Mapping>(fd.get(), size, true);
+  return {std::move(fd), std::move(mapping), id, whole_key(state_->rank(), id)};
+}
+
+WholeSegment SegmentExchange::map_whole(int rank, int id, const Doing& doing) {
+  size_t bytes = 0;
+  Fd fd = fetch(rank, id, bytes, doing);
+  auto mapping = std::make_unique<Mapping>(fd.get(), bytes, true);
+  return {std::move(fd), std::move(mapping), 0, whole_key(rank, id)};
+}
+
 void SegmentExchange::destroy(int id) {
   Request gone = request(kGone, id);
   for (int rank : own_.destroy(id)) {

@@ -13,6 +13,14 @@
 
 namespace rz::comm {
 
+// One rank's mapping of memory that several ranks write, and the descriptor behind it.
+struct WholeSegment {
+  Fd fd;
+  std::unique_ptr<Mapping> mapping;
+  int own = 0;  // number of the segment at the rank that made it; 0 elsewhere
+  int64_t key = 0;  // the same at every rank
+};
+
 class SegmentExchange {
  public:
   // `job`: a public name; `token`: 32 bytes that only ranks of the job can know.
@@ -26,6 +34,9 @@ class SegmentExchange {
   const std::byte* map(int rank, int id, const Doing& doing);
   // A writable mapping of the caller's own, never taken away.
   std::unique_ptr<Mapping> map_writable(int rank, int id, const Doing& doing);
+  // Memory for all ranks of a group: made by one of them, mapped writable by the others.
+  WholeSegment make_whole(size_t bytes);
+  WholeSegment map_whole(int rank, int id, const Doing& doing);
   size_t mapped() const;  // cached mappings alive
 
  private:
@@ -40,6 +51,7 @@ class SegmentExchange {
   Fd fetch(int rank, int id, size_t& bytes, const Doing& doing);
   std::string socket_name(int rank) const { return "rankzero-" + job_ + "-" + std::to_string(rank); }
   Request request(uint32_t type, int id) const;
+  static int64_t whole_key(int rank, int id);
 
   std::string job_, token_;
   std::shared_ptr<JobState> state_;

@@ -10,6 +10,8 @@
 namespace rz::comm {
 namespace {
 
+constexpr int32_t kWhole = -2;  // in a header: no segment, but memory that all ranks map
+
 int64_t chunks_of(int64_t numel, int64_t chunk) { return std::max<int64_t>(1, (numel + chunk - 1) / chunk); }
 
 }  // namespace
@@ -71,6 +73,7 @@ void ShmGroup::run_broadcast(const Doing& doing, const Operand& tensor, int root
 void ShmGroup::run_scatter(const Doing& doing, const Operand& out, const Operand& in, int root) {
   bool is_root = rank() == root;
   Header own = header(doing, Operation::Scatter, out.numel, is_root ? in.dtype : out.dtype, out.dtype, root);
+  if (out.whole && (!is_root || in.whole == out.whole)) return share_whole(doing, own, out);
   if (is_root) expose(own, in);
   int64_t chunks = 1;
   for (int64_t k = 0; k < chunks; ++k) {
@@ -100,6 +103,7 @@ void ShmGroup::run_scatter(const Doing& doing, const Operand& out, const Operand
 
 void ShmGroup::run_all_gather(const Doing& doing, const Operand& out, const Operand& in) {
   Header own = header(doing, Operation::AllGather, in.numel, in.dtype, out.dtype);
+  if (out.whole && in.data == out.at(rank() * in.numel)) return share_whole(doing, own, out);
   expose(own, in);
   int64_t width = size_of(in.dtype), chunk = static_cast<int64_t>(kHalf) / width, chunks = chunks_of(in.numel, chunk);
   for (int64_t k = 0; k < chunks; ++k) {
@@ -120,6 +124,19 @@ void ShmGroup::run_all_gather(const Doing& doing, const Operand& out, const Oper
     next_mail();
   }
   if (any_direct(doing)) sync(doing);
+}
+
+// Everybody's part is where everybody reads it, once all have come this far.
+void ShmGroup::share_whole(const Doing& doing, Header own, const Operand& out) {
+  own.segment = kWhole;
+  own.offset = out.whole;
+  enter(doing, own);
+  for (int peer = 0; peer < size(); ++peer) {
+    const Header& theirs = header_of(peer, doing);
+    if (theirs.segment != kWhole || theirs.offset != out.whole)
+      fail("ERR_ARGUMENT", "[", doing.operation, "] rank ", world_rank(peer), " of group ", name(), " means other memory than this rank");
+  }
+  progress::add_bytes(out.bytes());
 }
 
 void ShmGroup::run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate) {

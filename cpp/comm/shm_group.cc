@@ -148,6 +148,26 @@ std::shared_ptr<Storage> ShmGroup::allocate_shared(size_t bytes, Stream* home, M
   return pool_->allocate(bytes, home, kind, populate);
 }
 
+std::shared_ptr<Storage> ShmGroup::allocate_whole(size_t bytes, Stream* home, MemoryKind kind) {
+  WholeSegment segment;
+  SegmentExchange& exchange = job_->exchange();
+  bytes = std::max<size_t>(bytes, 1);
+  if (rank() == 0) segment = exchange.make_whole(bytes);
+  int id = std::stoi(broadcast_bytes(std::to_string(segment.own), 0, home));
+  std::string problem;
+  try {
+    if (rank() != 0) segment = exchange.map_whole(world_rank(0), id, {"allocate", 0, name().c_str()});
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  // Everyone has it, or everyone fails.
+  for (const std::string& theirs : all_gather_bytes(problem, home)) {
+    if (!theirs.empty()) fail("ERR_SHARED_MEMORY", theirs);
+  }
+  size_t counted = bytes / static_cast<size_t>(size());
+  return job_->whole_pool(pool_->runtime())->adopt(std::move(segment), bytes, counted, home, kind);
+}
+
 std::shared_ptr<ProcessGroup> ShmGroup::split(const std::vector<int>& members) {
   check_members(members);
   std::vector<int> world;

@@ -24,6 +24,7 @@ class ShmGroup final : public ProcessGroup {
 
   const char* backend() const override { return "shm"; }
   std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override;
+  std::shared_ptr<Storage> allocate_whole(size_t bytes, Stream* home, MemoryKind kind) override;
   std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) override;
   // Waits until the peers have read everything this rank published.
   void quiesce() noexcept;
@@ -52,6 +53,7 @@ class ShmGroup final : public ProcessGroup {
   void run_scatter(const Doing& doing, const Operand& out, const Operand& in, int root);
   void run_all_reduce(const Doing& doing, const Operand& tensor, ReduceOp op);
   void run_all_gather(const Doing& doing, const Operand& out, const Operand& in);
+  void share_whole(const Doing& doing, Header own, const Operand& out);
   void run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate);
   void run_barrier(const Doing& doing);
   void run_send(const Doing& doing, const Operand& tensor, int to);

@@ -41,6 +41,10 @@ class Storage {
 
   // Storages that peers can map (allocated by a process group) name their segment; others return -1.
   virtual int segment() const { return -1; }
+  // A number that all mappings of memory which several ranks write have in common; 0 for memory of one rank.
+  virtual int64_t whole() const { return 0; }
+  // Descriptor of the memory itself, where writing through it is cheaper than touching pages that do not exist yet; or -1.
+  virtual int backing() const { return -1; }
 
  protected:
   // Gives the memory back to its allocator. Called at most once by retire(), from the last handle or the destructor.

@@ -1,7 +1,11 @@
 #include "files/tensor_io.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -49,46 +53,77 @@ void parallel(int64_t count, int64_t grain, int threads, const std::function<voi
 
 int threads_for(int64_t bytes) { return bytes >= static_cast<int64_t>(kParallel) ? read_threads() : 1; }
 
-std::byte* at(void* base, int64_t element, DType dtype) {
-  return static_cast<std::byte*>(base) + element * size_of(dtype);
+// Room for a chunk that stays in the cache between a read and a write. Of the calling thread.
+std::byte* scratch(int which, size_t bytes) {
+  thread_local std::vector<std::byte> rooms[2];
+  auto& room = rooms[which];
+  if (room.size() < bytes) room.resize(bytes);
+  return room.data();
 }
 
-// Elements [begin, end) of the range, through one chunk of scratch unless the bytes can go straight to their place.
-void read_piece(const File& file, int64_t offset, void* dst, DType dst_dtype, int64_t begin, int64_t end, DType src_dtype) {
+// Where elements [begin, …) of the target are made: in place, or in scratch that `put` then writes through the descriptor.
+std::byte* place(const Target& to, int64_t begin, int64_t count) {
+  int64_t width = size_of(to.dtype);
+  if (to.backing < 0) return static_cast<std::byte*>(to.data) + begin * width;
+  return scratch(1, static_cast<size_t>(count * width));
+}
+
+void put(const Target& to, int64_t begin, const void* from, int64_t count) {
+  if (to.backing < 0) return;
+  int64_t width = size_of(to.dtype);
+  const std::byte* data = static_cast<const std::byte*>(from);
+  size_t left = static_cast<size_t>(count * width);
+  int64_t offset = to.backing_offset + begin * width;
+  while (left > 0) {
+    ssize_t written = pwrite(to.backing, data, left, offset);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail("ERR_OUT_OF_MEMORY", "no pages for ", left, " bytes of shared memory: ", std::strerror(errno));
+    data += written, offset += written, left -= static_cast<size_t>(written);
+  }
+}
+
+// Elements [begin, end) of the range, through a chunk of scratch unless the bytes can go straight to their place.
+void read_piece(const File& file, int64_t offset, const Target& to, int64_t begin, int64_t end, DType src_dtype, int64_t first = 0) {
   int64_t width = size_of(src_dtype);
-  if (src_dtype == dst_dtype) {
-    file.read(offset + begin * width, at(dst, begin, dst_dtype), static_cast<size_t>((end - begin) * width));
+  bool same = src_dtype == to.dtype;
+  if (same && to.backing < 0) {
+    file.read(offset + begin * width, place(to, first + begin, end - begin), static_cast<size_t>((end - begin) * width));
     return;
   }
-  int64_t step = static_cast<int64_t>(kChunk) / width;
-  std::vector<std::byte> scratch(static_cast<size_t>(std::min(step, end - begin) * width));
+  int64_t step = static_cast<int64_t>(to.backing < 0 ? kChunk : kCached) / width;
   for (int64_t i = begin; i < end; i += step) {
     int64_t n = std::min(step, end - i);
-    file.read(offset + i * width, scratch.data(), static_cast<size_t>(n * width));
-    convert(at(dst, i, dst_dtype), dst_dtype, scratch.data(), src_dtype, n);
+    std::byte* raw = scratch(0, static_cast<size_t>(n * width));
+    file.read(offset + i * width, raw, static_cast<size_t>(n * width));
+    if (same) {
+      put(to, first + i, raw, n);
+      continue;
+    }
+    std::byte* out = place(to, first + i, n);
+    convert(out, to.dtype, raw, src_dtype, n);
+    put(to, first + i, out, n);
   }
 }
 
 // Rows [begin, end). Narrow gaps are read over: one large read and a gather beat many small reads.
-void read_rows_piece(const File& file, int64_t offset, void* dst, DType dst_dtype, Rows shape, int64_t begin, int64_t end,
-                     DType src_dtype) {
+void read_rows_piece(const File& file, int64_t offset, const Target& to, Rows shape, int64_t begin, int64_t end, DType src_dtype) {
   int64_t width = size_of(src_dtype), row = shape.row_elements, stride = shape.row_stride;
   bool read_over = row * width < 64 * 1024 && stride <= 16 * row && stride * width <= static_cast<int64_t>(kChunk);
   if (!read_over) {
-    for (int64_t r = begin; r < end; ++r) {
-      read_piece(file, offset + r * stride * width, at(dst, r * row, dst_dtype), dst_dtype, 0, row, src_dtype);
-    }
+    for (int64_t r = begin; r < end; ++r) read_piece(file, offset + r * stride * width, to, 0, row, src_dtype, r * row);
     return;
   }
   int64_t step = std::max<int64_t>(1, static_cast<int64_t>(kChunk) / (stride * width));
-  std::vector<std::byte> scratch(static_cast<size_t>(std::min(step, end - begin) * stride * width));
   for (int64_t r = begin; r < end; r += step) {
     int64_t n = std::min(step, end - r);
     int64_t span = ((n - 1) * stride + row) * width;  // not past the last wanted byte: it may be the file's
-    file.read(offset + r * stride * width, scratch.data(), static_cast<size_t>(span));
+    std::byte* raw = scratch(0, static_cast<size_t>(span));
+    file.read(offset + r * stride * width, raw, static_cast<size_t>(span));
+    std::byte* out = place(to, r * row, n * row);
     for (int64_t i = 0; i < n; ++i) {
-      convert(at(dst, (r + i) * row, dst_dtype), dst_dtype, scratch.data() + i * stride * width, src_dtype, row);
+      convert(out + i * row * size_of(to.dtype), to.dtype, raw + i * stride * width, src_dtype, row);
     }
+    put(to, r * row, out, n * row);
   }
 }
 
@@ -111,22 +146,22 @@ void expect_convertible(const char* what, const File& file, DType from, DType to
        "; only floating dtypes convert");
 }
 
-void read_tensor(const File& file, int64_t offset, void* dst, DType dst_dtype, int64_t numel, DType src_dtype) {
+void read_tensor(const File& file, int64_t offset, const Target& to, int64_t numel, DType src_dtype) {
   int64_t width = size_of(src_dtype);
   parallel(numel, static_cast<int64_t>(kChunk) / width, threads_for(numel * width), [&](int64_t begin, int64_t end) {
-    read_piece(file, offset, dst, dst_dtype, begin, end, src_dtype);
+    read_piece(file, offset, to, begin, end, src_dtype);
   });
 }
 
-void read_rows(const File& file, int64_t offset, void* dst, DType dst_dtype, Rows shape, DType src_dtype) {
+void read_rows(const File& file, int64_t offset, const Target& to, Rows shape, DType src_dtype) {
   if (shape.rows == 0 || shape.row_elements == 0) return;
   int64_t bytes = shape.rows * shape.row_elements * size_of(src_dtype);
   if (shape.row_elements == shape.row_stride || shape.rows == 1) {
-    return read_tensor(file, offset, dst, dst_dtype, shape.rows * shape.row_elements, src_dtype);
+    return read_tensor(file, offset, to, shape.rows * shape.row_elements, src_dtype);
   }
   int64_t grain = std::max<int64_t>(1, static_cast<int64_t>(kChunk) / (shape.row_stride * size_of(src_dtype)));
   parallel(shape.rows, grain, threads_for(bytes), [&](int64_t begin, int64_t end) {
-    read_rows_piece(file, offset, dst, dst_dtype, shape, begin, end, src_dtype);
+    read_rows_piece(file, offset, to, shape, begin, end, src_dtype);
   });
 }
 

@@ -26,6 +26,7 @@ export async function loadPieces(
 ): Promise<void> {
   compareNames(checkpoint, fsdp);
   fsdp.runtime.reshardAll();
+  for (const unit of fsdp.units) unit.beginWrite();
   const parts = [...modelParts(checkpoint, fsdp), ...(optimizer ? optimizerParts(checkpoint, optimizer) : [])];
   const bytesOf = ({ target }: Part): number => target.numel * dtypeSize(target.dtype);
   const totalBytes = parts.reduce((sum, part) => sum + bytesOf(part), 0);
@@ -45,6 +46,7 @@ export async function loadPieces(
     replaceFileStream(stream);
     throw error;
   }
+  for (const unit of fsdp.units) unit.markShardWritten();
 }
 
 function* modelParts(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParallel): Generator<Part> {

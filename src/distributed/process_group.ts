@@ -47,6 +47,19 @@ export class ProcessGroup {
     return native.groupAllocate(this.handle, numel, dtype, kind, populate);
   }
 
+  /**
+   * One tensor that all ranks of the group map: what one writes the others read, after a barrier. Uninitialised, without
+   * pages. Collective; blocks.
+   */
+  allocateWhole(numel: number, dtype: number, kind: number): Handle {
+    return native.groupAllocateWhole(this.handle, numel, dtype, kind);
+  }
+
+  /** Enqueues a barrier on the current stream: what is enqueued behind it runs when every rank has come this far. */
+  enqueueBarrier(): void {
+    native.groupEnqueueBarrier(this.handle);
+  }
+
   /** Root's values replace everyone's. */
   broadcast(tensor: Handle, root: number): void {
     native.groupBroadcast(this.handle, tensor, root);

@@ -83,7 +83,11 @@ export class AdamW {
       const gradient = unit ? unit.gradShard : parameter!.grad;
       if (!gradient) continue;
       slot.step++;
-      if (slot.numel === 0) continue;
+      unit?.beginWrite();
+      if (slot.numel === 0) {
+        unit?.markShardWritten();
+        continue;
+      }
       slot.expAvg ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
       slot.expAvgSq ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
       using values = unit ? unit.shard.slice(0, [slot.numel]) : parameter!.detach();

@@ -52,7 +52,8 @@ describe('a plan equals the run', () => {
     const reports = await expectPlanned(medium, world, { batchSize: 1, seqLength: 32 });
     const total = reports[0]!.model.parameters;
     expect(total).toBe(2 * 32_000 * 1024 + 16 * (1024 * 1024 * 3 + 3 * 1024 * 2816 + 2 * 1024) + 1024);
-    // Nothing is padded here, so the traffic is known exactly. Root and head stay gathered between forward and backward.
+    // Nothing is padded here, so the traffic is known exactly. Ranks of one host map each other's shards, so parameters are
+    // gathered once a step: backward finds what forward found.
     const share = (4 * (world - 1)) / world;
     for (const [rank, { model, memory, wire }] of reports.entries()) {
       expect(model.units).toBe(19);
@@ -60,7 +61,7 @@ describe('a plan equals the run', () => {
       expect(memory.parameters).toBeGreaterThanOrEqual((4 * total) / world);
       expect(wire.load.scatter.bytes).toBe(rank === 0 ? total * share : 0);
       expect(wire.step.reduceScatter.bytes).toBe(total * share);
-      expect(wire.step.allGather.bytes).toBe(world === 1 ? 0 : (2 * total - 32_768_000 - 1024) * share);
+      expect(wire.step.allGather.bytes).toBe(world === 1 ? 0 : total * share);
       expect(wire.step.allReduce.bytes).toBe(((4 + 8) * 2 * (world - 1)) / world); // gradient norm; loss and stop request
       expect(wire.step.broadcast.calls + wire.step.send.calls).toBe(0);
     }
@@ -119,7 +120,7 @@ describe('a model of 405 billion parameters', () => {
       tensorParallelDegree,
     });
     const shard = (4 * model.parameters) / worldSize;
-    expect(memory.parameters / shard).toBeGreaterThan(1); // norms are whole, shards end on pages
+    expect(memory.parameters / shard).toBeGreaterThanOrEqual(1); // with tensor parallelism norms are whole
     expect(memory.parameters / shard).toBeLessThan(1.01);
     expect(memory.optimizer / (2 * shard)).toBeCloseTo(1, 1);
     expect(memory.stepPeak).toBeGreaterThan(memory.parameters + memory.optimizer + memory.activations);

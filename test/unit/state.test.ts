@@ -6,8 +6,10 @@ import { afterAll, describe, expect, it } from 'vitest';
 import { checkDegrees } from '../../src/distributed/degrees.ts';
 import { dist } from '../../src/distributed/index.ts';
 import { init, parseInitConfig, state } from '../../src/distributed/state.ts';
-import { AutoModelForCausalLM } from '../../src/models/auto.ts';
+import { AutoModelForCausalLM, registerModel } from '../../src/models/auto.ts';
 import { AutoConfig } from '../../src/models/config.ts';
+import { LlamaForCausalLM } from '../../src/models/llama.ts';
+import type { LlamaConfig } from '../../src/models/llama-config.ts';
 import { initEmptyWeights } from '../../src/nn/init_empty_weights.ts';
 import { Linear } from '../../src/nn/layers.ts';
 import { FullyShardedDataParallel as FSDP } from '../../src/parallel/fsdp/fsdp.ts';
@@ -98,6 +100,10 @@ describe('a world of one', () => {
     expect(() => transform(new Linear(2, 2))).toThrow(
       /transform: Linear is not a model of a supported family; supported: .*llama/,
     );
+    registerModel('planless', { create: (config, dtype) => new LlamaForCausalLM(config as LlamaConfig, dtype) });
+    const planless = await AutoModelForCausalLM.fromPretrained(caseDir('llama'));
+    Object.assign(planless.config, { modelType: 'planless' });
+    expect(() => transform(planless)).toThrow(/model_type "planless" has no tensor-parallel plan; supported: .*llama/);
     const same = transform(model, { loadStateDictFromRank0: true });
     expect(same).not.toBe(model);
     expect([...same.namedParameters()].map(([name]) => name)).toEqual(

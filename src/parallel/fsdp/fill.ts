@@ -1,71 +1,12 @@
-// Filling shards while a model is wrapped: from the recipes of this process, or streamed from rank 0 of the shard group,
-// chunk by chunk, so that nobody holds more than its shard and a bounded staging buffer.
+// Filling shards while a model is wrapped: each rank from the recipes of its process, or rank 0 for all of them, straight into
+// the memory that they share, so that nobody holds more than its shard.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import type { Recipe } from '../../nn/recipe.ts';
-import { dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
-import { communicationStream, loadingStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
+import { communicationStream, loadingStream, onStream, order } from '../../tensor/streams.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import { type FsdpUnit, sharedTensor } from './unit.ts';
-
-// Bytes of one staging buffer on rank 0; there are two, whatever the model.
-const stagingBytes = 16 << 20;
-
-/** Two buffers that are filled on the loading stream and sent on the communication stream in turn, for a whole wrap. */
-export class StagingRing implements Disposable {
-  private readonly slots: { buffer: Tensor; sent: StreamEvent | undefined }[] = [];
-  private next = 0;
-  private readonly group: ProcessGroup;
-  private readonly dtype: FloatDType;
-
-  constructor(group: ProcessGroup, dtype: FloatDType) {
-    this.group = group;
-    this.dtype = dtype;
-  }
-
-  /** Elements of one rank's part of a buffer. */
-  get partNumel(): number {
-    return Math.floor(stagingBytes / dtypeSize(this.dtype) / this.group.size / 16) * 16;
-  }
-
-  /**
-   * `fill(part, rank)` enqueues the values for each rank on the loading stream; `send(staging)` enqueues the transfer on
-   * the communication stream. A buffer is filled again only when its transfer is done.
-   */
-  pass(length: number, fill: (part: Tensor, rank: number) => void, send: (staging: Tensor) => void): void {
-    const [load, comm] = [loadingStream(), communicationStream()];
-    const size = this.group.size;
-    let slot = this.slots[this.next];
-    if (!slot) {
-      const buffer = onStream(load, () => sharedTensor(this.group, this.partNumel * size, this.dtype, 'staging'));
-      slot = { buffer, sent: undefined };
-      this.slots.push(slot);
-    }
-    this.next = (this.next + 1) % 2;
-    slot.sent?.waitOn(load);
-    slot.sent?.dispose();
-    using used = slot.buffer.slice(0, [length * size]);
-    // A dry run has no values to read: one part stands for those of a thousand ranks.
-    const filled = this.group.backend === 'dry' ? 1 : size;
-    onStream(load, () => {
-      for (let r = 0; r < filled; r++) {
-        using part = used.slice(r * length, [length]);
-        fill(part, r);
-      }
-    });
-    order(load, comm);
-    onStream(comm, () => send(used));
-    slot.sent = new StreamEvent(comm);
-  }
-
-  [Symbol.dispose](): void {
-    for (const { buffer, sent } of this.slots) {
-      buffer.dispose();
-      sent?.dispose();
-    }
-  }
-}
+import type { FsdpUnit } from './unit.ts';
 
 /** Recipes of a unit's parameters, taken before the unit takes them over. */
 export type UnitRecipes = ReadonlyMap<Parameter, Recipe>;
@@ -87,45 +28,63 @@ function fillWindow(unit: FsdpUnit, recipes: UnitRecipes, target: Tensor, begin:
   }
 }
 
+// Values from files are written through the descriptor of the memory, which makes its pages; others are written by kernels,
+// for which the pages are made first.
+const fromFiles = (recipes: UnitRecipes): boolean => [...recipes.values()].every((recipe) => recipe.fileBytes > 0);
+
 /** Every rank reads its own slice of its own recipes. */
 export function fillLocally(unit: FsdpUnit, recipes: UnitRecipes): void {
-  order(communicationStream(), loadingStream()); // the shard's home
-  onStream(loadingStream(), () => fillWindow(unit, recipes, unit.shard, unit.shardOffset));
-  order(loadingStream(), communicationStream());
+  onLoading(() => {
+    if (!fromFiles(recipes)) native.tensorPages(unit.shard.handle, true);
+    fillWindow(unit, recipes, unit.shard, unit.shardOffset);
+  });
 }
 
 /**
- * Rank 0 of `group` reads and scatters; each rank receives its slice straight into its shard. `group` is the shard group,
- * or shard × tensor-parallel ranks where rank 0 alone holds the weights: then each gets its slice of its part. With
- * replicas, those of global rank 0 receive first, then each of them broadcasts to its replicas. Collective; enqueues.
+ * Rank 0 of `group` writes every rank's shard where it is: `region` is the unit's memory on all ranks of `group`, which is
+ * the shard group, or shard × tensor-parallel ranks where rank 0 alone holds the weights; then it has the flat buffer of each
+ * part, one after the other. With replicas, those of global rank 0 receive first, then each of them broadcasts to its
+ * replicas. Collective; enqueues.
  */
 export function fillFromRank0(
   unit: FsdpUnit,
   recipes: UnitRecipes | undefined,
-  ring: StagingRing,
+  region: Tensor,
   group: ProcessGroup,
 ): void {
   const { shard, replicate } = unit.groups;
   const comm = communicationStream();
-  const parts = group.size / shard.size;
   if (replicate.rank === 0) {
-    const step = ring.partNumel;
-    for (let at = 0; at < unit.shard.numel; at += step) {
-      const length = Math.min(step, unit.shard.numel - at);
-      using part = unit.shard.slice(at, [length]);
-      if (group.rank !== 0) {
-        onStream(comm, () => group.scatter(part.handle, undefined, 0));
-        continue;
-      }
-      ring.pass(
-        length,
-        (target, rank) => {
-          const begin = Math.floor(rank / parts) * unit.layout.shardNumel + at;
-          fillWindow(unit, recipes!, target, begin, parts > 1 ? rank % parts : undefined);
-        },
-        (staging) => group.scatter(part.handle, staging.handle, 0),
-      );
+    const parts = group.size / shard.size;
+    if (recipes && group.rank === 0) {
+      onLoading(() => {
+        const made = fromFiles(recipes);
+        for (let part = 0; part < parts; part++) {
+          using flat = region.slice(part * unit.layout.numel, [unit.layout.numel]);
+          if (!made) native.tensorPages(flat.handle, true);
+          fillWindow(unit, recipes, flat, 0, parts > 1 ? part : undefined);
+          if (!made) forgetOthers(unit, flat, part);
+        }
+      });
     }
+    if (group.size > 1)
+      onStream(comm, () => group.scatter(unit.shard.handle, group.rank === 0 ? region.handle : undefined, 0));
   }
   if (replicate.size > 1) onStream(comm, () => replicate.broadcast(unit.shard.handle, 0));
+}
+
+// Rank 0 does not keep the pages of shards that are not its own.
+function forgetOthers(unit: FsdpUnit, flat: Tensor, part: number): void {
+  const { shardNumel, numel } = unit.layout;
+  const own = part === 0 ? shardNumel : 0;
+  if (own === numel) return;
+  using others = flat.slice(own, [numel - own]);
+  native.tensorPages(others.handle, false);
+}
+
+function onLoading(fill: () => void): void {
+  const [load, comm] = [loadingStream(), communicationStream()];
+  order(comm, load); // the memory's home
+  onStream(load, fill);
+  order(load, comm);
 }

@@ -13,9 +13,11 @@ import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { TensorParallel } from '../transform/context.ts';
-import { fillFromRank0, fillLocally, StagingRing, type UnitRecipes } from './fill.ts';
+import { fillFromRank0, fillLocally, type UnitRecipes } from './fill.ts';
+import { FlatLayout } from './flat.ts';
 import { resolveGroups, withInitDegrees } from './groups.ts';
 import { compareManifests } from './manifest.ts';
+import { wholeTensors } from './memory.ts';
 import type { FsdpOptions } from './options.ts';
 import { FsdpRuntime } from './runtime.ts';
 import { saveFullPretrained } from './save_pretrained.ts';
@@ -28,9 +30,21 @@ import {
   shardedStateDict,
 } from './state_dict.ts';
 import { type SummonOptions, summon } from './summon.ts';
-import { FsdpUnit, gradientSquares, type UnitGroups } from './unit.ts';
+import { FsdpUnit, gradientSquares, type UnitDtypes, type UnitGroups } from './unit.ts';
 import { type PlannedUnit, planUnits } from './units.ts';
 import { transformerAutoWrapPolicy } from './wrap.ts';
+
+/** A unit before it has memory. */
+interface UnitShape {
+  layout: FlatLayout;
+  dtypes: UnitDtypes;
+}
+
+/** Its memory on all ranks of the source group: the flat buffer of every tensor-parallel part that rank 0 fills. */
+interface UnitRegion {
+  region: Tensor;
+  computeFlat: Tensor | undefined;
+}
 
 const wrappers = new WeakMap<Module, FullyShardedDataParallel>();
 
@@ -150,7 +164,9 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const totalBytes = planned.reduce((sum, unit) => sum + bytesOf(unit), 0);
     let bytes = 0;
     // The host stays at most two units ahead of the transfers.
-    using rings = new Rings(this.sourceGroup);
+    const filled = planned.filter((plan) => plan.parameters.length > 0 || plan === planned.at(-1));
+    const shapes = filled.map((plan) => this.shapeOf(plan));
+    const regions = this.allocate(shapes);
     const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
     const finish = (): void => {
       const { event, unit } = inFlight.shift()!;
@@ -159,41 +175,75 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       bytes += bytesOf(unit);
       this.options.onProgress?.({ unit: unit.name, bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
     };
-    for (const plan of planned) {
-      const isRoot = plan === planned.at(-1);
-      if (plan.parameters.length === 0 && !isRoot) continue;
-      const unit = this.wrapUnit(plan, rings);
-      this.runtime.add(unit, isRoot);
+    for (const [i, plan] of filled.entries()) {
+      const unit = this.wrapUnit(plan, shapes[i]!, regions[i]!);
+      this.runtime.add(unit, plan === planned.at(-1));
       inFlight.push({ event: new StreamEvent(communicationStream()), unit: plan });
       if (inFlight.length > 2) finish();
     }
     while (inFlight.length > 0) finish();
+    // In one go; a fault a page later would cost more.
+    onStream(communicationStream(), () => {
+      for (const unit of this.runtime.units) native.tensorPages(unit.shard.handle, true);
+    });
   }
 
-  private wrapUnit(plan: PlannedUnit, rings: Rings): FsdpUnit {
-    const { syncModuleStates, paramInitFn, postParamInitFn, mixedPrecision } = this.options;
+  private shapeOf({ parameters }: PlannedUnit): UnitShape {
+    const { mixedPrecision } = this.options;
+    const own: FloatDType = (parameters[0]?.dtype as FloatDType | undefined) ?? 'float32';
+    const compute = mixedPrecision?.paramDtype ?? own;
+    return {
+      layout: new FlatLayout(parameters, this.groups.shard.size),
+      dtypes: {
+        master: mixedPrecision ? 'float32' : own,
+        compute,
+        reduce: mixedPrecision?.reduceDtype ?? (mixedPrecision?.paramDtype ? compute : own),
+      },
+    };
+  }
+
+  /** Memory for all units before the first is filled: one agreement of the ranks for each dtype. */
+  private allocate(shapes: readonly UnitShape[]): UnitRegion[] {
+    const { shard } = this.groups;
+    const parts = this.sourceGroup.size / shard.size;
+    const master = new Map<UnitShape, Tensor>();
+    const compute = new Map<UnitShape, Tensor>();
+    for (const dtype of new Set(shapes.map(({ dtypes }) => dtypes.master))) {
+      const these = shapes.filter(({ dtypes }) => dtypes.master === dtype);
+      const numels = these.map(({ layout }) => layout.numel * parts);
+      const tensors = wholeTensors(this.sourceGroup, numels, dtype, 'parameter');
+      for (const [i, shape] of these.entries()) master.set(shape, tensors[i]!);
+    }
+    const cast = shapes.filter(({ dtypes }) => dtypes.compute !== dtypes.master);
+    for (const dtype of new Set(cast.map(({ dtypes }) => dtypes.compute))) {
+      const these = cast.filter(({ dtypes }) => dtypes.compute === dtype);
+      const numels = these.map(({ layout }) => layout.numel);
+      const tensors = wholeTensors(shard, numels, dtype, 'unshard');
+      for (const [i, shape] of these.entries()) compute.set(shape, tensors[i]!);
+    }
+    return shapes.map((shape) => ({ region: master.get(shape)!, computeFlat: compute.get(shape) }));
+  }
+
+  private wrapUnit(plan: PlannedUnit, { layout, dtypes }: UnitShape, { region, computeFlat }: UnitRegion): FsdpUnit {
+    const { syncModuleStates, paramInitFn, postParamInitFn } = this.options;
     this.materialize(plan, paramInitFn);
     postParamInitFn?.(plan.module);
-    const own: FloatDType = (plan.parameters[0]?.dtype as FloatDType | undefined) ?? 'float32';
-    const master = mixedPrecision ? 'float32' : own;
-    const compute = mixedPrecision?.paramDtype ?? own;
-    const unit = new FsdpUnit(plan.name, plan.module, plan.parameters, this.groups, {
-      master,
-      compute,
-      reduce: mixedPrecision?.reduceDtype ?? (mixedPrecision?.paramDtype ? compute : own),
-    });
+    const part = region.numel > layout.numel ? (this.groups.tensor?.rank ?? 0) : 0;
+    const flat = region.slice(part * layout.numel, [layout.numel]);
+    const unit = new FsdpUnit(plan.name, plan.module, layout, this.groups, dtypes, { flat, computeFlat });
     const receives = syncModuleStates && !this.isSource;
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-    if (syncModuleStates) fillFromRank0(unit, recipes, rings.of(master), this.sourceGroup);
+    if (syncModuleStates) fillFromRank0(unit, recipes, region, this.sourceGroup);
     else fillLocally(unit, recipes!);
     for (const parameter of plan.parameters) {
       parameter.checkpointDtype ??= parameter.dtype;
       const writer = receives ? 'receive' : recipes!.get(parameter)!.writer;
       parameter.setOwner(unit, writer);
-      parameter.dtype = master;
+      parameter.dtype = dtypes.master;
     }
+    region.dispose();
     return unit;
   }
 
@@ -341,29 +391,6 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     } finally {
       this.runtime.reshardAll();
     }
-  }
-}
-
-/** The staging buffers of a wrap, one ring for each master dtype. */
-class Rings implements Disposable {
-  private readonly group: ProcessGroup;
-  private readonly rings = new Map<FloatDType, StagingRing>();
-
-  constructor(group: ProcessGroup) {
-    this.group = group;
-  }
-
-  of(dtype: FloatDType): StagingRing {
-    let ring = this.rings.get(dtype);
-    if (!ring) {
-      ring = new StagingRing(this.group, dtype);
-      this.rings.set(dtype, ring);
-    }
-    return ring;
-  }
-
-  [Symbol.dispose](): void {
-    for (const ring of this.rings.values()) ring[Symbol.dispose]();
   }
 }
 

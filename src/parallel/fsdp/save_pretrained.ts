@@ -31,7 +31,7 @@ export async function saveFullPretrained(
     if (replicate.rank !== 0) return;
     let failure: unknown;
     for (const unit of units) {
-      using full = unit.gather(unit.shard); // after a failure too: the others gather
+      using full = unit.gatherValues(); // after a failure too: the others gather
       if (!merges) continue;
       for (const { parameter, offset } of unit.layout.spans) {
         using part = full.slice(offset, parameter.shape);

@@ -47,7 +47,7 @@ export function fullStateDict(
   const wanted = !options.rank0Only || isFirst;
   const values = new Map<Parameter, Tensor>();
   for (const unit of units) {
-    using full = unit.gather(unit.shard);
+    using full = unit.gatherValues();
     for (const { parameter, offset } of unit.layout.spans) {
       if (!wanted && !translate) continue;
       using view = full.slice(offset, parameter.shape);

@@ -17,6 +17,7 @@ export function summon<T>(units: readonly FsdpUnit[], runtime: FsdpRuntime, fn: 
   const close = (): void => {
     for (const { unit, full } of open) {
       if (options.writeback !== false) {
+        unit.beginWrite();
         using own = full.slice(unit.shardOffset, [unit.layout.shardNumel]);
         unit.shard.copyFrom(own);
         unit.markShardWritten();
@@ -32,7 +33,7 @@ export function summon<T>(units: readonly FsdpUnit[], runtime: FsdpRuntime, fn: 
   };
   for (const unit of units) {
     unit.reshard();
-    const full = unit.gather(unit.shard);
+    const full = unit.gatherValues();
     unit.expose(full);
     open.push({ unit, full });
     if (options.withGrads && unit.gradShard) {

@@ -1,14 +1,15 @@
-// One FSDP unit: a flat shard in memory that peers can read, gathered when its module runs and freed after. Gradients are
-// written straight into a flat buffer by the ops, and reduced to this rank's shard of them.
+// One FSDP unit: a flat buffer of which this rank owns a shard. The ranks of a host map all of it, so gathering is agreement
+// and takes no copy. Gradients are written straight into a flat buffer by the ops, and reduced to this rank's shard of them.
 import type { GradSink } from '../../autograd/record.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Module } from '../../nn/module.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
-import { dtypeNumber, type FloatDType } from '../../tensor/dtype.ts';
+import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
-import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
-import { FlatLayout } from './flat.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import type { FlatLayout } from './flat.ts';
+import { sharedTensor } from './memory.ts';
 
 export interface UnitGroups {
   /** Ranks that hold the shards of one copy. */
@@ -30,10 +31,12 @@ export interface UnitDtypes {
   reduce: FloatDType;
 }
 
-/** A tensor in memory that the ranks of `group` can read; private when the group has one rank. */
-export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDType, kind: MemoryKind): Tensor {
-  if (group.size === 1) return Tensor.empty([numel], dtype, kind);
-  return new Tensor(group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber(kind)), [numel], dtype);
+/** Where a unit's parameters are. */
+export interface UnitMemory {
+  /** All elements in the master dtype; every rank of the shard group maps them. */
+  flat: Tensor;
+  /** The same in the compute dtype, where that is another. */
+  computeFlat: Tensor | undefined;
 }
 
 export class FsdpUnit implements ParameterOwner {
@@ -51,7 +54,14 @@ export class FsdpUnit implements ParameterOwner {
   /** Gradients are kept unsharded while true (noSync). */
   accumulateOnly = false;
 
-  private full: Tensor | undefined;
+  /** All elements in the master dtype, and in that of forward and backward; the same tensor unless the dtypes differ. */
+  private readonly flat: Tensor;
+  private readonly computeFlat: Tensor;
+  /** Whether the ranks must agree before anyone reads: the shards were written since. */
+  private isStale = true;
+  /** Whether peers may still read this rank's shard: it was gathered, and no collective came after. */
+  private isRead = false;
+  private isGathered = false;
   private gathered: StreamEvent | undefined;
   private views: Map<Parameter, Tensor> | undefined;
   private fullGrad: Tensor | undefined;
@@ -60,15 +70,26 @@ export class FsdpUnit implements ParameterOwner {
   private shardWritten: StreamEvent | undefined;
   private counted: [number, number][] | undefined;
 
-  constructor(name: string, module: Module, parameters: readonly Parameter[], groups: UnitGroups, dtypes: UnitDtypes) {
+  constructor(
+    name: string,
+    module: Module,
+    layout: FlatLayout,
+    groups: UnitGroups,
+    dtypes: UnitDtypes,
+    { flat, computeFlat }: UnitMemory,
+  ) {
     this.name = name;
     this.module = module;
     this.groups = groups;
     this.dtypes = dtypes;
-    this.layout = new FlatLayout(parameters, groups.shard.size);
-    this.shard = onStream(communicationStream(), () =>
-      sharedTensor(groups.shard, this.layout.shardNumel, dtypes.master, 'parameter'),
-    );
+    this.layout = layout;
+    this.flat = flat;
+    this.computeFlat = computeFlat ?? flat;
+    this.shard = this.ownPart(flat);
+  }
+
+  private ownPart(flat: Tensor): Tensor {
+    return flat.slice(this.shardOffset, [this.layout.shardNumel]);
   }
 
   /** First element of this rank's shard in the flat buffer. */
@@ -102,34 +123,44 @@ export class FsdpUnit implements ParameterOwner {
   }
 
   get isUnsharded(): boolean {
-    return this.full !== undefined;
+    return this.isGathered;
   }
 
-  /** Whether gathering copies nothing: one rank, and no cast. */
-  private get isWhole(): boolean {
-    return this.groups.shard.size === 1 && this.dtypes.compute === this.dtypes.master;
+  /** Must come before the shard is written, on every rank: peers may still read it. Enqueues. */
+  beginWrite(): void {
+    const { shard } = this.groups;
+    if (!this.isRead || shard.size === 1) return;
+    const stream = communicationStream();
+    order(computeStream, stream);
+    onStream(stream, () => shard.enqueueBarrier());
+    order(stream, computeStream);
+    this.isRead = false;
   }
 
-  /** The shard was written on the compute stream (by an optimizer): the next gather waits for it, and none outlives it. */
+  /** The shard was written on the compute stream (by an optimizer), on every rank: the next gather waits for it. */
   markShardWritten(): void {
-    if (!this.isWhole) this.reshard();
+    this.reshard();
+    this.isStale = true;
     this.shardWritten?.dispose();
     this.shardWritten = new StreamEvent(computeStream);
   }
 
-  /** Enqueues the all-gather on the communication stream, unless it is under way or done. */
+  /**
+   * Makes every rank's shard readable here, by the communication stream, unless that is under way or done. Nothing is
+   * copied: each rank casts its own part where the compute dtype is another, and waits until all have.
+   */
   unshardAsync(): void {
-    if (this.full) return;
-    if (this.isWhole) {
-      this.full = this.shard.detach();
-      order(communicationStream(), computeStream); // loading wrote the shard there
-      return;
-    }
+    if (this.isGathered) return;
+    this.isGathered = true;
+    this.isRead = true;
+    if (!this.isStale) return;
+    this.isStale = false;
     const stream = communicationStream();
     this.shardWritten?.waitOn(stream);
     onStream(stream, () => {
-      this.full = Tensor.empty([this.layout.numel], this.dtypes.compute, 'unshard');
-      this.groups.shard.allGather(this.full.handle, this.shard.handle);
+      using part = this.ownPart(this.computeFlat);
+      if (this.computeFlat !== this.flat) part.copyFrom(this.shard);
+      this.groups.shard.allGather(this.computeFlat.handle, part.handle);
     });
     this.gathered = new StreamEvent(stream);
   }
@@ -141,17 +172,18 @@ export class FsdpUnit implements ParameterOwner {
     this.gathered?.dispose();
     this.gathered = undefined;
     if (this.views) return;
-    this.views = this.viewsOf(this.full!);
+    this.views = this.viewsOf(this.computeFlat);
     for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.compute;
   }
 
-  /** Frees the gathered parameters once the compute stream is past them. */
+  /** The parameters cannot be used until they are gathered again. */
   reshard(): void {
-    if (!this.full) return;
+    if (!this.isGathered) return;
+    this.isGathered = false;
     if (this.views) for (const view of this.views.values()) view.dispose();
     this.views = undefined;
-    this.full.dispose();
-    this.full = undefined;
+    // A gather that nobody waited for still comes before what the compute stream does next.
+    this.gathered?.waitOn(computeStream);
     this.gathered?.dispose();
     this.gathered = undefined;
     for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.master;
@@ -270,17 +302,33 @@ export class FsdpUnit implements ParameterOwner {
     this.gradScale = undefined;
   }
 
-  /** Gathers a shard-sized tensor of this unit (values, gradients, optimizer state) whole. The caller disposes it. Collective. */
+  /** A copy of all elements in the master dtype. The caller disposes it. Collective. */
+  gatherValues(): Tensor {
+    const { shard } = this.groups;
+    return this.onCommunication(() => {
+      const whole = Tensor.empty([this.layout.numel], this.dtypes.master, 'staging');
+      shard.allGather(this.flat.handle, this.shard.handle);
+      whole.copyFrom(this.flat);
+      if (shard.size > 1) shard.enqueueBarrier(); // nobody writes before all have copied
+      return whole;
+    });
+  }
+
+  /** Gathers a shard-sized tensor of this unit (gradients, optimizer state) whole. The caller disposes it. Collective. */
   gather(part: Tensor): Tensor {
-    const stream = communicationStream();
-    order(computeStream, stream);
-    const full = onStream(stream, () => {
+    return this.onCommunication(() => {
       const whole = Tensor.empty([this.layout.numel], part.dtype, 'staging');
       this.groups.shard.allGather(whole.handle, part.handle);
       return whole;
     });
+  }
+
+  private onCommunication(gather: () => Tensor): Tensor {
+    const stream = communicationStream();
+    order(computeStream, stream);
+    const whole = onStream(stream, gather);
     order(stream, computeStream);
-    return full;
+    return whole;
   }
 
   /** @internal While set, the parameters read as views of `full` (master dtype). */
