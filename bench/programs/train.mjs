@@ -1,0 +1,120 @@
+// Loads, wraps and trains a model on random tokens. One line of JSON a rank at each mark: begin, loaded, ready, read, done.
+//   rankzero run --nproc N bench/programs/train.mjs --dir MODEL [--precision bfloat16] [--steps 8] …
+// The peer is bench/peers/torch_train.py: same marks, same tokens, same work per step.
+import { parseArgs } from 'node:util';
+import {
+  AdamW,
+  AutoConfig,
+  AutoModelForCausalLM,
+  DelayedParamIniter,
+  dist,
+  FullyShardedDataParallel as FSDP,
+  init,
+  initEmptyWeights,
+  memoryStats,
+  scope,
+  state,
+  Tensor,
+  transform,
+} from '../../dist/index.js';
+import { native } from '../../dist/native.js';
+
+const { values: options } = parseArgs({
+  options: {
+    dir: { type: 'string' },
+    config: { type: 'string' }, // the text of a config.json; fresh weights
+    precision: { type: 'string', default: 'float32' },
+    steps: { type: 'string', default: '8' }, // measured ones; two come before
+    batch: { type: 'string', default: '2' },
+    length: { type: 'string', default: '256' },
+    strategy: { type: 'string', default: 'FULL_SHARD' },
+    tp: { type: 'string', default: '1' },
+    'sequence-parallel': { type: 'boolean', default: false },
+    threads: { type: 'string' },
+    clip: { type: 'string', default: '1' }, // 0: no clipping
+    read: { type: 'boolean', default: false }, // reads every shard once when all is loaded
+  },
+});
+const [steps, batch, length, tp, clip] = ['steps', 'batch', 'length', 'tp', 'clip'].map((name) => Number(options[name]));
+const warmUp = steps > 0 ? 2 : 0;
+
+await dist.initProcessGroup({ quiet: true });
+if (options.threads) native.setNumThreads(Number(options.threads));
+const rank = dist.getRank();
+const say = (mark, more) => console.log(JSON.stringify({ mark, rank, pid: process.pid, ...more }));
+dist.barrier();
+say('begin');
+
+const config = options.config
+  ? AutoConfig.fromObject(JSON.parse(options.config))
+  : await AutoConfig.fromPretrained(options.dir);
+const fresh = () => AutoModelForCausalLM.fromConfig(config);
+const whole =
+  options.dir && rank === 0 ? await AutoModelForCausalLM.fromPretrained(options.dir) : initEmptyWeights(fresh);
+if (tp > 1) init({ tensorParallelDegree: tp });
+const model =
+  tp > 1
+    ? transform(whole, {
+        loadStateDictFromRank0: options.dir !== undefined,
+        sequenceParallel: options['sequence-parallel'],
+      })
+    : whole;
+const initer = options.dir && rank === 0 ? undefined : new DelayedParamIniter(model);
+const fsdp = new FSDP(model, {
+  syncModuleStates: options.dir !== undefined,
+  shardingStrategy: options.strategy,
+  paramInitFn: initer?.getParamInitFn(),
+  postParamInitFn: initer?.getPostParamInitFn(),
+  mixedPrecision:
+    options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
+});
+dist.barrier();
+say('loaded');
+const optimizer = new AdamW(fsdp.namedParameters(), { lr: 1e-4 });
+say('ready');
+
+if (options.read) {
+  const sum = Tensor.zeros([1]);
+  for (const { shard } of fsdp.units) native.sumSquares(sum.handle, shard.handle, true);
+  const sumOfSquares = sum.item();
+  dist.barrier();
+  say('read', { sumOfSquares });
+}
+
+// The same tokens on all ranks that share the layers.
+let random = 1 + (tp > 1 ? state.dpRank : rank);
+const token = () => {
+  random = (random * 48271) % 2147483647;
+  return random % config.vocabSize;
+};
+const seconds = [];
+const losses = [];
+for (let step = 0; step < warmUp + steps; step++) {
+  const ids = Array.from({ length: batch }, () => Array.from({ length }, token));
+  const start = performance.now();
+  const loss = scope(() => {
+    const { loss } = fsdp.forward({ inputIds: ids, labels: ids });
+    loss.backward();
+    if (clip > 0) fsdp.clipGradNorm(clip);
+    optimizer.step();
+    optimizer.zeroGrad();
+    return loss;
+  });
+  losses.push((await loss.data())[0]); // in the order of the stream: after the optimizer
+  loss.dispose();
+  seconds.push((performance.now() - start) / 1000);
+}
+const memory = memoryStats();
+const measured = seconds.slice(warmUp).sort((a, b) => a - b);
+const stepSeconds = measured[measured.length >> 1];
+say('done', {
+  world: dist.getWorldSize(),
+  dpSize: tp > 1 ? state.dpSize : dist.getWorldSize(),
+  stepSeconds,
+  tokensPerSecond: stepSeconds && (batch * length) / stepSeconds,
+  losses,
+  allocatedPeakBytes: memory.totalPeak,
+  peakBytesByKind: memory.peak,
+});
+dist.barrier();
+dist.destroyProcessGroup();
