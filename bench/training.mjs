@@ -1,5 +1,5 @@
 // How many tokens a second does a rank train? Ours against PyTorch (FSDP2, DDP, or a model alone in one process), or against
-// ourselves: sharding against independent processes, tensor parallelism against threads. See bench/README.md.
+// ourselves: sharding against independent processes, tensor parallelism against threads.
 import { compareSides } from './lib/compare.mjs';
 import { modelFolder } from './lib/models.mjs';
 import { readOptions } from './lib/options.mjs';

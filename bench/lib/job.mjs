@@ -12,14 +12,25 @@ const killDelay = 10_000;
 function environment(extra) {
   const env = { ...process.env };
   for (const name of Object.keys(env))
-    if (/^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_|SLURM_|OMPI_|OMP_|RANKZERO_|VITEST|NODE_OPTIONS)/.test(name))
+    if (
+      /^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_|SLURM_|OMPI_|OMP_|RANKZERO_|VITEST|NODE_OPTIONS)/.test(
+        name,
+      )
+    )
       delete env[name];
   return { ...env, RANKZERO_QUIET: '1', ...extra };
 }
 
 /** A program of bench/programs on `ranks` ranks. */
 export function ourJob(program, ranks, args) {
-  const argv = [join(root, 'dist/cli/main.js'), 'run', '--nproc', ranks, join(root, 'bench/programs', program), ...args];
+  const argv = [
+    join(root, 'dist/cli/main.js'),
+    'run',
+    '--nproc',
+    ranks,
+    join(root, 'bench/programs', program),
+    ...args,
+  ];
   return { file: process.execPath, argv: argv.map(String), env: {} };
 }
 

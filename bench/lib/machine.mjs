@@ -24,7 +24,8 @@ export function describeMachine(python) {
 }
 
 function peerVersions(python) {
-  const program = 'import json, platform, torch, transformers as t; print(json.dumps(dict(python=platform.python_version(), torch=torch.__version__, transformers=t.__version__)))';
+  const program =
+    'import json, platform, torch, transformers as t; print(json.dumps(dict(python=platform.python_version(), torch=torch.__version__, transformers=t.__version__)))';
   return JSON.parse(execFileSync(python, ['-c', program], { encoding: 'utf8' }));
 }
 

@@ -17,7 +17,11 @@ export function table(rows) {
   const lines = rows.map((row, i) =>
     texts[i].map((text, column) => (isNumber(row[column]) ? text.padStart : text.padEnd).call(text, widths[column])),
   );
-  lines.splice(1, 0, widths.map((width) => '-'.repeat(width)));
+  lines.splice(
+    1,
+    0,
+    widths.map((width) => '-'.repeat(width)),
+  );
   return lines.map((line) => line.join('  ').trimEnd()).join('\n');
 }
 

@@ -35,7 +35,9 @@ const { values: options } = parseArgs({
     read: { type: 'boolean', default: false }, // reads every shard once when all is loaded
   },
 });
-const [steps, batch, length, tp, clip] = ['steps', 'batch', 'length', 'tp', 'clip'].map((name) => Number(options[name]));
+const [steps, batch, length, tp, clip] = ['steps', 'batch', 'length', 'tp', 'clip'].map((name) =>
+  Number(options[name]),
+);
 const warmUp = steps > 0 ? 2 : 0;
 
 await dist.initProcessGroup({ quiet: true });
@@ -65,8 +67,7 @@ const fsdp = new FSDP(model, {
   shardingStrategy: options.strategy,
   paramInitFn: initer?.getParamInitFn(),
   postParamInitFn: initer?.getPostParamInitFn(),
-  mixedPrecision:
-    options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
+  mixedPrecision: options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
 });
 dist.barrier();
 say('loaded');
