@@ -112,8 +112,8 @@ export function describePlan({ model, ranks, settings, memory, wire }: PlanRepor
   row('gradients', formatBytes(memory.gradients), 'shards, and units that are being reduced');
   row('optimizer', formatBytes(memory.optimizer), 'the two moments of AdamW');
   row('activations', formatBytes(memory.activations));
-  row('gathered units', formatBytes(memory.unshard));
-  row('staging', formatBytes(memory.staging), rank === 0 ? 'while loading, on rank 0 alone' : '');
+  row('compute copies', formatBytes(memory.unshard), 'shards in the dtype of forward and backward, if another');
+  if (memory.staging > 0) row('staging', formatBytes(memory.staging));
   row('other', formatBytes(memory.other));
   row('peak while loading', formatBytes(memory.loadPeak));
   row('peak in a step', formatBytes(memory.stepPeak));

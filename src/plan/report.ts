@@ -12,7 +12,7 @@ export interface PlannedMemory {
   optimizer: number;
   /** Kept for backward, and in work. */
   activations: number;
-  /** Units that are gathered to compute, in the compute dtype. */
+  /** Shards in the compute dtype, where that is not the masters'. */
   unshard: number;
   /** Weights on their way while the model is loaded; rank 0 reads them for all. */
   staging: number;

@@ -128,7 +128,7 @@ describe('the table', () => {
     has(/^ {2}tokens a step +6,000 +5 passes of 2 × 100 on each data-parallel rank$/);
     has(/^ {2}precision +bfloat16 +HYBRID_SHARD, activation checkpointing$/);
     has(/^Memory of rank 3/);
-    has(/^ {2}gathered units +5\.0 MB$/);
+    has(/^ {2}compute copies +5\.0 MB/);
     has(/^ {2}peak in a step +11\.0 MB$/);
     has(/^ {2}scatter +9\.0 MB +0 B$/);
     has(/^ {2}all-gather +0 B +8\.0 MB$/);
