@@ -50,7 +50,7 @@ export interface FsdpOptions {
   forwardPrefetch?: boolean | undefined;
   /** Gather the previous unit while this one's backward computes. Default true. */
   backwardPrefetch?: boolean | undefined;
-  /** Accepted for likeness: memory is reused in stream order, so that never more than two units are gathered at a time. */
+  /** Accepted for likeness: on one host gathering takes no memory, so there is nothing to limit. */
   limitAllGathers?: boolean | undefined;
   onProgress?: ((progress: SyncProgress) => void) | undefined;
 }
