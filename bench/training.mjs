@@ -29,8 +29,8 @@ const metrics = {
   tokensPerSecond: { less: false },
   tokensPerSecondPerRank: { less: false, compared: false },
   stepSeconds: { less: true, compared: false },
-  firstLoss: { compared: false },
-  lastLoss: { compared: false },
+  firstLoss: { compared: false, digits: 8 },
+  lastLoss: { compared: false, digits: 8 },
 };
 const dir = settings.dir || modelFolder(settings.model);
 

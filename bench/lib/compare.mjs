@@ -1,11 +1,12 @@
 // Runs two or more sides of a question alternately, in one sitting. A side is a function that resolves to its cases:
 // { case: { metric: number } }. A comparison is of like with like: the same case, the same metric, the same repetition.
-import { withOthersWatched } from './machine.mjs';
+import { waitForCalm, withOthersWatched } from './machine.mjs';
 import { compareRuns, median, round } from './statistics.mjs';
 
 /**
  * `sides`: name → function; the first is compared with each of the others. Every second repetition runs them in reverse. With
- * `calm`, a repetition during which others used more cores than that is done again, up to twice as often as asked.
+ * `calm`, a run waits a while until others use no more cores than that, and a repetition that they disturbed is done again, up
+ * to twice as often as asked. A metric is { less?: less is better, compared?: false has no ratio, digits? }.
  * Resolves to one result a case: { ...labels, sides, ratios } with the labels of `label(case)`.
  */
 export async function compareSides(sides, { repetitions, calm, metrics, label = (name) => ({ case: name }) }) {
@@ -16,6 +17,7 @@ export async function compareSides(sides, { repetitions, calm, metrics, label = 
     const attempt = kept.length + disturbed.length;
     const results = {};
     for (const name of attempt % 2 ? [...names].reverse() : names) {
+      if (calm > 0) await waitForCalm(calm);
       process.stderr.write(`  ${kept.length + 1}/${repetitions} ${name}\n`);
       results[name] = await withOthersWatched(sides[name]);
     }
@@ -38,10 +40,13 @@ function summarise(kept, names, key, metrics) {
   const ratios = {};
   for (const name of names) {
     sides[name] = {};
-    for (const metric of Object.keys(metrics)) {
+    for (const [metric, { digits }] of Object.entries(metrics)) {
       const values = runs(name, metric);
       if (values.some((value) => value === undefined)) continue;
-      sides[name][metric] = { median: round(median(values)), runs: values.map(round) };
+      sides[name][metric] = {
+        median: round(median(values), digits),
+        runs: values.map((value) => round(value, digits)),
+      };
     }
   }
   const [first, ...others] = names;
@@ -50,7 +55,7 @@ function summarise(kept, names, key, metrics) {
     for (const [metric, { less, compared = true }] of Object.entries(metrics)) {
       if (!compared || !sides[first][metric] || !sides[name][metric]) continue;
       const ratio = compareRuns(runs(first, metric), runs(name, metric), less);
-      ratios[name][metric] = Object.fromEntries(Object.entries(ratio).map(([part, value]) => [part, round(value)]));
+      ratios[name][metric] = Object.fromEntries(Object.entries(ratio).map(([part, value]) => [part, round(value, 3)]));
     }
   }
   return { sides, ratios };

@@ -16,7 +16,7 @@ export function describeMachine(python) {
     cores: availableParallelism(),
     memoryGigabytes: round(totalmem() / 1e9),
     kernel: release(),
-    loadAverage: loadavg().map(round),
+    loadAverage: loadavg().map((load) => round(load)),
     node: process.versions.node,
     rankzero: { version, isa, dnnl },
     peer: python ? peerVersions(python) : undefined,
@@ -50,4 +50,11 @@ export async function withOthersWatched(work) {
   const [after, seconds] = [processorSeconds(), (performance.now() - start) / 1000];
   const others = after.all - before.all - (after.own - before.own);
   return { value, otherCores: Math.max(0, round(others / seconds)) };
+}
+
+/** Waits until others use at most `cores` for two seconds, but not for ever. */
+export async function waitForCalm(cores, seconds = 90) {
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 2000));
+  for (const end = performance.now() + 1000 * seconds; performance.now() < end; )
+    if ((await withOthersWatched(pause)).otherCores <= cores) return;
 }

@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 const common = {
   python: { default: '', help: "the peer's interpreter, PATH/bin/python; without it our side runs alone" },
   repetitions: { default: 5, quick: 1, help: 'runs of each side, which alternate' },
-  calm: { default: 0, help: 'cores: a repetition during which other processes used more is done again (0: never)' },
+  calm: { default: 0, help: 'cores: runs wait, and are repeated, when other processes use more (0: never)' },
   quick: { default: false, help: 'tiny settings, to see that everything runs' },
   help: { default: false, help: 'this text' },
 };

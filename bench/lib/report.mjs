@@ -5,7 +5,9 @@ import { describeMachine } from './machine.mjs';
 export function report(bench, settings, results, rows) {
   const { python, ...shown } = settings;
   const head = { bench, date: new Date().toISOString(), machine: describeMachine(python), settings: shown };
-  process.stdout.write(`${JSON.stringify({ ...head, results }, undefined, 1)}\n`);
+  const text = JSON.stringify({ ...head, results }, undefined, 1);
+  const listsOnOneLine = text.replace(/\[[^[\]{}]*\]/g, (list) => list.replace(/\n\s*/g, ' '));
+  process.stdout.write(`${listsOnOneLine}\n`);
   process.stderr.write(`\n${table(rows)}\n`);
 }
 

@@ -25,7 +25,7 @@ export function fittedExponent(xs, ys) {
   return covariance / u.reduce((sum, value) => sum + (value - mu) ** 2, 0);
 }
 
-/** Four significant digits, for people and for JSON. */
-export function round(value) {
-  return typeof value === 'number' && Number.isFinite(value) ? Number(value.toPrecision(4)) : value;
+/** Significant digits, for people and for JSON. */
+export function round(value, digits = 4) {
+  return typeof value === 'number' && Number.isFinite(value) ? Number(value.toPrecision(digits)) : value;
 }
