@@ -1,68 +1,74 @@
-// Latency and bandwidth of the shared-memory collectives, one JSON line a case, from rank 0:
-//   node dist/cli/main.js run --nproc 2 bench/collectives.mjs [--max BYTES]
-// `bytes` is the size of the whole (gathered) tensor; `gbPerSecond` is bytes / time. `direct`: shared storages.
-import { dist } from '../dist/distributed/index.js';
-import { native } from '../dist/native.js';
+// How long do collectives take, by size? Ours over tensors of the process group and over ordinary ones, against gloo.
+// A time is that of the slowest rank. See bench/README.md.
+import { compareSides } from './lib/compare.mjs';
+import { marksOf, ourJob, peerJob, runJob } from './lib/job.mjs';
+import { readOptions } from './lib/options.mjs';
+import { formatRatio, report } from './lib/report.mjs';
 
-const f32 = 0;
-const bf16 = 1;
-const most = process.argv[2] === '--max' ? Number(process.argv[3]) : 64 << 20;
+const [kilobyte, megabyte] = [1 << 10, 1 << 20];
+const settings = readOptions('Times of collectives by size, 8 bytes to 256 MB; bytes are those of the whole tensor.', {
+  ranks: { default: [2], help: 'world sizes, e.g. 2,4' },
+  sizes: {
+    default: [8, kilobyte, 64 * kilobyte, megabyte, 32 * megabyte, 256 * megabyte],
+    quick: [8, 64 * kilobyte],
+    help: 'bytes',
+  },
+  samples: { default: 300, quick: 5, help: 'calls of a small one; fewer above 128 kB' },
+});
+const { python, repetitions, calm, sizes, samples, ranks: worlds } = settings;
+const metrics = { waited: { less: true }, enqueued: { less: true } };
 
-await dist.initProcessGroup();
-const { group } = dist;
-
-function empty(numel, dtype, direct) {
-  return direct ? group.allocateShared(numel, dtype, 0) : native.tensorEmpty(numel, dtype, 0);
+/** The slowest rank's times of each operation and size, from the marks of a job. */
+function slowest({ marks }) {
+  const ranks = marksOf(marks, 'done').map((mark) => mark.times);
+  const worst = (name, metric) => Math.max(...ranks.map((times) => times[name][metric]));
+  const names = Object.keys(ranks[0]);
+  return Object.fromEntries(
+    names.map((name) => [name, { waited: worst(name, 'waited'), enqueued: worst(name, 'enqueued') }]),
+  );
 }
 
-function measure(name, bytes, direct, enqueue, handles) {
-  for (const handle of handles) native.fill(handle, 1);
-  enqueue();
-  enqueue();
-  group.barrier();
-  const batch = bytes <= 65536 ? 100 : 4;
-  const times = [];
-  const end = performance.now() + 400;
-  // All ranks must do the same number of rounds.
-  do {
-    const start = performance.now();
-    for (let i = 0; i < batch; i++) enqueue();
-    native.streamSynchronize(0);
-    times.push((performance.now() - start) / batch);
-  } while (group.broadcastBytes(new Uint8Array([performance.now() < end ? 1 : 0]), 0)[0] === 1 || times.length < 5);
-  times.sort((a, b) => a - b);
-  const median = times[times.length >> 1];
-  if (group.rank === 0) {
-    const line = {
-      name,
-      ranks: group.size,
-      bytes,
-      direct,
-      medianMicroseconds: Math.round(median * 1e4) / 10,
-      minMicroseconds: Math.round(times[0] * 1e4) / 10,
-      gbPerSecond: Math.round(bytes / median / 1e4) / 100,
+/** The times of one kind of memory, named as the peer names them. */
+function ofMemory(times, memory) {
+  const own = Object.entries(times).filter(([name]) => name.includes(`/${memory} `));
+  return Object.fromEntries(own.map(([name, value]) => [name.replace(`/${memory}`, ''), value]));
+}
+
+/** One job measures both kinds of memory; they are two results with the same runs of the peer. */
+function both(timesOf) {
+  const named = (memory) => Object.entries(timesOf(memory)).map(([name, value]) => [`${name} ${memory}`, value]);
+  return Object.fromEntries(['group', 'plain'].flatMap(named));
+}
+
+const results = [];
+for (const ranks of worlds) {
+  process.stderr.write(`${ranks} ranks\n`);
+  const args = [sizes.join(','), samples];
+  const sides = {
+    rankzero: async () => {
+      const times = slowest(await runJob(ourJob('collectives.mjs', ranks, args)));
+      return both((memory) => ofMemory(times, memory));
+    },
+  };
+  if (python)
+    sides.gloo = async () => {
+      const times = slowest(await runJob(await peerJob(python, 'torch_collectives.py', ranks, args)));
+      return both(() => times);
     };
-    process.stdout.write(`${JSON.stringify(line)}\n`);
-  }
-  for (const handle of handles) native.tensorRelease(handle);
+  const label = (name) => {
+    const [operation, bytes, memory] = name.split(' ');
+    return { ranks, operation, bytes: Number(bytes), memory };
+  };
+  results.push(...(await compareSides(sides, { repetitions, calm, metrics, label })));
 }
 
-const sizes = [8, 64, 1 << 10, 8 << 10, 64 << 10, 512 << 10, 4 << 20, 64 << 20].map(
-  (bytes) => Math.ceil(bytes / 4 / group.size) * 4 * group.size,
-);
-for (const bytes of sizes.filter((size) => size <= most)) {
-  const n = bytes / 4;
-  for (const direct of bytes > 65536 ? [false, true] : [false]) {
-    const part = empty(n / group.size, f32, direct);
-    const whole = empty(n, f32, direct);
-    measure('all_gather f32', bytes, direct, () => group.allGather(whole, part), [part, whole]);
-    const part2 = empty(n / group.size, f32, direct);
-    const half = empty(n, bf16, direct);
-    measure('all_gather f32 to bf16', bytes, direct, () => group.allGather(half, part2), [part2, half]);
-    const full = empty(n, f32, direct);
-    const shard = empty(n / group.size, f32, direct);
-    measure('reduce_scatter f32', bytes, direct, () => group.reduceScatter(shard, full, 'avg'), [full, shard]);
-    const all = empty(n, f32, direct);
-    measure('all_reduce f32', bytes, direct, () => group.allReduce(all, 'avg'), [all]);
-  }
+const rows = [
+  ['ranks', 'operation', 'bytes', 'memory', 'µs waited for', 'enqueued', 'GB/s', 'gloo, µs', 'rankzero is × (min–max)'],
+];
+for (const { ranks, operation, bytes, memory, sides, ratios } of results) {
+  const { waited, enqueued } = sides.rankzero;
+  const speed = Number((bytes / waited.median / 1000).toPrecision(3));
+  const numbers = [waited.median, enqueued.median, speed, sides.gloo?.waited?.median];
+  rows.push([ranks, operation, bytes, memory, ...numbers, formatRatio(ratios.gloo?.waited)]);
 }
+report('collectives', settings, results, rows);
