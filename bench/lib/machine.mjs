@@ -49,7 +49,7 @@ export async function withOthersWatched(work) {
   const value = await work();
   const [after, seconds] = [processorSeconds(), (performance.now() - start) / 1000];
   const others = after.all - before.all - (after.own - before.own);
-  return { value, otherCores: Math.max(0, round(others / seconds)) };
+  return { value, otherCores: Math.max(0, Math.round((100 * others) / seconds) / 100) };
 }
 
 /** Waits until others use at most `cores` for two seconds, but not for ever. */
