@@ -64,9 +64,11 @@ void CpuStream::synchronize(const Event& event) {
 
 std::exception_ptr CpuStream::await(const Event& event) {
   std::unique_lock lock(mutex_);
-  ++waiters_;
-  finished_.wait(lock, [&] { return reached(event); });
-  --waiters_;
+  if (!reached(event)) {
+    auto awaited = awaited_.insert(event.position);
+    finished_.wait(lock, [&] { return reached(event); });
+    awaited_.erase(awaited);
+  }
   return failure_;
 }
 
@@ -94,8 +96,8 @@ void CpuStream::work() {
     task.run = nullptr;  // captured storages are released before the op counts as done
     lock.lock();
     if (error && !failure_) failure_ = error;
-    completed_.fetch_add(1, std::memory_order_release);
-    if (waiters_ > 0) finished_.notify_all();
+    uint64_t done = completed_.fetch_add(1, std::memory_order_release) + 1;
+    if (!awaited_.empty() && *awaited_.begin() <= done) finished_.notify_all();
   }
 }
 

@@ -6,6 +6,7 @@
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "core/stream.h"
@@ -46,7 +47,7 @@ class CpuStream final : public Stream {
   std::atomic<uint64_t> completed_{0};
   std::exception_ptr failure_;
   bool closing_ = false, idle_ = false, dry_ = false;
-  int waiters_ = 0;
+  std::multiset<uint64_t> awaited_;  // positions, one for each thread that waits: only what it waits for wakes it
   std::thread worker_;
 };
 
