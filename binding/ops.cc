@@ -140,8 +140,8 @@ napi_value vocab_cross_entropy(Args& a) {
 }
 
 napi_value adamw(Args& a) {
-  return launch(a, AdamW{a.view(0), a.view(1), a.view(2), a.view(3), a.optional(4), a.optional(5), a.number(6), a.number(7), a.number(8),
-                        a.number(9), a.number(10), a.integer(11)});
+  return launch(a, AdamW{a.view(0), a.view(1), a.view(2), a.view(3), a.optional(4), a.optional(5), a.optional(6), a.number(7), a.number(8),
+                        a.number(9), a.number(10), a.number(11), a.integer(12)});
 }
 
 }  // namespace

@@ -146,7 +146,7 @@ interface NativeOps {
     ranks: N, from: N, rows: N, vocab: N, first: N, valid: N, denominator: N, accumulate: boolean,
   ): void;
   adamw(
-    param: H, grad: H, expAvg: H, expAvgSq: H, segments: H, gradScale: H,
+    param: H, grad: H, expAvg: H, expAvgSq: H, segments: H, gradScale: H, copy: H,
     lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,
   ): void;
 }

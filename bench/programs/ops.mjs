@@ -107,7 +107,7 @@ const ops = {
     const [first, second] = [empty(numel, 'float32'), empty(numel, 'float32')];
     for (const state of [first, second]) native.fill(state, 0);
     let step = 0;
-    return () => native.adamw(param, grad, first, second, NONE, NONE, 1e-4, 0.9, 0.999, 1e-8, 0.01, ++step);
+    return () => native.adamw(param, grad, first, second, NONE, NONE, NONE, 1e-4, 0.9, 0.999, 1e-8, 0.01, ++step);
   },
 };
 

@@ -48,6 +48,11 @@ RZ_CLONES void divide_f32(float* acc, float by, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) acc[i] /= by;
 }
+// The common case in one pass: the sum of two, times one half for the average. out may be a, b or apart.
+RZ_CLONES void sum_pair_f32(float* out, const float* a, const float* b, float factor, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) out[i] = (a[i] + b[i]) * factor;
+}
 // Branch-free form of to_bf16.
 RZ_CLONES void store_bf16(bf16* out, const float* acc, int64_t n) {
 #pragma omp simd
@@ -123,6 +128,10 @@ void reduce(void* out, DType out_type, const void* const* sources, DType in_type
     case DType::UInt8: return reduce_integers(static_cast<uint8_t*>(out), sources, num_sources, count, op, accumulate);
     default: break;
   }
+  const bool sums = op == ReduceOp::Sum || op == ReduceOp::Avg;
+  if (num_sources == 2 && sums && !accumulate && in_type == DType::Float32 && out_type == DType::Float32)
+    return sum_pair_f32(static_cast<float*>(out), static_cast<const float*>(sources[0]), static_cast<const float*>(sources[1]),
+                        op == ReduceOp::Avg ? 0.5f : 1.0f, count);
   alignas(64) float acc[kBlock];
   for (int64_t at = 0; at < count; at += kBlock) {
     int64_t n = std::min(kBlock, count - at);

@@ -181,8 +181,9 @@ void ShmGroup::run_all_reduce(const Doing& doing, const Operand& tensor, ReduceO
       box = mailbox(bytes);
       std::memcpy(box, tensor.at(begin), bytes);
     }
-    k == 0 ? enter(doing, own) : sync(doing);
-    if (k == 0 && !any_private(doing)) chunks = 1, count = tensor.numel;
+    if (k == 0) enter(doing, own);
+    if (k == 0 && !any_private(doing)) return reduce_in_place(doing, tensor, op);
+    if (k > 0) sync(doing);
     auto part = [&](int r) { return small ? (r == 0 ? 0 : count) : count * r / size(); };
     int first = small ? 0 : rank();  // small: all is part 0, and everybody reduces it
     int64_t from = part(first), length = part(first + 1) - from;
@@ -204,6 +205,27 @@ void ShmGroup::run_all_reduce(const Doing& doing, const Operand& tensor, ReduceO
     next_mail();
   }
   if (any_direct(doing)) sync(doing);
+}
+
+// All memory is shared: rank r reduces part r of a piece, and copies the other parts from their ranks after one round.
+void ShmGroup::reduce_in_place(const Doing& doing, const Operand& tensor, ReduceOp op) {
+  int64_t width = size_of(tensor.dtype), piece = static_cast<int64_t>(kPiece) / width;
+  std::vector<const void*> sources(static_cast<size_t>(size()));
+  for (int64_t begin = 0; begin < tensor.numel; begin += piece) {
+    int64_t count = std::min(piece, tensor.numel - begin);
+    auto part = [&](int r) { return begin + count * r / size(); };
+    auto peer_part = [&](int peer, int r) { return peer == rank() ? tensor.at(part(r)) : read(peer, doing, part(r) * width, 0); };
+    auto length = [&](int r) { return part(r + 1) - part(r); };
+    for (int peer = 0; peer < size(); ++peer) sources[static_cast<size_t>(peer)] = peer_part(peer, rank());
+    reduce(tensor.at(part(rank())), tensor.dtype, sources.data(), tensor.dtype, size(), length(rank()), op, false);
+    sync(doing);
+    for (int i = 1; i < size(); ++i) {
+      int peer = (rank() + i) % size();
+      cast_copy(tensor.at(part(peer)), tensor.dtype, peer_part(peer, peer), tensor.dtype, length(peer));
+    }
+    progress::add_bytes(static_cast<uint64_t>(count * width));
+  }
+  sync(doing);
 }
 
 }  // namespace rz::comm

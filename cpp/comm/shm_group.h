@@ -52,6 +52,7 @@ class ShmGroup final : public ProcessGroup {
   void run_broadcast(const Doing& doing, const Operand& tensor, int root);
   void run_scatter(const Doing& doing, const Operand& out, const Operand& in, int root);
   void run_all_reduce(const Doing& doing, const Operand& tensor, ReduceOp op);
+  void reduce_in_place(const Doing& doing, const Operand& tensor, ReduceOp op);
   void run_all_gather(const Doing& doing, const Operand& out, const Operand& in);
   void share_whole(const Doing& doing, Header own, const Operand& out);
   void run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate);

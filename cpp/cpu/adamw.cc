@@ -1,5 +1,6 @@
 #include "ops/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cpu/parallel.h"
@@ -23,10 +24,14 @@ void run(const AdamW& op) {
   decayed.decay = static_cast<float>(1.0 - op.lr * op.weight_decay);
 
   auto kernel = simd().adamw[index_of(op.param.dtype)][index_of(op.grad.dtype)];
+  constexpr int64_t kBlock = 4096;  // is still in the first-level cache when it is cast
   auto update = [&](int64_t begin, int64_t end, const AdamWScalars& scalars) {
-    if (begin < end)
+    for (const int64_t step = op.copy ? kBlock : end - begin; begin < end; begin += step) {
+      const int64_t n = std::min(step, end - begin);
       kernel(at(op.param, begin), at(op.grad, begin), op.exp_avg.as<float>() + begin,
-             op.exp_avg_sq.as<float>() + begin, end - begin, scalars);
+             op.exp_avg_sq.as<float>() + begin, n, scalars);
+      if (op.copy) simd().from_f32[index_of(op.copy.dtype)](at(op.copy, begin), op.param.as<float>() + begin, n);
+    }
   };
   parallel_for(op.param.numel, 1 << 14, [&](int64_t begin, int64_t end) {
     if (!op.segments) return update(begin, end, decayed);

@@ -13,6 +13,7 @@ struct AdamW {
   View exp_avg_sq;   // (n) float32
   View segments;     // (2 · count) int64: [begin, end) of the elements that decay, ascending; absent: all decay
   View grad_scale;   // (1) float32, optional: multiplies the gradient (clipping)
+  View copy;         // (n) any floating dtype, optional: the updated float32 parameters, cast in the same pass
   double lr, beta1, beta2, eps, weight_decay;
   int64_t step;  // 1 for the first update
   void check() const {
@@ -27,6 +28,11 @@ struct AdamW {
     if (grad_scale) {
       expect_numel(name, "grad_scale", grad_scale, 1);
       expect_dtype(name, "grad_scale", grad_scale, DType::Float32);
+    }
+    if (copy) {
+      expect_numel(name, "copy", copy, param.numel);
+      expect_floating(name, "copy", copy);
+      expect_dtype(name, "param with a copy", param, DType::Float32);
     }
     expect(step >= 1, name, "step counts from 1");
   }

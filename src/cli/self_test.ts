@@ -156,7 +156,7 @@ const adamw: Test = (native, bench) => {
   const [param, grad] = [values(67, 10), values(67, 11)];
   const p = bench.from(param);
   const [m, v] = [bench.from(new Float32Array(67)), bench.from(new Float32Array(67))];
-  native.adamw(p, bench.from(grad), m, v, 0, 0, 0.01, 0.9, 0.999, 1e-8, 0.1, 1);
+  native.adamw(p, bench.from(grad), m, v, 0, 0, 0, 0.01, 0.9, 0.999, 1e-8, 0.1, 1);
   // The first step: both bias corrections cancel the decay rates.
   const wanted = Float64Array.from(param, (x, i) => x * (1 - 0.001) - (0.01 * grad[i]!) / (Math.abs(grad[i]!) + 1e-8));
   return { got: bench.read(p, 67), wanted };

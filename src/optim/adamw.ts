@@ -91,6 +91,7 @@ export class AdamW {
       slot.expAvg ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
       slot.expAvgSq ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
       using values = unit ? unit.shard.slice(0, [slot.numel]) : parameter!.detach();
+      using copy = unit?.computeShard?.slice(0, [slot.numel]);
       using grad = gradient.slice(0, [slot.numel]);
       native.adamw(
         values.handle,
@@ -99,6 +100,7 @@ export class AdamW {
         slot.expAvgSq.handle,
         slot.segments?.handle ?? NONE,
         unit?.gradScale?.handle ?? NONE,
+        copy?.handle ?? NONE,
         this.lr,
         this.betas[0],
         this.betas[1],
@@ -106,7 +108,7 @@ export class AdamW {
         slot.segments ? this.weightDecay : 0,
         slot.step,
       );
-      unit?.markShardWritten();
+      unit?.markShardWritten(true);
     }
   }
 

@@ -59,7 +59,9 @@ export class FsdpUnit implements ParameterOwner {
   private readonly computeFlat: Tensor;
   /** Whether the ranks must agree before anyone reads: the shards were written since. */
   private isStale = true;
-  /** Whether peers may still read this rank's shard: it was gathered, and no collective came after. */
+  /** Whether the compute dtype's copy of this rank's shard is older than the shard. */
+  private isUncast = true;
+  /** Whether peers may still read this rank's shard: it was gathered, and no reduction of its gradients came after. */
   private isRead = false;
   private isGathered = false;
   private gathered: StreamEvent | undefined;
@@ -137,10 +139,17 @@ export class FsdpUnit implements ParameterOwner {
     this.isRead = false;
   }
 
-  /** The shard was written on the compute stream (by an optimizer), on every rank: the next gather waits for it. */
-  markShardWritten(): void {
+  /** This rank's elements in the compute dtype, where that is another; to be written together with the shard. */
+  get computeShard(): Tensor | undefined {
+    return this.computeFlat === this.flat ? undefined : this.ownPart(this.computeFlat);
+  }
+
+  /** The shard was written on the compute stream, on every rank, with its compute copy or without: gathering waits for it. */
+  markShardWritten(withCopy = false): void {
     this.reshard();
     this.isStale = true;
+    // Frozen elements, which the optimizer leaves out, do not change.
+    if (!withCopy) this.isUncast = true;
     this.shardWritten?.dispose();
     this.shardWritten = new StreamEvent(computeStream);
   }
@@ -159,7 +168,8 @@ export class FsdpUnit implements ParameterOwner {
     this.shardWritten?.waitOn(stream);
     onStream(stream, () => {
       using part = this.ownPart(this.computeFlat);
-      if (this.computeFlat !== this.flat) part.copyFrom(this.shard);
+      if (this.computeFlat !== this.flat && this.isUncast) part.copyFrom(this.shard);
+      this.isUncast = false;
       this.groups.shard.allGather(this.computeFlat.handle, part.handle);
     });
     this.gathered = new StreamEvent(stream);
@@ -237,6 +247,7 @@ export class FsdpUnit implements ParameterOwner {
         const direct = replicate.size === 1;
         part = direct && accumulate ? this.gradShard! : this.emptyGradShard(replicate);
         shard.reduceScatter(part.handle, grad.handle, 'avg', direct && accumulate);
+        this.isRead = false; // it ends when all have come here, past their backward
         if (direct) {
           this.gradShard = part;
           return;

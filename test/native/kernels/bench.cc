@@ -134,7 +134,7 @@ static void bench_elementwise(DType t) {
   View cos = make(DType::Float32, rows * 32), sin = make(DType::Float32, rows * 32);
   time("rope" + type, 2 * bytes, "GB/s", [&] { rz::cpu::run(rz::Rope{c, a, cos, sin, rows, dim / 64, 64, 64, false}); });
   time("adamw" + type, 2 * bytes + 16 * n, "GB/s",
-       [&] { rz::cpu::run(rz::AdamW{a, b, m, v, {}, {}, 1e-3, 0.9, 0.999, 1e-8, 0.1, 10}); });
+       [&] { rz::cpu::run(rz::AdamW{a, b, m, v, {}, {}, {}, 1e-3, 0.9, 0.999, 1e-8, 0.1, 10}); });
   time("normal" + type, bytes, "GB/s", [&] { rz::cpu::run(rz::RandomFill{c, 1, 2, 0, true, 0, 1}); });
   time("uniform" + type, bytes, "GB/s", [&] { rz::cpu::run(rz::RandomFill{c, 1, 2, 0, false, 0, 1}); });
 }
