@@ -215,6 +215,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   register_runtime(exports);
   register_tensor(exports);
   register_ops(exports);
+  register_profile(exports);
   register_files(exports);
   register_comm(exports);
   return exports;

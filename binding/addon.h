@@ -134,6 +134,7 @@ Napi::Value run_async(Napi::Env env, std::function<void()> work, std::function<N
 void register_runtime(Napi::Object exports);
 void register_tensor(Napi::Object exports);
 void register_ops(Napi::Object exports);
+void register_profile(Napi::Object exports);
 void register_files(Napi::Object exports);
 void register_comm(Napi::Object exports);
 

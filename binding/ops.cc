@@ -14,6 +14,7 @@
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
+#include "ops/work.h"
 
 namespace rz::binding {
 namespace {
@@ -22,7 +23,10 @@ namespace {
 template <class Op>
 napi_value launch(const Args& a, const Op& op) {
   op.check();
-  enqueue(a.stream(), Op::name, [op] { cpu::run(op); });
+  enqueue(a.stream(), Op::name, [op] {
+    if (TaskRecord* record = current_task()) record->work = work_of(op);
+    cpu::run(op);
+  });
   return a.undefined();
 }
 

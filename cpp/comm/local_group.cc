@@ -13,11 +13,15 @@ void LocalGroup::do_scatter(Operand out, Operand in, int, Stream* stream) { do_a
 
 void LocalGroup::do_all_gather(Operand out, Operand in, Stream* stream) {
   if (out.data == in.data && out.dtype == in.dtype) return;
-  static_cast<CpuStream*>(stream)->enqueue("all_gather", [out, in] { cast_copy(out.data, out.dtype, in.data, in.dtype, in.numel); });
+  static_cast<CpuStream*>(stream)->enqueue("all_gather", [out, in] {
+    describe(out.work());
+    cast_copy(out.data, out.dtype, in.data, in.dtype, in.numel);
+  });
 }
 
 void LocalGroup::do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) {
   static_cast<CpuStream*>(stream)->enqueue("reduce_scatter", [out, in, op, accumulate] {
+    describe(in.work());
     const void* source = in.data;
     reduce(out.data, out.dtype, &source, in.dtype, 1, out.numel, op, accumulate);
   });

@@ -8,6 +8,7 @@
 
 #include "comm/reduce.h"
 #include "core/storage.h"
+#include "core/task_log.h"
 
 namespace rz::comm {
 
@@ -31,6 +32,8 @@ struct Operand {
         whole(tensor.storage ? tensor.storage->whole() : 0) {}
   size_t bytes() const { return static_cast<size_t>(numel * size_of(dtype)); }
   std::byte* at(int64_t element) const { return data + element * size_of(dtype); }
+  // For a profile. The bytes of a collective are those of its whole tensor.
+  Work work() const { return {0, static_cast<double>(bytes()), "elements", {numel}, dtype}; }
 };
 
 class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {

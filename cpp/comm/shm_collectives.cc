@@ -16,35 +16,36 @@ int64_t chunks_of(int64_t numel, int64_t chunk) { return std::max<int64_t>(1, (n
 
 }  // namespace
 
-void ShmGroup::submit_collective(const char* operation, Stream* stream, std::function<void(const Doing&)> body) {
-  submit(collectives_, operation, stream, [this, body = std::move(body)](const Doing& doing) {
+void ShmGroup::submit_collective(const char* operation, Stream* stream, const Operand& whole, std::function<void(const Doing&)> body) {
+  submit(collectives_, operation, stream, [this, work = whole.work(), body = std::move(body)](const Doing& doing) {
+    describe(work);
     body(doing);
     control_.slot(rank()).finished.store(static_cast<uint32_t>(doing.sequence), std::memory_order_release);
   });
 }
 
 void ShmGroup::do_broadcast(Operand tensor, int root, Stream* stream) {
-  submit_collective("broadcast", stream, [this, tensor, root](const Doing& doing) { run_broadcast(doing, tensor, root); });
+  submit_collective("broadcast", stream, tensor, [this, tensor, root](const Doing& doing) { run_broadcast(doing, tensor, root); });
 }
 
 void ShmGroup::do_scatter(Operand out, Operand in, int root, Stream* stream) {
-  submit_collective("scatter", stream, [this, out, in, root](const Doing& doing) { run_scatter(doing, out, in, root); });
+  submit_collective("scatter", stream, out, [this, out, in, root](const Doing& doing) { run_scatter(doing, out, in, root); });
 }
 
 void ShmGroup::do_all_reduce(Operand tensor, ReduceOp op, Stream* stream) {
-  submit_collective("all_reduce", stream, [this, tensor, op](const Doing& doing) { run_all_reduce(doing, tensor, op); });
+  submit_collective("all_reduce", stream, tensor, [this, tensor, op](const Doing& doing) { run_all_reduce(doing, tensor, op); });
 }
 
 void ShmGroup::do_all_gather(Operand out, Operand in, Stream* stream) {
-  submit_collective("all_gather", stream, [this, out, in](const Doing& doing) { run_all_gather(doing, out, in); });
+  submit_collective("all_gather", stream, out, [this, out, in](const Doing& doing) { run_all_gather(doing, out, in); });
 }
 
 void ShmGroup::do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) {
-  submit_collective("reduce_scatter", stream, [this, out, in, op, accumulate](const Doing& doing) { run_reduce_scatter(doing, out, in, op, accumulate); });
+  submit_collective("reduce_scatter", stream, in, [this, out, in, op, accumulate](const Doing& doing) { run_reduce_scatter(doing, out, in, op, accumulate); });
 }
 
 void ShmGroup::do_barrier(Stream* stream) {
-  submit_collective("barrier", stream, [this](const Doing& doing) { run_barrier(doing); });
+  submit_collective("barrier", stream, {}, [this](const Doing& doing) { run_barrier(doing); });
 }
 
 void ShmGroup::run_barrier(const Doing& doing) { enter(doing, header(doing, Operation::Barrier, 0, DType::UInt8, DType::UInt8)); }
@@ -137,6 +138,7 @@ void ShmGroup::share_whole(const Doing& doing, Header own, const Operand& out) {
       fail("ERR_ARGUMENT", "[", doing.operation, "] rank ", world_rank(peer), " of group ", name(), " means other memory than this rank");
   }
   progress::add_bytes(out.bytes());
+  if (TaskRecord* record = current_task()) record->work.bytes = 0;  // nothing moved
 }
 
 void ShmGroup::run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate) {

@@ -8,6 +8,7 @@
 #include "comm/futex.h"
 #include "comm/shm_limits.h"
 #include "core/progress.h"
+#include "core/task_log.h"
 
 namespace rz::comm {
 namespace {
@@ -52,7 +53,10 @@ class ShmGroup::Turn {
     JobState& state = group_->state();
     try {
       if (state.aborted()) state.throw_abort(doing);
-      sequencer_.wait(state, doing, ticket_);
+      {
+        PeerWait waiting;
+        sequencer_.wait(state, doing, ticket_);
+      }
       progress::enter(operation_, ticket_);
       body(doing);
       progress::enter(nullptr, ticket_);
@@ -212,6 +216,7 @@ void ShmGroup::publish() {
 
 template <class Ready>
 void ShmGroup::spin_then_wait(const Doing& doing, int peer, std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers, Ready ready) {
+  PeerWait waiting;
   for (int i = 0; i < spin_; ++i) {
     if (ready()) return;
     spin_pause();

@@ -46,7 +46,8 @@ class ShmGroup final : public ProcessGroup {
   void attach(const std::string& key);
   void submit(Sequencer& sequencer, const char* operation, Stream* stream, std::function<void(const Doing&)> body);
 
-  void submit_collective(const char* operation, Stream* stream, std::function<void(const Doing&)> body);
+  // `whole` is what a profile shows of the call.
+  void submit_collective(const char* operation, Stream* stream, const Operand& whole, std::function<void(const Doing&)> body);
 
   // On a stream's thread, one collective at a time.
   void run_broadcast(const Doing& doing, const Operand& tensor, int root);

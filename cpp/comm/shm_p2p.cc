@@ -7,18 +7,26 @@
 #include "comm/shm_group.h"
 #include "comm/shm_limits.h"
 #include "core/progress.h"
+#include "core/task_log.h"
 
 namespace rz::comm {
 
 void ShmGroup::do_send(Operand tensor, int to, Stream* stream) {
-  submit(*sends_[static_cast<size_t>(to)], "send", stream, [this, tensor, to](const Doing& doing) { run_send(doing, tensor, to); });
+  submit(*sends_[static_cast<size_t>(to)], "send", stream, [this, tensor, to](const Doing& doing) {
+    describe(tensor.work());
+    run_send(doing, tensor, to);
+  });
 }
 
 void ShmGroup::do_recv(Operand tensor, int from, Stream* stream) {
-  submit(*receives_[static_cast<size_t>(from)], "recv", stream, [this, tensor, from](const Doing& doing) { run_recv(doing, tensor, from); });
+  submit(*receives_[static_cast<size_t>(from)], "recv", stream, [this, tensor, from](const Doing& doing) {
+    describe(tensor.work());
+    run_recv(doing, tensor, from);
+  });
 }
 
 void ShmGroup::wait_channel(const Doing& doing, int peer, Channel& channel, std::atomic<uint32_t>& word, const std::function<bool()>& ready) {
+  PeerWait waiting;
   for (int i = 0; i < spin_; ++i) {
     if (ready()) return;
     spin_pause();

@@ -6,7 +6,7 @@
 
 namespace rz {
 
-CpuStream::CpuStream(int index, std::string name) : Stream(index, std::move(name)) {
+CpuStream::CpuStream(int index, std::string name, Profiler* profiler) : Stream(index, std::move(name)), profiler_(profiler) {
   worker_ = std::thread([this] { work(); });
   pthread_setname_np(worker_.native_handle(), ("rz-" + this->name()).substr(0, 15).c_str());
 }
@@ -20,12 +20,17 @@ CpuStream::~CpuStream() {
   worker_.join();
 }
 
-void CpuStream::enqueue(const char* op, std::function<void()> run) {
+void CpuStream::enqueue(const char* op, std::function<void()> run) { push(op, std::move(run), -1); }
+
+// `awaits`: the stream that the task waits for, or -1 for work.
+void CpuStream::push(const char* op, std::function<void()> run, int awaits) {
   if (dry_) return;
+  std::shared_ptr<TaskRecord> record;
+  if (profiler_->is_recording()) record = profiler_->claim(log_, op, awaits);
   bool wake;
   {
     std::lock_guard lock(mutex_);
-    tasks_.push_back({op, std::move(run)});
+    tasks_.push_back({op, std::move(run), std::move(record)});
     ++enqueued_;
     wake = idle_;
   }
@@ -39,13 +44,13 @@ Event CpuStream::record() {
 
 void CpuStream::wait(const Event& event) {
   if (!event.stream || event.stream == this || event.stream->query(event)) return;
-  enqueue("wait", [event] { event.stream->synchronize(event); });
+  push("wait", [event] { event.stream->synchronize(event); }, event.stream->index());
 }
 
 void CpuStream::wait_for_reuse(const Event& event) {
   auto* stream = static_cast<CpuStream*>(event.stream);
   if (!stream || stream == this || stream->reached(event)) return;
-  enqueue("wait for reuse", [stream, event] { stream->await(event); });
+  push("wait for reuse", [stream, event] { stream->await(event); }, stream->index());
 }
 
 bool CpuStream::query(const Event& event) const {
@@ -84,6 +89,11 @@ void CpuStream::work() {
     bool skip = failure_ != nullptr;
     lock.unlock();
     std::exception_ptr error;
+    TaskRecord* record = skip ? nullptr : task.record.get();
+    if (record) {
+      detail::current_task = record;
+      record->start = clock_now();
+    }
     if (!skip) {
       try {
         task.run();
@@ -94,6 +104,10 @@ void CpuStream::work() {
       }
     }
     task.run = nullptr;  // captured storages are released before the op counts as done
+    if (record) {
+      record->end = clock_now();
+      detail::current_task = nullptr;
+    }
     lock.lock();
     if (error && !failure_) failure_ = error;
     uint64_t done = completed_.fetch_add(1, std::memory_order_release) + 1;

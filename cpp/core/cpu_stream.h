@@ -9,13 +9,14 @@
 #include <set>
 #include <thread>
 
+#include "core/profiler.h"
 #include "core/stream.h"
 
 namespace rz {
 
 class CpuStream final : public Stream {
  public:
-  CpuStream(int index, std::string name);
+  CpuStream(int index, std::string name, Profiler* profiler);
   ~CpuStream() override;  // runs what is queued, then joins
 
   Device device() const override { return Device::Cpu; }
@@ -30,11 +31,18 @@ class CpuStream final : public Stream {
   // From now on work is dropped where it would be queued, and every event is complete.
   void make_dry() { dry_ = true; }
 
+  // Blocks until the work before the event has run, or was skipped after a failure.
+  void drain(const Event& event) { await(event); }
+  // What was profiled. Its records are complete when the stream was drained; on the thread that enqueues.
+  TaskLog& log() { return log_; }
+
  private:
   struct Task {
     const char* op;
     std::function<void()> run;
+    std::shared_ptr<TaskRecord> record;  // null unless it is profiled
   };
+  void push(const char* op, std::function<void()> run, int awaits);
   void work();
   bool reached(const Event& event) const { return completed_.load(std::memory_order_acquire) >= event.position; }
   // Blocks until the event is reached, whether or not the work before it failed; returns the failure.
@@ -48,6 +56,8 @@ class CpuStream final : public Stream {
   std::exception_ptr failure_;
   bool closing_ = false, idle_ = false, dry_ = false;
   std::multiset<uint64_t> awaited_;  // positions, one for each thread that waits: only what it waits for wakes it
+  Profiler* profiler_;
+  TaskLog log_;
   std::thread worker_;
 };
 

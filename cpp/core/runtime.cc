@@ -4,7 +4,7 @@
 
 namespace rz {
 
-Runtime::Runtime() : allocator_(std::make_shared<CpuAllocator>(&streams_)) {
+Runtime::Runtime() : allocator_(std::make_shared<CpuAllocator>(&streams_)), profiler_(allocator_.get()) {
   streams_.reserve(32);
   create_stream("compute");
 }
@@ -21,7 +21,7 @@ Runtime::~Runtime() {
 
 Stream* Runtime::create_stream(std::string name) {
   if (streams_.size() == 32) fail("ERR_STREAM", "a runtime has at most 32 streams");
-  streams_.push_back(std::make_unique<CpuStream>(static_cast<int>(streams_.size()), std::move(name)));
+  streams_.push_back(std::make_unique<CpuStream>(static_cast<int>(streams_.size()), std::move(name), &profiler_));
   if (dry_) static_cast<CpuStream*>(streams_.back().get())->make_dry();
   return streams_.back().get();
 }

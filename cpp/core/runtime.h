@@ -5,6 +5,7 @@
 
 #include "core/allocator.h"
 #include "core/cpu_stream.h"
+#include "core/profiler.h"
 
 namespace rz {
 
@@ -14,6 +15,8 @@ class Runtime {
   ~Runtime();
   Runtime(const Runtime&) = delete;
 
+  Profiler& profiler() { return profiler_; }
+  CpuStream* cpu_stream(int index) { return static_cast<CpuStream*>(stream(index)); }
   Stream* create_stream(std::string name);  // at most 32; they live as long as the runtime
   Stream* stream(int index);
   std::vector<Stream*> streams();
@@ -33,6 +36,7 @@ class Runtime {
  private:
   std::vector<std::unique_ptr<Stream>> streams_;  // all CpuStream
   std::shared_ptr<CpuAllocator> allocator_;
+  Profiler profiler_;
   bool dry_ = false;
 };
 
