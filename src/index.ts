@@ -125,6 +125,17 @@ export {
 } from './parallel/transform/index.ts';
 export { type PlanOptions, planRun } from './plan/plan.ts';
 export type { PlannedMemory, PlanReport } from './plan/report.ts';
+// profiles
+export {
+  type Profile,
+  type ProfileOptions,
+  profile,
+  type SavedProfile,
+  type SaveProfileOptions,
+} from './profile/profile.ts';
+export { recordFunction } from './profile/recorder.ts';
+export type { OpSummary, ProfileSummary, StreamSummary } from './profile/summary.ts';
+export type { TableOptions } from './profile/table.ts';
 export type { DType, FloatDType } from './tensor/dtype.ts';
 export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
 export { manualSeed } from './tensor/random.ts';

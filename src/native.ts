@@ -59,6 +59,32 @@ interface NativeRuntime {
   memoryTrim(): void;
 }
 
+/** What the streams and the JavaScript thread did: rows of numbers, whose columns src/profile/recording.ts names. */
+export interface NativeRecording {
+  /** Nanoseconds of CLOCK_MONOTONIC; the times in `tasks` and `spans` count from here. */
+  startedAt: number;
+  names: string[];
+  /** By index; `dropped` tasks did not fit. */
+  streams: { name: string; dropped: number }[];
+  tasks: Float64Array;
+  spans: Float64Array;
+  droppedSpans: number;
+}
+
+interface NativeProfiler {
+  /** Records what is enqueued from now on, at most `maxEvents` tasks of each stream. ERR_PROFILE while another is recorded. */
+  profileStart(maxEvents: number): void;
+  profileStop(): void;
+  /** Opens a span of the JavaScript thread; its number. */
+  profileBegin(kind: string, label: string): number;
+  profileEnd(span: number): void;
+  /** Resolves when everything enqueued so far has run, or was skipped after a failure. */
+  profileDrain(): Promise<void>;
+  /** Blocks until the streams are past what was recorded. */
+  profileTake(): NativeRecording;
+  profileDiscard(): void;
+}
+
 interface NativeTensor {
   tensorEmpty(numel: number, dtype: number, kind: number): Handle;
   tensorView(tensor: Handle, offset: number, numel: number): Handle;
@@ -246,7 +272,7 @@ interface NativeComm {
   groupBroadcastBytes(group: Handle, bytes: Uint8Array | undefined, root: number): Uint8Array;
 }
 
-export interface NativeAddon extends NativeRuntime, NativeTensor, NativeOps, NativeFiles, NativeComm {}
+export interface NativeAddon extends NativeRuntime, NativeProfiler, NativeTensor, NativeOps, NativeFiles, NativeComm {}
 
 /** Root of the package: the folder that holds `build/` and `prebuilds/`. */
 export const packageRoot: string = fileURLToPath(new URL('..', import.meta.url));

@@ -17,7 +17,7 @@ void Profiler::start(size_t capacity) {
 
 void Profiler::stop() {
   recording_.store(false, std::memory_order_relaxed);
-  open_.clear();
+  while (!open_.empty()) end(open_.back());
 }
 
 void Profiler::clear() {

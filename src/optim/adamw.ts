@@ -2,6 +2,7 @@
 import { NONE, native } from '../native.ts';
 import { Parameter } from '../nn/parameter.ts';
 import { FsdpUnit } from '../parallel/fsdp/unit.ts';
+import { span } from '../profile/recorder.ts';
 import { Tensor } from '../tensor/tensor.ts';
 
 export interface AdamWOptions {
@@ -78,6 +79,10 @@ export class AdamW {
 
   /** Updates every parameter that has a gradient. Enqueues. */
   step(): void {
+    span('optimizer', '', () => this.update());
+  }
+
+  private update(): void {
     for (const slot of this.slots) {
       const { unit, parameter } = slot;
       const gradient = unit ? unit.gradShard : parameter!.grad;

@@ -4,6 +4,7 @@
 import { runBackward } from '../autograd/engine.ts';
 import type { GradNode } from '../autograd/node.ts';
 import { type Handle, type MemoryByKind, native } from '../native.ts';
+import { span } from '../profile/recorder.ts';
 import { type DType, dtypeNumber, isFloating } from './dtype.ts';
 import { track } from './scope.ts';
 
@@ -12,7 +13,8 @@ export type Shape = readonly number[];
 export type MemoryKind = keyof MemoryByKind;
 export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array;
 
-const kinds: readonly MemoryKind[] = [
+/** In the order of their numbers in native calls. */
+export const memoryKinds: readonly MemoryKind[] = [
   'other',
   'parameter',
   'gradient',
@@ -24,7 +26,7 @@ const kinds: readonly MemoryKind[] = [
 
 /** The number that stands for a memory kind in native calls. */
 export function memoryKindNumber(kind: MemoryKind): number {
-  return kinds.indexOf(kind);
+  return memoryKinds.indexOf(kind);
 }
 
 export function numelOf(shape: Shape): number {
@@ -242,7 +244,7 @@ export class Tensor implements Disposable {
    * left out for one-element tensors only. The graph is freed: a second call on it throws. Enqueues; does not wait.
    */
   backward(gradient?: Tensor): void {
-    runBackward(this, gradient);
+    span('backward', '', () => runBackward(this, gradient));
   }
 
   /** Frees the storage when no view shares it. Idempotent; any later use throws. */

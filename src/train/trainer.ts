@@ -8,6 +8,7 @@ import { native } from '../native.ts';
 import type { AdamW } from '../optim/adamw.ts';
 import { type ScheduleName, scheduleFactor } from '../optim/schedule.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
+import { span } from '../profile/recorder.ts';
 import { scope } from '../tensor/scope.ts';
 import { communicationStream, computeStream, onStream, order } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -38,6 +39,8 @@ export interface TrainerOptions {
 export interface TrainerHooks {
   /** The numbers of every step, on every rank, in order. */
   onStep?: ((record: StepRecord) => void) | undefined;
+  /** Called before step `step` is enqueued. */
+  before?: ((step: number) => void) | undefined;
   /** Work that must be done after step `step`, before the next begins; undefined for none. Same answer on every rank. */
   after?: ((step: number, data: DataStep) => (() => Promise<void>) | undefined) | undefined;
   /** Asked once a step; when any rank says true, all stop after the same step. */
@@ -89,7 +92,10 @@ export class Trainer {
     let stop = false;
     while (this.step < totalSteps && !stop) {
       const data = steps.next().value as DataStep;
-      const current = this.enqueue(this.step + 1, data, hooks.shouldStop?.() ?? false);
+      const next = this.step + 1;
+      hooks.before?.(next);
+      const wantsStop = hooks.shouldStop?.() ?? false;
+      const current = span(`step ${next}`, '', () => this.enqueue(next, data, wantsStop));
       this.step = current.step;
       const work = hooks.after?.(current.step, data);
       if (earlier) stop = await this.settle(earlier, hooks);
@@ -140,7 +146,10 @@ export class Trainer {
   /** Waits for a step and reports it; true if a rank wants to stop. */
   private async settle(enqueued: Enqueued, hooks: TrainerHooks): Promise<boolean> {
     const { step, data, learningRate, numbers } = enqueued;
-    const [loss = 0, wantsStop = 0, gradNorm = 0] = Array.from(await numbers, Number);
+    const [loss = 0, wantsStop = 0, gradNorm = 0] = Array.from(
+      await span(`await step ${step}`, '', () => numbers),
+      Number,
+    );
     if (!Number.isFinite(loss)) throw new NonFiniteError(step, 'loss', loss);
     if (!Number.isFinite(gradNorm)) throw new NonFiniteError(step, 'gradient norm', gradNorm);
     const now = performance.now();

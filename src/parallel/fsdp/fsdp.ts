@@ -9,6 +9,7 @@ import { native } from '../../native.ts';
 import type { Module } from '../../nn/module.ts';
 import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
+import { span } from '../../profile/recorder.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -325,6 +326,10 @@ export class FullyShardedDataParallel<M extends Module = Module> {
    * scaling itself is done by the optimizer's pass. Collective; enqueues.
    */
   clipGradNorm(maxNorm: number): Tensor {
+    return span('clip gradients', '', () => this.clip(maxNorm));
+  }
+
+  private clip(maxNorm: number): Tensor {
     const [sum, factor, norm] = [Tensor.empty([1]), Tensor.empty([1]), Tensor.empty([])];
     gradientSquares(this.units, sum);
     const comm = communicationStream();

@@ -3,6 +3,7 @@ import { currentBackward, onBackwardEnd } from '../../autograd/engine.ts';
 import { isGradEnabled } from '../../autograd/grad_mode.ts';
 import { type GradNode, nextSequence } from '../../autograd/node.ts';
 import { hook } from '../../nn/hook.ts';
+import { OpenSpan, span } from '../../profile/recorder.ts';
 import { track } from '../../tensor/scope.ts';
 import { communicationStream, computeStream, order } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -25,6 +26,8 @@ export class FsdpRuntime {
   private depth = 0;
   /** The backward whose end this runtime waits for. One that threw has no end, and is replaced by the next. */
   private endsWith: object | undefined;
+  /** In profiles: the unit whose backward is being enqueued, one after the other. */
+  private readonly inBackward = new OpenSpan();
 
   constructor(options: FsdpOptions) {
     this.strategy = options.shardingStrategy ?? 'FULL_SHARD';
@@ -46,8 +49,8 @@ export class FsdpRuntime {
     this.units.push(unit);
     if (isRoot) this.root = unit;
     runtimes.set(unit, this);
-    hook(unit.module, 'forward', (inner, args) => runtimes.get(unit)!.run(unit, inner, args));
-    if ('step' in unit.module) hook(unit.module, 'step', (inner, args) => runtimes.get(unit)!.run(unit, inner, args));
+    hook(unit.module, 'forward', (inner, args) => runtimes.get(unit)!.enter(unit, inner, args));
+    if ('step' in unit.module) hook(unit.module, 'step', (inner, args) => runtimes.get(unit)!.enter(unit, inner, args));
   }
 
   /** Takes over units that were wrapped on their own before the root was. */
@@ -56,6 +59,10 @@ export class FsdpRuntime {
       this.units.push(unit);
       runtimes.set(unit, this);
     }
+  }
+
+  private enter(unit: FsdpUnit, inner: (...args: unknown[]) => unknown, args: unknown[]): unknown {
+    return span('forward', unit.title, () => this.run(unit, inner, args));
   }
 
   private run(unit: FsdpUnit, inner: (...args: unknown[]) => unknown, args: unknown[]): unknown {
@@ -109,6 +116,7 @@ export class FsdpRuntime {
     if (!out.requiresGrad) return out;
     return identity(`fsdp_before(${unit.name})`, out, () => {
       this.registerEnd();
+      this.inBackward.open('backward', unit.title);
       unit.unshardAsync();
       if (this.backwardPrefetch) {
         const position = this.lastOrder.lastIndexOf(unit);
@@ -121,6 +129,7 @@ export class FsdpRuntime {
   private finish(unit: FsdpUnit): void {
     unit.reduceGradients();
     if (!unit.accumulateOnly || this.strategy !== 'SHARD_GRAD_OP') unit.reshard();
+    this.inBackward.close();
   }
 
   private registerEnd(): void {
@@ -129,6 +138,7 @@ export class FsdpRuntime {
     this.endsWith = backward;
     onBackwardEnd(() => {
       this.endsWith = undefined;
+      this.inBackward.close();
       for (const unit of [...this.units].reverse()) this.finish(unit);
       order(communicationStream(), computeStream);
     });

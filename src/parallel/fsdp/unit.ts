@@ -5,6 +5,7 @@ import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Module } from '../../nn/module.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
+import { span } from '../../profile/recorder.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -124,6 +125,11 @@ export class FsdpUnit implements ParameterOwner {
     return ranges;
   }
 
+  /** In profiles. */
+  get title(): string {
+    return this.name || 'root';
+  }
+
   get isUnsharded(): boolean {
     return this.isGathered;
   }
@@ -134,7 +140,7 @@ export class FsdpUnit implements ParameterOwner {
     if (!this.isRead || shard.size === 1) return;
     const stream = communicationStream();
     order(computeStream, stream);
-    onStream(stream, () => shard.enqueueBarrier());
+    span('before write', this.title, () => onStream(stream, () => shard.enqueueBarrier()));
     order(stream, computeStream);
     this.isRead = false;
   }
@@ -166,12 +172,14 @@ export class FsdpUnit implements ParameterOwner {
     this.isStale = false;
     const stream = communicationStream();
     this.shardWritten?.waitOn(stream);
-    onStream(stream, () => {
-      using part = this.ownPart(this.computeFlat);
-      if (this.computeFlat !== this.flat && this.isUncast) part.copyFrom(this.shard);
-      this.isUncast = false;
-      this.groups.shard.allGather(this.computeFlat.handle, part.handle);
-    });
+    span('gather', this.title, () =>
+      onStream(stream, () => {
+        using part = this.ownPart(this.computeFlat);
+        if (this.computeFlat !== this.flat && this.isUncast) part.copyFrom(this.shard);
+        this.isUncast = false;
+        this.groups.shard.allGather(this.computeFlat.handle, part.handle);
+      }),
+    );
     this.gathered = new StreamEvent(stream);
   }
 
@@ -235,6 +243,10 @@ export class FsdpUnit implements ParameterOwner {
   reduceGradients(): void {
     const grad = this.fullGrad;
     if (!grad || this.accumulateOnly) return;
+    span('reduce', this.title, () => this.reduce(grad));
+  }
+
+  private reduce(grad: Tensor): void {
     this.zeroUnwritten(grad);
     const stream = communicationStream();
     order(computeStream, stream);
