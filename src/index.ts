@@ -153,6 +153,7 @@ export { createReporter } from './train/report/index.ts';
 export type {
   EvalRecord,
   LoadProgress,
+  ProfileRecord,
   Reporter,
   RunInfo,
   RunSummary,

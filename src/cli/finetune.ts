@@ -1,6 +1,6 @@
 // `rankzero finetune`: checks everything that can be checked in one process, then starts the ranks.
-import { existsSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
 import type { FinetuneOptions } from '../train/options.ts';
@@ -30,6 +30,19 @@ export function buildFinetuneCommand(): Command {
   return command;
 }
 
+/** Why a folder cannot be made or written at `path`, if so. */
+function cannotBecomeFolder(path: string): string | undefined {
+  let existing = resolve(path);
+  while (!existsSync(existing)) existing = dirname(existing);
+  if (!statSync(existing).isDirectory()) return `not a folder: ${existing}`;
+  try {
+    accessSync(existing, constants.W_OK);
+    return undefined;
+  } catch {
+    return `cannot write to the folder ${existing}`;
+  }
+}
+
 /** Finds what would stop every rank a minute later. */
 export function checkFiles(options: FinetuneOptions): void {
   const problems: string[] = [];
@@ -45,6 +58,10 @@ export function checkFiles(options: FinetuneOptions): void {
   if (options.evalData !== undefined) isFile('eval-data', options.evalData);
   if (existsSync(options.out) && !statSync(options.out).isDirectory()) {
     problems.push(`--out: not a folder: ${options.out}`);
+  }
+  if (options.profile !== undefined) {
+    const problem = cannotBecomeFolder(options.profile);
+    if (problem) problems.push(`--profile: ${problem}`);
   }
   if (options.resume !== undefined && options.resume !== 'auto' && !existsSync(options.resume)) {
     problems.push(`--resume: no such checkpoint: ${options.resume}`);

@@ -11,12 +11,8 @@ type Column<T> = readonly [title: string, cell: (row: T) => string];
 
 const percent = (part: number): string => `${(100 * part).toFixed(1)} %`;
 const fixed = (value: number): string => value.toFixed(value >= 100 ? 1 : 3);
+const rate = (value: number): string => value.toFixed(1);
 const ifAny = (value: number | undefined, show: (value: number) => string): string => (value ? show(value) : '');
-
-function rate({ gflopPerSecond, gbPerSecond }: OpSummary): string {
-  if (gflopPerSecond !== undefined) return `${gflopPerSecond.toPrecision(3)} GFLOP/s`;
-  return ifAny(gbPerSecond, (value) => `${value.toPrecision(3)} GB/s`);
-}
 
 const opColumns: readonly Column<OpSummary>[] = [
   ['op', ({ op }) => op],
@@ -27,7 +23,8 @@ const opColumns: readonly Column<OpSummary>[] = [
   ['mean ms', ({ mean }) => fixed(mean)],
   ['max ms', ({ max }) => fixed(max)],
   ['waited ms', ({ waited }) => ifAny(waited, fixed)],
-  ['rate', rate],
+  ['GFLOP/s', ({ gflopPerSecond }) => ifAny(gflopPerSecond, rate)],
+  ['GB/s', ({ gbPerSecond }) => ifAny(gbPerSecond, rate)],
 ];
 
 const streamColumns: readonly Column<StreamSummary>[] = [
@@ -59,7 +56,7 @@ export function formatTable(summary: ProfileSummary, { rowLimit }: TableOptions 
     `rank ${rank}: ${duration.toFixed(1)} ms profiled`,
     '',
     ...render(opColumns, shown, 2),
-    ...(shown.length < ops.length ? [`and ${ops.length - shown.length} ops more`] : []),
+    ...(shown.length < ops.length ? [`and ${ops.length - shown.length} more`] : []),
     '',
     ...render(streamColumns, streams, 1),
     '',

@@ -21,6 +21,7 @@ import { buildModel, wrapModel } from './model.ts';
 import type { FinetuneOptions } from './options.ts';
 import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
 import { answer } from './samples.ts';
+import { StepProfiler } from './step_profiler.ts';
 import { loadTrainData, type TrainData } from './train_data.ts';
 import { changedOptions, parseTrainState, type TrainState, totalSteps } from './train_state.ts';
 import { Trainer } from './trainer.ts';
@@ -50,6 +51,7 @@ interface Prepared {
   resume: string | undefined;
   /** Where the run stands. */
   state: TrainState;
+  profiler: StepProfiler | undefined;
 }
 
 /** One run on one rank. */
@@ -81,8 +83,10 @@ class Run {
     const data = await loadTrainData(dir, config, options);
     data.notes.push(...skipped.map((why) => `skipped: ${why}`));
     const state = await startState(options, resume ?? undefined, data);
+    const total = totalSteps(data.train, options, state.step);
+    const profiler = await StepProfiler.prepare(options, state.step, total, (record) => reporter.onProfile?.(record));
     manualSeed(options.seed);
-    return new Run({ options, reporter, config, dir, data, resume: resume ?? undefined, state });
+    return new Run({ options, reporter, config, dir, data, resume: resume ?? undefined, state, profiler });
   }
 
   async execute(): Promise<RunSummary> {
@@ -158,10 +162,12 @@ class Run {
   /** Whether Ctrl-C ended it; the state is saved then. */
   private async train(): Promise<boolean> {
     const { options, reporter, data } = this.prepared;
+    using profiler = this.prepared.profiler;
     using interrupt = new Interrupt(() => {
       reporter.onNote?.('Ctrl-C: saving after this step; press it again to stop at once');
     });
     const stopped = await this.trainer.train({
+      before: (step) => profiler?.before(step),
       shouldStop: () => interrupt.requested,
       onStep: (record) => {
         const { step, totalSteps: total } = record;
@@ -171,14 +177,17 @@ class Run {
         const every = options.evalSteps;
         const evaluates = data.eval && (every ? step % every === 0 : inEpoch + 1 === stepsInEpoch);
         const saves = options.saveSteps && step % options.saveSteps === 0;
-        if (!evaluates && !saves) return undefined;
+        const profiled = profiler?.after(step);
+        if (!evaluates && !saves && !profiled) return undefined;
         return async () => {
+          await profiled?.();
           if (saves) await this.save();
           if (evaluates) await this.evaluate(step);
           dist.setPhase('train');
         };
       },
     });
+    await profiler?.finish(this.trainer.step);
     if (stopped) await this.save();
     return stopped;
   }

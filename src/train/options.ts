@@ -82,6 +82,10 @@ export interface FinetuneOptions {
   tensorboard: boolean;
   /** Writes `out/report.html` at the end. */
   report: boolean;
+  /** Folder for a profile of some steps: a trace, and a table of where the time went. */
+  profile?: string | undefined;
+  /** Steps to profile, as the log counts them: `7`, or `7-9`. Default: three, after two of warm-up. */
+  profileSteps?: string | undefined;
 }
 
 /** What a user must say: model, data and output folder. Everything else has a default. */

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { divisors, neighbours } from '../distributed/degrees.ts';
 import { nearest } from '../nearest.ts';
 import type { FinetuneOptions, StrategyName } from './options.ts';
+import { parseSteps } from './profile_steps.ts';
 
 /** Wrong options. The message has one line for each. */
 export class OptionsError extends Error {
@@ -48,6 +49,12 @@ const beta = z.number().min(0).lt(1);
 const betas: z.ZodType<[number, number]> = z.preprocess(
   (v) => (typeof v === 'string' ? v.split(',').map(Number) : v),
   z.tuple([beta, beta]),
+);
+
+/** A config file may have one step as a number. */
+const stepRange: z.ZodType<string> = z.preprocess(
+  (v) => (typeof v === 'number' ? String(v) : v),
+  z.string().refine((v) => parseSteps(v) !== undefined),
 );
 
 type Fields = { [K in keyof Required<FinetuneOptions>]: OptionField<FinetuneOptions[K]> };
@@ -158,6 +165,17 @@ export const finetuneFields: Fields = {
   logSteps: { ...count, group: 'Reports', default: 1, help: 'report every n steps' },
   tensorboard: { ...yesNo, group: 'Reports', default: true, help: 'write TensorBoard event files' },
   report: { ...yesNo, group: 'Reports', default: true, help: 'write report.html at the end' },
+  profile: {
+    ...optional(text),
+    value: '<dir>',
+    group: 'Reports',
+    help: 'write a trace and a table of some steps there',
+  },
+  profileSteps: {
+    ...optional({ schema: stepRange, wanted: 'a step such as 7, or steps such as 7-9', value: '<a-b>' }),
+    group: 'Reports',
+    help: 'the steps to profile (default: three, after two of warm-up)',
+  },
 };
 
 /** `maxGradNorm` → `max-grad-norm`, or the field's own flag. */
@@ -210,6 +228,9 @@ function contradictions(o: FinetuneOptions): string[] {
   if (o.sequenceParallel && o.tp === 1) problems.push('sequenceParallel: wants tp, the ranks that share each layer');
   if (o.evalSteps !== undefined && o.evalData === undefined) {
     problems.push('evalSteps: wants evalData, the file to evaluate on');
+  }
+  if (o.profileSteps !== undefined && o.profile === undefined) {
+    problems.push('profileSteps: wants profile, the folder to write to');
   }
   return problems;
 }

@@ -1,7 +1,8 @@
 // What a training run tells its observers: the terminal, metrics.jsonl, TensorBoard, report.html, or a user's own.
 // Only rank 0 reports. Calls are synchronous and in the order of the run:
-//   onStart, onLoad*, (onEval | onSample)*, (onStep | onEval | onSample | onCheckpoint | onNote)*, onEnd.
+//   onStart, onLoad*, (onEval | onSample)*, (onStep | onEval | onSample | onProfile | onCheckpoint | onNote)*, onEnd.
 // Sizes are bytes, times are seconds, counts of tokens are over all ranks unless said otherwise.
+import type { Profile, SavedProfile } from '../profile/profile.ts';
 
 /** Progress of loading and sharding the weights, over the whole model. */
 export interface LoadProgress {
@@ -95,6 +96,16 @@ export interface RunSummary {
   interrupted: boolean;
 }
 
+/** A profile of some steps was written. */
+export interface ProfileRecord {
+  /** The steps, both included. */
+  first: number;
+  last: number;
+  files: SavedProfile;
+  /** Of rank 0. */
+  profile: Profile;
+}
+
 /** An observer of a run. Every method is optional; an error thrown by one ends the run. */
 export interface Reporter {
   onStart?(info: RunInfo): void;
@@ -104,6 +115,7 @@ export interface Reporter {
   onSample?(record: SampleRecord): void;
   /** Something a person should know: a fallback, an option that has no effect here. */
   onNote?(message: string): void;
+  onProfile?(record: ProfileRecord): void;
   /** A checkpoint is complete on disk. */
   onCheckpoint?(dir: string, step: number): void;
   onEnd?(summary: RunSummary): void;
@@ -121,6 +133,7 @@ export function combineReporters(reporters: readonly Reporter[]): Reporter {
     onEval: (record) => each((r) => r.onEval?.(record)),
     onSample: (record) => each((r) => r.onSample?.(record)),
     onNote: (message) => each((r) => r.onNote?.(message)),
+    onProfile: (record) => each((r) => r.onProfile?.(record)),
     onCheckpoint: (dir, step) => each((r) => r.onCheckpoint?.(dir, step)),
     onEnd: (summary) => each((r) => r.onEnd?.(summary)),
   };

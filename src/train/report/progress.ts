@@ -1,7 +1,16 @@
 // What the terminal shows of a run: a loading bar, one live training line, evaluations, and a summary.
 // Where stdout is not a terminal: plain lines, a few dozen for the whole run.
 import { join, relative } from 'node:path';
-import type { EvalRecord, LoadProgress, Reporter, RunInfo, RunSummary, SampleRecord, StepRecord } from '../reporter.ts';
+import type {
+  EvalRecord,
+  LoadProgress,
+  ProfileRecord,
+  Reporter,
+  RunInfo,
+  RunSummary,
+  SampleRecord,
+  StepRecord,
+} from '../reporter.ts';
 import { formatBytes, formatChange, formatCount, formatRate, formatSeconds, formatWhole } from './format.ts';
 
 /** The part of a stream that is used. */
@@ -14,6 +23,8 @@ export interface ProgressStream {
 export interface ProgressOptions {
   /** Default: `process.stdout`. */
   stream?: ProgressStream | undefined;
+  /** For the table of a profile. Default: `process.stderr`. */
+  errorStream?: ProgressStream | undefined;
   /** Clock in milliseconds. */
   now?: (() => number) | undefined;
   /** Whether the summary names report.html. */
@@ -38,6 +49,7 @@ const shortPath = (path: string): string => {
 /** Reports a run on the terminal. */
 export class Progress implements Reporter {
   readonly #out: ProgressStream;
+  readonly #err: ProgressStream;
   readonly #now: () => number;
   readonly #live: boolean;
   readonly #namesReport: boolean;
@@ -50,6 +62,7 @@ export class Progress implements Reporter {
 
   constructor(options: ProgressOptions = {}) {
     this.#out = options.stream ?? process.stdout;
+    this.#err = options.errorStream ?? process.stderr;
     this.#now = options.now ?? performance.now.bind(performance);
     this.#live = this.#out.isTTY === true;
     this.#namesReport = options.report ?? false;
@@ -115,6 +128,12 @@ export class Progress implements Reporter {
 
   onNote(message: string): void {
     this.#line(`note     ${message}`);
+  }
+
+  onProfile({ first, last, files, profile }: ProfileRecord): void {
+    const steps = first === last ? `step ${first}` : `steps ${first} to ${last}`;
+    this.#line(`profile  ${steps}: ${shortPath(files.trace)}, for https://ui.perfetto.dev; ${shortPath(files.table)}`);
+    this.#err.write(`\n${profile.table({ rowLimit: 12 })}\n`);
   }
 
   onCheckpoint(dir: string): void {
