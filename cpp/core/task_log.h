@@ -5,7 +5,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
+#include <new>
+#include <type_traits>
 
 #include "core/dtype.h"
 
@@ -33,23 +36,25 @@ inline int64_t clock_now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+static_assert(std::is_trivially_destructible_v<TaskRecord>);
+
 class TaskLog {
  public:
   // On the thread that enqueues.
   std::shared_ptr<TaskRecord> claim(const char* op, int32_t span, int32_t awaits, size_t capacity) {
-    if (!records_) records_.reset(new TaskRecord[capacity]);
-    if (size_ == capacity) return ++dropped_, nullptr;
-    TaskRecord* record = &records_[static_cast<std::ptrdiff_t>(size_++)];
-    *record = {op, clock_now(), 0, 0, 0, span, awaits, {}};
+    // Only pages that are written come to exist: a short profile does not pay for what would fit.
+    if (!records_) records_ = {static_cast<TaskRecord*>(std::malloc(capacity * sizeof(TaskRecord))), std::free};
+    if (size_ == capacity || !records_) return ++dropped_, nullptr;
+    auto* record = new (records_.get() + size_++) TaskRecord{op, clock_now(), 0, 0, 0, span, awaits, {}};
     return {records_, record};
   }
   void clear() { *this = {}; }
   size_t size() const { return size_; }
   size_t dropped() const { return dropped_; }
-  const TaskRecord& at(size_t i) const { return records_[static_cast<std::ptrdiff_t>(i)]; }
+  const TaskRecord& at(size_t i) const { return records_.get()[i]; }
 
  private:
-  std::shared_ptr<TaskRecord[]> records_;
+  std::shared_ptr<TaskRecord> records_;
   size_t size_ = 0, dropped_ = 0;
 };
 
