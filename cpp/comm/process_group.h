@@ -33,7 +33,7 @@ struct Operand {
   size_t bytes() const { return static_cast<size_t>(numel * size_of(dtype)); }
   std::byte* at(int64_t element) const { return data + element * size_of(dtype); }
   // For a profile. The bytes of a collective are those of its whole tensor.
-  Work work() const { return {0, static_cast<double>(bytes()), "elements", {numel}, dtype}; }
+  Work work() const { return {0, static_cast<double>(bytes()), data ? "elements" : "", {numel}, dtype}; }
 };
 
 class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {

@@ -140,7 +140,7 @@ inline Work work_of(const SumSquares& op) { return {0, detail::span({op.x}), "el
 inline Work work_of(const RandomFill& op) { return {0, detail::span({op.x}), "elements", {op.x.numel}, op.x.dtype}; }
 // Parameter and moments are read and written.
 inline Work work_of(const AdamW& op) {
-  return {0, 2 * detail::span({op.param, op.exp_avg, op.exp_avg_sq}) + detail::span({op.grad}), "elements", {op.param.numel}, op.param.dtype};
+  return {0, 2 * detail::span({op.param, op.exp_avg, op.exp_avg_sq}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
 }
 
 }  // namespace rz

@@ -11,7 +11,7 @@ type Column<T> = readonly [title: string, cell: (row: T) => string];
 
 const percent = (part: number): string => `${(100 * part).toFixed(1)} %`;
 const fixed = (value: number): string => value.toFixed(value >= 100 ? 1 : 3);
-const rate = (value: number): string => value.toFixed(1);
+const rate = (value: number): string => value.toFixed(value >= 10 ? 1 : 2);
 const ifAny = (value: number | undefined, show: (value: number) => string): string => (value ? show(value) : '');
 
 const opColumns: readonly Column<OpSummary>[] = [

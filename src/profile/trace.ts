@@ -29,6 +29,7 @@ function titleOf(task: Task, recording: Recording, span: Span | undefined): stri
   return isCollective(task.op) && span?.label ? `${task.op} ${span.label}` : task.op;
 }
 
+const round = (value: number): number => Number(value.toPrecision(4));
 const spanTitle = ({ kind, label }: Span): string => (label ? `${kind} ${label}` : kind);
 
 function argsOf(task: Task, span: Span | undefined): Record<string, unknown> {
@@ -36,12 +37,12 @@ function argsOf(task: Task, span: Span | undefined): Record<string, unknown> {
   const seconds = (end - start - waited) / 1e9;
   return {
     ...(span && { in: spanTitle(span) }),
-    queued_ms: (start - enqueued) / 1e6,
-    ...(awaits === undefined && waited > 0 && { waited_for_ranks_ms: waited / 1e6 }),
+    queued_ms: round((start - enqueued) / 1e6),
+    ...(awaits === undefined && waited > 0 && { waited_for_ranks_ms: round(waited / 1e6) }),
     ...(Object.keys(sizes).length > 0 && { ...sizes, dtype }),
-    ...(flops > 0 && seconds > 0 && { gflop_per_s: flops / seconds / 1e9 }),
+    ...(flops > 0 && seconds > 0 && { gflop_per_s: round(flops / seconds / 1e9) }),
     ...(bytes > 0 && { bytes }),
-    ...(bytes > 0 && seconds > 0 && { gb_per_s: bytes / seconds / 1e9 }),
+    ...(bytes > 0 && seconds > 0 && { gb_per_s: round(bytes / seconds / 1e9) }),
   };
 }
 

@@ -7,6 +7,7 @@ import { resolveFlags } from '../../src/cli/flags.ts';
 import { buildGenerateCommand, TextStream } from '../../src/cli/generate.ts';
 import { nearest } from '../../src/nearest.ts';
 import { type FinetuneOptions, resolveFinetuneOptions } from '../../src/train/options.ts';
+import { stepsToProfile } from '../../src/train/profile_steps.ts';
 
 let dir: string;
 beforeAll(() => {
@@ -24,6 +25,33 @@ function config(name: string, text: string): string {
 }
 
 const must = ['--model', 'm', '--data', 'd', '--out', 'o'];
+
+describe('the steps to profile', () => {
+  it('are three after two of warm-up, or what a shorter run has', () => {
+    expect(stepsToProfile(undefined, 0, 100)).toEqual({ first: 3, last: 5 });
+    expect(stepsToProfile(undefined, 40, 100)).toEqual({ first: 43, last: 45 });
+    expect(stepsToProfile(undefined, 0, 4)).toEqual({ first: 2, last: 4 });
+    expect(stepsToProfile(undefined, 0, 2)).toEqual({ first: 1, last: 2 });
+    expect(stepsToProfile(undefined, 8, 8)).toBeUndefined();
+  });
+
+  it('are one or a range, which the run must do', async () => {
+    expect(stepsToProfile('7', 0, 9)).toEqual({ first: 7, last: 7 });
+    expect(stepsToProfile('7-9', 6, 9)).toEqual({ first: 7, last: 9 });
+    expect(() => stepsToProfile('7-9', 7, 9)).toThrow('--profile-steps 7-9: this run does the steps 8 to 9');
+    expect(await resolve(...must, '--profile', 'p', '--profile-steps', '7-9')).toMatchObject({
+      profile: 'p',
+      profileSteps: '7-9',
+    });
+    const file = config('profile.yaml', 'profile: p\nprofileSteps: 4\n');
+    expect(await resolve(...must, '--config', file)).toMatchObject({ profileSteps: '4' });
+    for (const wrong of ['0', '9-7', 'a', '3-'])
+      await expect(resolve(...must, '--profile', 'p', '--profile-steps', wrong)).rejects.toThrow(
+        `--profile-steps: got "${wrong}", wanted a step such as 7, or steps such as 7-9`,
+      );
+    await expect(resolve(...must, '--profile-steps', '3')).rejects.toThrow('profileSteps: wants profile');
+  });
+});
 
 describe('finetune flags', () => {
   it('fill in defaults', async () => {
