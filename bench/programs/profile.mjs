@@ -1,5 +1,6 @@
 // What profiling costs: the steps of a job in turns of profiled and not, each waited for, in pairs whose order alternates. One line
-// of JSON from rank 0: medians of a step in milliseconds, their ratio, the middle half of the ratios of pairs, events of a step.
+// of JSON from rank 0: medians of a step in milliseconds, their ratio, the middle half of the ratios of pairs, events of a step;
+// by wall clock and, which other processes disturb less, by the processor time of all threads of the rank.
 //   rankzero run --nproc N bench/programs/profile.mjs --dir MODEL [--pairs 40] [--batch 2] [--length 256] [--precision bfloat16]
 import { parseArgs } from 'node:util';
 import {
@@ -37,9 +38,11 @@ const ids = Array.from({ length: batch }, (_, b) =>
 );
 
 let milliseconds = 0;
+let cpuMilliseconds = 0;
 async function step() {
   dist.barrier();
   const start = performance.now();
+  const cpu = process.cpuUsage();
   const loss = scope(() => {
     const { loss } = fsdp.forward({ inputIds: ids, labels: ids });
     loss.backward();
@@ -51,6 +54,8 @@ async function step() {
   await loss.data();
   loss.dispose();
   milliseconds = performance.now() - start;
+  const { user, system } = process.cpuUsage(cpu);
+  cpuMilliseconds = (user + system) / 1000;
 }
 
 let last;
@@ -63,19 +68,22 @@ const sides = {
   },
 };
 const times = { off: [], on: [] };
+const cpuTimes = { off: [], on: [] };
 for (let pair = -2; pair < pairs; pair++) {
   for (const side of pair % 2 ? ['off', 'on'] : ['on', 'off']) {
     await sides[side]();
-    if (pair >= 0) times[side].push(milliseconds);
+    if (pair < 0) continue;
+    times[side].push(milliseconds);
+    cpuTimes[side].push(cpuMilliseconds);
   }
 }
-const ratios = times.on.map((on, i) => on / times.off[i]).sort((a, b) => a - b);
-const [off, on] = [median(times.off), median(times.on)];
-const events = last.summary.ops.reduce((sum, { calls }) => sum + calls, 0);
 const quarter = pairs >> 2;
-if (dist.getRank() === 0) {
+function compare({ off, on }) {
+  const ratios = on.map((value, i) => value / off[i]).sort((a, b) => a - b);
   const middleHalf = [ratios[quarter], ratios[pairs - 1 - quarter]].map((ratio) => round(ratio));
-  console.log(JSON.stringify({ off: round(off), on: round(on), ratio: round(on / off), middleHalf, events }));
+  return { off: round(median(off)), on: round(median(on)), ratio: round(median(on) / median(off)), middleHalf };
 }
+const events = last.summary.ops.reduce((sum, { calls }) => sum + calls, 0);
+if (dist.getRank() === 0) console.log(JSON.stringify({ wall: compare(times), cpu: compare(cpuTimes), events }));
 dist.barrier();
 dist.destroyProcessGroup();
