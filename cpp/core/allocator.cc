@@ -3,38 +3,53 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <bit>
 
 #include "core/error.h"
 
 namespace rz {
 
+constexpr size_t kUnit = 512;             // sizes are multiples of this
 constexpr size_t kHuge = size_t{2} << 20;
 
-// Large blocks are mapped on a huge-page boundary; small ones come from malloc.
-void* CpuAllocator::system_allocate(size_t bytes) {
-  if (dry_) return dry_address(bytes);
-  void* data = std::aligned_alloc(bytes >= kHuge ? kHuge : 64, bytes);
-  if (data && bytes >= kHuge) madvise(data, bytes, MADV_HUGEPAGE);
-  return data;
+static size_t rounded(size_t bytes, size_t unit) { return (std::max<size_t>(bytes, 1) + unit - 1) / unit * unit; }
+
+// On a huge-page boundary. Null where the system refuses.
+std::byte* CpuAllocator::map_range(size_t bytes) {
+  if (dry_) return static_cast<std::byte*>(dry_address(bytes));
+  void* room = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (room == MAP_FAILED) return nullptr;
+  auto* begin = static_cast<std::byte*>(room);
+  size_t before = rounded(reinterpret_cast<uintptr_t>(begin), kHuge) - reinterpret_cast<uintptr_t>(begin);
+  if (before > 0) munmap(begin, before);
+  if (before < kHuge) munmap(begin + before + bytes, kHuge - before);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
+  return begin + before;
+}
+
+bool CpuAllocator::grow(Pool& pool, size_t bytes) {
+  for (size_t range : {rounded(std::max(bytes, pool.range_bytes), kHuge), rounded(bytes, kHuge)}) {
+    if (std::byte* base = map_range(range)) {
+      pool.arena.add(base, range);
+      return true;
+    }
+  }
+  return false;
 }
 
 void* CpuAllocator::dry_address(size_t bytes) {
-  std::lock_guard lock(mutex_);
-  void* address = reinterpret_cast<void*>(next_dry_address_);
-  next_dry_address_ += (bytes + 63) & ~size_t{63};
-  return address;
+  return reinterpret_cast<void*>(next_dry_address_.fetch_add((bytes + 63) & ~size_t{63}));
 }
 
 class CpuStorage final : public Storage {
  public:
-  CpuStorage(std::shared_ptr<CpuAllocator> owner, void* data, size_t bytes, size_t reserved, Stream* home, MemoryKind kind)
-      : Storage(data, bytes, Device::Cpu, home), owner_(std::move(owner)), reserved_(reserved), kind_(kind) {}
+  CpuStorage(std::shared_ptr<CpuAllocator> owner, std::byte* data, size_t bytes, size_t taken, Stream* home, MemoryKind kind)
+      : Storage(data, bytes, Device::Cpu, home), owner_(std::move(owner)), taken_(taken), kind_(kind) {}
   ~CpuStorage() override { retire(); }
 
  protected:
   void give_back() override {
-    CpuAllocator::Block block{data_, reserved_, {}, home_};
+    Arena::Block block{static_cast<std::byte*>(data_), taken_, {}};
     for (uint32_t mask = foreign_; mask; mask &= mask - 1) {
       block.pending.push_back((*owner_->streams_)[std::countr_zero(mask)]->record());
     }
@@ -44,69 +59,37 @@ class CpuStorage final : public Storage {
 
  private:
   std::shared_ptr<CpuAllocator> owner_;
-  size_t reserved_;
+  size_t taken_;
   MemoryKind kind_;
 };
 
 CpuAllocator::~CpuAllocator() { trim(); }
 
-// Eight classes to each power of two: at most 12.5 % of a block is unused.
-size_t CpuAllocator::size_class(size_t bytes) {
-  if (bytes <= 512) return (bytes + 63) & ~size_t{63};
-  size_t step = std::max<size_t>(64, std::bit_floor(bytes - 1) / 8);
-  size_t rounded = (bytes + step - 1) / step * step;
-  return rounded >= kHuge ? (rounded + kHuge - 1) / kHuge * kHuge : rounded;
-}
-
-// A cached block for `want`: of its size class, else the smallest of the same stream that is not twice as large. Sizes
-// that vary from step to step, as those of real batches do, would otherwise pile up a cache for each.
-bool CpuAllocator::take(size_t want, Stream* home, Block& block) {
-  for (auto it = free_.lower_bound(want); it != free_.end() && it->first < 2 * want; ++it) {
-    std::vector<Block>& list = it->second;
-    auto found = std::find_if(list.rbegin(), list.rend(), [&](const Block& b) { return b.home == home; });
-    if (found == list.rend() && it->first == want) found = list.rbegin();
-    if (found == list.rend()) continue;
-    block = std::move(*found);
-    list.erase(std::next(found).base());
-    if (list.empty()) free_.erase(it);
-    return true;
-  }
-  return false;
-}
-
 std::shared_ptr<Storage> CpuAllocator::allocate(size_t bytes, Stream* home, MemoryKind kind) {
-  size_t want = size_class(std::max<size_t>(bytes, 1));
-  Block block{nullptr, want, {}, home};
+  size_t want = rounded(bytes, kUnit);
+  Arena::Block block;
+  bool taken;
   {
     std::lock_guard lock(mutex_);
-    if (take(want, home, block)) want = block.bytes;
-    stats_.current[static_cast<int>(kind)] += static_cast<int64_t>(want);
-    stats_.peak[static_cast<int>(kind)] = std::max(stats_.peak[static_cast<int>(kind)], stats_.current[static_cast<int>(kind)]);
-    stats_.total += static_cast<int64_t>(want);
-    stats_.total_peak = std::max(stats_.total_peak, stats_.total);
+    Pool& pool = pool_for(want);
+    taken = pool.arena.take(want, block) || (grow(pool, want) && pool.arena.take(want, block));
   }
+  if (!taken) {
+    MemoryStats now = stats();
+    fail("ERR_OUT_OF_MEMORY", "out of host memory: ", bytes, " bytes were asked for, ", now.total, " are in use and ",
+         now.reserved, " reserved");
+  }
+  account(kind, static_cast<int64_t>(want));
   for (const Event& event : block.pending) {
     home->wait_for_reuse(event);
-  }
-  if (!block.data) {
-    block.data = system_allocate(want);
-    if (!block.data) {
-      account(kind, -static_cast<int64_t>(want));
-      MemoryStats now = stats();
-      fail("ERR_OUT_OF_MEMORY", "out of host memory: ", bytes, " bytes were asked for, ", now.total, " are in use and ",
-           now.reserved, " reserved");
-    }
-    std::lock_guard lock(mutex_);
-    stats_.reserved += static_cast<int64_t>(want);
   }
   return std::make_shared<CpuStorage>(shared_from_this(), block.data, bytes, want, home, kind);
 }
 
-void CpuAllocator::release(Block block, MemoryKind kind) {
+void CpuAllocator::release(Arena::Block block, MemoryKind kind) {
+  account(kind, -static_cast<int64_t>(block.bytes));
   std::lock_guard lock(mutex_);
-  stats_.current[static_cast<int>(kind)] -= static_cast<int64_t>(block.bytes);
-  stats_.total -= static_cast<int64_t>(block.bytes);
-  free_[block.bytes].push_back(std::move(block));
+  pool_for(block.bytes).arena.release(std::move(block));
 }
 
 void CpuAllocator::account(MemoryKind kind, int64_t delta) {
@@ -120,7 +103,9 @@ void CpuAllocator::account(MemoryKind kind, int64_t delta) {
 
 MemoryStats CpuAllocator::stats() const {
   std::lock_guard lock(mutex_);
-  return stats_;
+  MemoryStats stats = stats_;
+  stats.reserved = static_cast<int64_t>(small_.arena.backed() + large_.arena.backed());
+  return stats;
 }
 
 void CpuAllocator::reset_peak() {
@@ -131,13 +116,14 @@ void CpuAllocator::reset_peak() {
 
 void CpuAllocator::trim() {
   std::lock_guard lock(mutex_);
-  for (auto& [bytes, blocks] : free_) {
-    for (Block& block : blocks) {
-      if (!dry_) std::free(block.data);
-      stats_.reserved -= static_cast<int64_t>(bytes);
-    }
-  }
-  free_.clear();
+  auto drop = [&](std::byte* data, size_t bytes) {
+    auto begin = rounded(reinterpret_cast<uintptr_t>(data), 4096), end = (reinterpret_cast<uintptr_t>(data) + bytes) / 4096 * 4096;
+    if (!dry_ && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  };
+  auto remove = [&](std::byte* data, size_t bytes) {
+    if (!dry_) munmap(data, bytes);
+  };
+  for (Pool* pool : {&small_, &large_}) pool->arena.trim(drop, remove);
 }
 
 }  // namespace rz

@@ -1,11 +1,13 @@
 // Caching allocator of host memory, ordered by stream. A freed block is reusable at once on its own stream; another
-// stream that takes it first waits (on the stream, not on the host) for the events recorded when it was freed.
+// stream that takes it first waits (on the stream, not on the host) for the events recorded when it was freed. Blocks are
+// cut from ranges of address space, which cost memory only where they were used.
 #pragma once
 #include <array>
-#include <map>
+#include <atomic>
 #include <mutex>
 #include <vector>
 
+#include "core/arena.h"
 #include "core/storage.h"
 
 namespace rz {
@@ -13,7 +15,7 @@ namespace rz {
 struct MemoryStats {
   std::array<int64_t, kMemoryKinds> current{}, peak{};  // bytes in use, by kind
   int64_t total = 0, total_peak = 0;                     // sum over kinds
-  int64_t reserved = 0;                                  // held from the system, cached blocks included
+  int64_t reserved = 0;                                  // held from the system: in use, or cached
 };
 
 class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
@@ -38,23 +40,23 @@ class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
 
  private:
   friend class CpuStorage;
-  struct Block {
-    void* data;
-    size_t bytes;
-    std::vector<Event> pending;
-    Stream* home;
+  // Small blocks apart from large ones, which they would keep from coalescing.
+  struct Pool {
+    Arena arena;
+    size_t range_bytes;  // of a new range, at least
   };
-  bool take(size_t want, Stream* home, Block& block);
-  void release(Block block, MemoryKind kind);
-  static size_t size_class(size_t bytes);
-  void* system_allocate(size_t bytes);
+  Pool& pool_for(size_t bytes) { return bytes < kLarge ? small_ : large_; }
+  bool grow(Pool& pool, size_t bytes);
+  void release(Arena::Block block, MemoryKind kind);
+  std::byte* map_range(size_t bytes);
 
   const std::vector<std::unique_ptr<Stream>>* streams_;
   mutable std::mutex mutex_;
-  std::map<size_t, std::vector<Block>> free_;  // by size class
+  static constexpr size_t kLarge = size_t{256} << 10;
+  Pool small_{{}, size_t{4} << 20}, large_{{}, size_t{1} << 30};
   MemoryStats stats_;
   bool dry_ = false;
-  uintptr_t next_dry_address_ = uintptr_t{1} << 48;  // above what a process can map
+  std::atomic<uintptr_t> next_dry_address_{uintptr_t{1} << 48};  // above what a process can map
 };
 
 }  // namespace rz
