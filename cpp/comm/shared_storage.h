@@ -31,6 +31,8 @@ class SharedPool : public std::enable_shared_from_this<SharedPool> {
     SegmentTable::Owned segment;
     std::vector<Event> pending;
     Stream* home;
+    uint64_t released = 0;  // how many blocks had been asked for by then
+    bool reused = false;
   };
   void release(Block block, MemoryKind kind);
   // Whether work enqueued on `home` now may use the block without waiting.
@@ -43,6 +45,7 @@ class SharedPool : public std::enable_shared_from_this<SharedPool> {
   mutable std::mutex mutex_;
   std::deque<Block> cached_;  // oldest first
   size_t cached_bytes_ = 0, used_bytes_ = 0;
+  uint64_t asked_ = 0;
 };
 
 }  // namespace rz::comm
