@@ -10,8 +10,8 @@
 
 #include "core/error.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
 #endif
 
 namespace rz::comm {
@@ -30,7 +30,8 @@ void populate(std::byte* data, size_t bytes) {
   if (bytes == 0) return;
   const uintptr_t page = 4096;
   uintptr_t begin = reinterpret_cast<uintptr_t>(data) & ~(page - 1), end = reinterpret_cast<uintptr_t>(data) + bytes;
-  if (madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) return;
+  // Pages of shared memory are made and mapped writable by reading too, and those that exist are mapped many at a time.
+  if (madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_READ) == 0) return;
   if (errno != EINVAL) fail("ERR_OUT_OF_MEMORY", "no pages for ", bytes, " bytes of shared memory: ", std::strerror(errno));
   for (uintptr_t at = begin; at < end; at += page) {  // a kernel before 5.14
     reinterpret_cast<std::atomic<uint8_t>*>(at)->fetch_or(0, std::memory_order_relaxed);

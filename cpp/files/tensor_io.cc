@@ -51,7 +51,8 @@ void parallel(int64_t count, int64_t grain, int threads, const std::function<voi
   if (failure) std::rethrow_exception(failure);
 }
 
-int threads_for(int64_t bytes) { return bytes >= static_cast<int64_t>(kParallel) ? read_threads() : 1; }
+// Writes through one descriptor wait for each other: threads would gain nothing there.
+int threads_for(const Target& to, int64_t bytes) { return to.backing < 0 && bytes >= static_cast<int64_t>(kParallel) ? read_threads() : 1; }
 
 // Room for a chunk that stays in the cache between a read and a write. Of the calling thread.
 std::byte* scratch(int which, size_t bytes) {
@@ -148,7 +149,7 @@ void expect_convertible(const char* what, const File& file, DType from, DType to
 
 void read_tensor(const File& file, int64_t offset, const Target& to, int64_t numel, DType src_dtype) {
   int64_t width = size_of(src_dtype);
-  parallel(numel, static_cast<int64_t>(kChunk) / width, threads_for(numel * width), [&](int64_t begin, int64_t end) {
+  parallel(numel, static_cast<int64_t>(kChunk) / width, threads_for(to, numel * width), [&](int64_t begin, int64_t end) {
     read_piece(file, offset, to, begin, end, src_dtype);
   });
 }
@@ -160,7 +161,7 @@ void read_rows(const File& file, int64_t offset, const Target& to, Rows shape, D
     return read_tensor(file, offset, to, shape.rows * shape.row_elements, src_dtype);
   }
   int64_t grain = std::max<int64_t>(1, static_cast<int64_t>(kChunk) / (shape.row_stride * size_of(src_dtype)));
-  parallel(shape.rows, grain, threads_for(bytes), [&](int64_t begin, int64_t end) {
+  parallel(shape.rows, grain, threads_for(to, bytes), [&](int64_t begin, int64_t end) {
     read_rows_piece(file, offset, to, shape, begin, end, src_dtype);
   });
 }

@@ -1,11 +1,12 @@
 // The streams of this process: compute (the default), communication, and loading. An event orders two of them without
 // making JavaScript wait.
+import { availableParallelism } from 'node:os';
 import { type Handle, native } from '../native.ts';
 
 export const computeStream = 0;
 
 let communication: number | undefined;
-let loading: number | undefined;
+const loading: number[] = [];
 
 /** All collectives of FSDP run here, in the order of their enqueueing. */
 export function communicationStream(): number {
@@ -21,10 +22,14 @@ export function tensorParallelStream(): number {
   return tensorParallel;
 }
 
-/** File reads of loading run here. */
-export function loadingStream(): number {
-  loading ??= native.streamCreate('load');
-  return loading;
+/** Streams that fill memory side by side. */
+export const numLoadingStreams: number = Math.min(4, Math.max(2, availableParallelism()));
+
+/** File reads of loading run here; `lane` counts from 0, around. */
+export function loadingStream(lane: number): number {
+  const i = lane % numLoadingStreams;
+  loading[i] ??= native.streamCreate(`load ${i}`);
+  return loading[i];
 }
 
 let files: number | undefined;

@@ -4,7 +4,14 @@ import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import type { Recipe } from '../../nn/recipe.ts';
-import { communicationStream, loadingStream, onStream, order } from '../../tensor/streams.ts';
+import {
+  communicationStream,
+  computeStream,
+  loadingStream,
+  numLoadingStreams,
+  onStream,
+  order,
+} from '../../tensor/streams.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { FsdpUnit } from './unit.ts';
 
@@ -32,9 +39,9 @@ function fillWindow(unit: FsdpUnit, recipes: UnitRecipes, target: Tensor, begin:
 // for which the pages are made first.
 const fromFiles = (recipes: UnitRecipes): boolean => [...recipes.values()].every((recipe) => recipe.fileBytes > 0);
 
-/** Every rank reads its own slice of its own recipes. */
-export function fillLocally(unit: FsdpUnit, recipes: UnitRecipes): void {
-  onLoading(() => {
+/** Every rank reads its own slice of its own recipes, on the loading stream of `lane`. Enqueues. */
+export function fillLocally(unit: FsdpUnit, recipes: UnitRecipes, lane: number): void {
+  onLoading(lane, () => {
     if (!fromFiles(recipes)) native.tensorPages(unit.shard.handle, true);
     fillWindow(unit, recipes, unit.shard, unit.shardOffset);
   });
@@ -44,20 +51,21 @@ export function fillLocally(unit: FsdpUnit, recipes: UnitRecipes): void {
  * Rank 0 of `group` writes every rank's shard where it is: `region` is the unit's memory on all ranks of `group`, which is
  * the shard group, or shard × tensor-parallel ranks where rank 0 alone holds the weights; then it has the flat buffer of each
  * part, one after the other. With replicas, those of global rank 0 receive first, then each of them broadcasts to its
- * replicas. Collective; enqueues.
+ * replicas. Reads on the loading stream of `lane`. Collective; enqueues.
  */
 export function fillFromRank0(
   unit: FsdpUnit,
   recipes: UnitRecipes | undefined,
   region: Tensor,
   group: ProcessGroup,
+  lane: number,
 ): void {
   const { shard, replicate } = unit.groups;
   const comm = communicationStream();
   if (replicate.rank === 0) {
     const parts = group.size / shard.size;
     if (recipes && group.rank === 0) {
-      onLoading(() => {
+      onLoading(lane, () => {
         const made = fromFiles(recipes);
         for (let part = 0; part < parts; part++) {
           using flat = region.slice(part * unit.layout.numel, [unit.layout.numel]);
@@ -82,9 +90,14 @@ function forgetOthers(unit: FsdpUnit, flat: Tensor, part: number): void {
   native.tensorPages(others.handle, false);
 }
 
-function onLoading(fill: () => void): void {
-  const [load, comm] = [loadingStream(), communicationStream()];
-  order(comm, load); // the memory's home
+function onLoading(lane: number, fill: () => void): void {
+  const load = loadingStream(lane);
+  order(computeStream, load); // values that were initialised there
   onStream(load, fill);
-  order(load, comm);
+  order(load, communicationStream());
+}
+
+/** Loading streams wait for the memory that was just allocated on the communication stream. */
+export function openLanes(): void {
+  for (let lane = 0; lane < numLoadingStreams; lane++) order(communicationStream(), loadingStream(lane));
 }

@@ -14,7 +14,7 @@ import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { TensorParallel } from '../transform/context.ts';
-import { fillFromRank0, fillLocally, type UnitRecipes } from './fill.ts';
+import { fillFromRank0, fillLocally, openLanes, type UnitRecipes } from './fill.ts';
 import { FlatLayout } from './flat.ts';
 import { resolveGroups, withInitDegrees } from './groups.ts';
 import { compareManifests } from './manifest.ts';
@@ -168,6 +168,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     const filled = planned.filter((plan) => plan.parameters.length > 0 || plan === planned.at(-1));
     const shapes = filled.map((plan) => this.shapeOf(plan));
     const regions = this.allocate(shapes);
+    openLanes();
     const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
     const finish = (): void => {
       const { event, unit } = inFlight.shift()!;
@@ -177,7 +178,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       this.options.onProgress?.({ unit: unit.name, bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
     };
     for (const [i, plan] of filled.entries()) {
-      const unit = this.wrapUnit(plan, shapes[i]!, regions[i]!);
+      const unit = this.wrapUnit(plan, shapes[i]!, regions[i]!, i);
       this.runtime.add(unit, plan === planned.at(-1));
       inFlight.push({ event: new StreamEvent(communicationStream()), unit: plan });
       if (inFlight.length > 2) finish();
@@ -225,7 +226,12 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     return shapes.map((shape) => ({ region: master.get(shape)!, computeFlat: compute.get(shape) }));
   }
 
-  private wrapUnit(plan: PlannedUnit, { layout, dtypes }: UnitShape, { region, computeFlat }: UnitRegion): FsdpUnit {
+  private wrapUnit(
+    plan: PlannedUnit,
+    { layout, dtypes }: UnitShape,
+    { region, computeFlat }: UnitRegion,
+    lane: number,
+  ): FsdpUnit {
     const { syncModuleStates, paramInitFn, postParamInitFn } = this.options;
     this.materialize(plan, paramInitFn);
     postParamInitFn?.(plan.module);
@@ -236,8 +242,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-    if (syncModuleStates) fillFromRank0(unit, recipes, region, this.sourceGroup);
-    else fillLocally(unit, recipes!);
+    if (syncModuleStates) fillFromRank0(unit, recipes, region, this.sourceGroup, lane);
+    else fillLocally(unit, recipes!, lane);
     for (const parameter of plan.parameters) {
       parameter.checkpointDtype ??= parameter.dtype;
       const writer = receives ? 'receive' : recipes!.get(parameter)!.writer;

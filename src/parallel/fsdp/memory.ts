@@ -1,8 +1,8 @@
-// Memory of flat buffers: one piece for all units, which every rank of a group maps whole. Each rank writes its part, and
-// reads the others' where they are.
+// Memory of flat buffers, which every rank of a group maps whole. Each rank writes its part, and reads the others' where
+// they are.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { dtypeNumber, type FloatDType } from '../../tensor/dtype.ts';
-import { communicationStream, onStream } from '../../tensor/streams.ts';
+import { communicationStream, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 
 /** A tensor in memory that the ranks of `group` can read; private when the group has one rank. */
@@ -13,7 +13,8 @@ export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDTy
 
 /**
  * Buffers of the given numbers of elements, the same on every rank of `group`: what one rank writes the others see.
- * Private when the group has one rank. Uninitialised, without pages. Collective; blocks.
+ * Private when the group has one rank. Uninitialised, without pages. Neighbours lie in different pieces of memory, since
+ * writes through the descriptor of one piece wait for each other. Collective; blocks.
  */
 export function wholeTensors(
   group: ProcessGroup,
@@ -23,13 +24,17 @@ export function wholeTensors(
 ): Tensor[] {
   return onStream(communicationStream(), () => {
     if (group.size === 1) return numels.map((numel) => Tensor.empty([numel], dtype, kind));
-    const total = numels.reduce((sum, numel) => sum + numel, 0);
-    using whole = new Tensor(group.allocateWhole(total, dtypeNumber(dtype), memoryKindNumber(kind)), [total], dtype);
-    let offset = 0;
-    return numels.map((numel) => {
-      const part = whole.slice(offset, [numel]);
-      offset += numel;
-      return part;
-    });
+    const numPieces = Math.min(numLoadingStreams, numels.length);
+    const tensors: Tensor[] = [];
+    for (let piece = 0; piece < numPieces; piece++) {
+      const total = numels.reduce((sum, numel, i) => sum + (i % numPieces === piece ? numel : 0), 0);
+      using whole = new Tensor(group.allocateWhole(total, dtypeNumber(dtype), memoryKindNumber(kind)), [total], dtype);
+      let offset = 0;
+      for (let i = piece; i < numels.length; i += numPieces) {
+        tensors[i] = whole.slice(offset, [numels[i]!]);
+        offset += numels[i]!;
+      }
+    }
+    return tensors;
   });
 }
