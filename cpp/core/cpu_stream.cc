@@ -6,6 +6,8 @@
 
 namespace rz {
 
+constexpr int kYields = 64;  // some ten microseconds
+
 CpuStream::CpuStream(int index, std::string name, Profiler* profiler) : Stream(index, std::move(name)), profiler_(profiler) {
   worker_ = std::thread([this] { work(); });
   pthread_setname_np(worker_.native_handle(), ("rz-" + this->name()).substr(0, 15).c_str());
@@ -68,6 +70,8 @@ void CpuStream::synchronize(const Event& event) {
 }
 
 std::exception_ptr CpuStream::await(const Event& event) {
+  // Falling asleep and waking up take longer than most short work.
+  for (int i = 0; i < kYields && !reached(event); ++i) std::this_thread::yield();
   std::unique_lock lock(mutex_);
   if (!reached(event)) {
     auto awaited = awaited_.insert(event.position);
