@@ -20,6 +20,8 @@ export interface Settings {
   withoutPost?: boolean;
   mixedPrecision?: object;
   steps?: number;
+  /** As ranks whose memory cannot be mapped do. */
+  gather?: 'copy';
 }
 
 export interface Result {

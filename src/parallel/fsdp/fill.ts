@@ -22,7 +22,13 @@ export type UnitRecipes = ReadonlyMap<Parameter, Recipe>;
  * Enqueues on the current stream: `target` gets elements [begin, …) of the unit's flat buffer, as this rank holds it or,
  * with `tensorRank`, as that rank of the tensor-parallel group does.
  */
-function fillWindow(unit: FsdpUnit, recipes: UnitRecipes, target: Tensor, begin: number, tensorRank?: number): void {
+export function fillWindow(
+  unit: FsdpUnit,
+  recipes: UnitRecipes,
+  target: Tensor,
+  begin: number,
+  tensorRank?: number,
+): void {
   const end = begin + target.numel;
   for (const { span, start, at, length } of unit.layout.within(begin, end)) {
     using range = target.slice(at, [length]);

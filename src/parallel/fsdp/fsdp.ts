@@ -18,10 +18,11 @@ import { fillFromRank0, fillLocally, openLanes, type UnitRecipes } from './fill.
 import { FlatLayout } from './flat.ts';
 import { resolveGroups, withInitDegrees } from './groups.ts';
 import { compareManifests } from './manifest.ts';
-import { wholeTensors } from './memory.ts';
+import { canMap, GatheredMemory, MappedMemory, type UnitMemory, wholeTensors } from './memory.ts';
 import type { FsdpOptions } from './options.ts';
 import { FsdpRuntime } from './runtime.ts';
 import { saveFullPretrained } from './save_pretrained.ts';
+import { StagingRing, scatterFromRank0 } from './scatter.ts';
 import {
   type FullStateDictOptions,
   fullStateDict,
@@ -41,10 +42,10 @@ interface UnitShape {
   dtypes: UnitDtypes;
 }
 
-/** Its memory on all ranks of the source group: the flat buffer of every tensor-parallel part that rank 0 fills. */
-interface UnitRegion {
-  region: Tensor;
-  computeFlat: Tensor | undefined;
+/** Its memory, and what rank 0 of the source group fills directly: the flat buffer of every tensor-parallel part. */
+interface UnitPlace {
+  memory: UnitMemory;
+  region: Tensor | undefined;
 }
 
 const wrappers = new WeakMap<Module, FullyShardedDataParallel>();
@@ -167,8 +168,9 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     // The host stays at most two units ahead of the transfers.
     const filled = planned.filter((plan) => plan.parameters.length > 0 || plan === planned.at(-1));
     const shapes = filled.map((plan) => this.shapeOf(plan));
-    const regions = this.allocate(shapes);
+    const places = canMap(this.sourceGroup) ? this.allocateMapped(shapes) : this.allocateShards(shapes);
     openLanes();
+    using ring = new StagingRing(this.sourceGroup);
     const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
     const finish = (): void => {
       const { event, unit } = inFlight.shift()!;
@@ -178,7 +180,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       this.options.onProgress?.({ unit: unit.name, bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
     };
     for (const [i, plan] of filled.entries()) {
-      const unit = this.wrapUnit(plan, shapes[i]!, regions[i]!, i);
+      const unit = this.wrapUnit(plan, shapes[i]!, places[i]!, i, ring);
       this.runtime.add(unit, plan === planned.at(-1));
       inFlight.push({ event: new StreamEvent(communicationStream()), unit: plan });
       if (inFlight.length > 2) finish();
@@ -205,7 +207,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   }
 
   /** Memory for all units before the first is filled: one agreement of the ranks for each dtype. */
-  private allocate(shapes: readonly UnitShape[]): UnitRegion[] {
+  private allocateMapped(shapes: readonly UnitShape[]): UnitPlace[] {
     const { shard } = this.groups;
     const parts = this.sourceGroup.size / shard.size;
     const master = new Map<UnitShape, Tensor>();
@@ -223,34 +225,49 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       const tensors = wholeTensors(shard, numels, dtype, 'unshard');
       for (const [i, shape] of these.entries()) compute.set(shape, tensors[i]!);
     }
-    return shapes.map((shape) => ({ region: master.get(shape)!, computeFlat: compute.get(shape) }));
+    return shapes.map((shape) => {
+      const region = master.get(shape)!;
+      const { numel } = shape.layout;
+      const part = region.numel > numel ? (this.groups.tensor?.rank ?? 0) : 0;
+      const flat = region.slice(part * numel, [numel]);
+      return { memory: new MappedMemory(shard, flat, compute.get(shape)), region };
+    });
+  }
+
+  private allocateShards(shapes: readonly UnitShape[]): UnitPlace[] {
+    return onStream(communicationStream(), () =>
+      shapes.map(({ layout, dtypes }) => {
+        const shard = Tensor.empty([layout.shardNumel], dtypes.master, 'parameter');
+        return { memory: new GatheredMemory(this.groups.shard, shard, dtypes.compute), region: undefined };
+      }),
+    );
   }
 
   private wrapUnit(
     plan: PlannedUnit,
     { layout, dtypes }: UnitShape,
-    { region, computeFlat }: UnitRegion,
+    { memory, region }: UnitPlace,
     lane: number,
+    ring: StagingRing,
   ): FsdpUnit {
     const { syncModuleStates, paramInitFn, postParamInitFn } = this.options;
     this.materialize(plan, paramInitFn);
     postParamInitFn?.(plan.module);
-    const part = region.numel > layout.numel ? (this.groups.tensor?.rank ?? 0) : 0;
-    const flat = region.slice(part * layout.numel, [layout.numel]);
-    const unit = new FsdpUnit(plan.name, plan.module, layout, this.groups, dtypes, { flat, computeFlat });
+    const unit = new FsdpUnit(plan.name, plan.module, layout, this.groups, dtypes, memory);
     const receives = syncModuleStates && !this.isSource;
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-    if (syncModuleStates) fillFromRank0(unit, recipes, region, this.sourceGroup, lane);
-    else fillLocally(unit, recipes!, lane);
+    if (!syncModuleStates) fillLocally(unit, recipes!, lane);
+    else if (region) fillFromRank0(unit, recipes, region, this.sourceGroup, lane);
+    else scatterFromRank0(unit, recipes, ring, this.sourceGroup);
     for (const parameter of plan.parameters) {
       parameter.checkpointDtype ??= parameter.dtype;
       const writer = receives ? 'receive' : recipes!.get(parameter)!.writer;
       parameter.setOwner(unit, writer);
       parameter.dtype = dtypes.master;
     }
-    region.dispose();
+    region?.dispose();
     return unit;
   }
 

@@ -1,9 +1,120 @@
-// Memory of flat buffers, which every rank of a group maps whole. Each rank writes its part, and reads the others' where
-// they are.
+// Where the parameters of a unit are, and how a rank comes to read all of them: ranks of one host map each other's shards,
+// others (devices, several hosts) gather copies.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { dtypeNumber, type FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
+
+/** Everything here is enqueued on the current stream, which is the communication stream. */
+export interface UnitMemory {
+  /** This rank's elements of the flat buffer, in the master dtype. */
+  readonly shard: Tensor;
+  /** The same in the compute dtype, to be written together with the shard; undefined where gathering casts. */
+  readonly computeShard: Tensor | undefined;
+  /** Whether peers read the shard where it is: whoever writes it waits until they have. */
+  readonly isMapped: boolean;
+  /** Whether gather() has anything to do before all elements can be read. */
+  readonly isStale: boolean;
+  /** The shard was written, with its compute copy or without. */
+  markWritten(withCopy: boolean): void;
+  /** All elements in the compute dtype. The caller disposes it. Collective. */
+  gather(): Tensor;
+  /** A copy of all elements in the master dtype. The caller disposes it. Collective. */
+  gatherValues(): Tensor;
+}
+
+/** A flat buffer that all ranks of the group map: gathering is agreement, and takes no copy. */
+export class MappedMemory implements UnitMemory {
+  readonly shard: Tensor;
+  readonly computeShard: Tensor | undefined;
+  readonly isMapped: boolean;
+  isStale = true;
+  private isUncast = true;
+  private readonly group: ProcessGroup;
+  private readonly flat: Tensor;
+  private readonly computeFlat: Tensor | undefined;
+
+  /** `flat`: all elements in the master dtype; `computeFlat`: in the compute dtype, where that is another. */
+  constructor(group: ProcessGroup, flat: Tensor, computeFlat: Tensor | undefined) {
+    this.group = group;
+    this.isMapped = group.size > 1;
+    this.flat = flat;
+    this.computeFlat = computeFlat;
+    this.shard = this.ownPart(flat);
+    this.computeShard = computeFlat && this.ownPart(computeFlat);
+  }
+
+  private ownPart(flat: Tensor): Tensor {
+    const numel = flat.numel / this.group.size;
+    return flat.slice(this.group.rank * numel, [numel]);
+  }
+
+  markWritten(withCopy: boolean): void {
+    this.isStale = true;
+    // Frozen elements, which an optimizer leaves out, do not change.
+    if (!withCopy) this.isUncast = true;
+  }
+
+  gather(): Tensor {
+    const [full, part] = this.computeFlat ? [this.computeFlat, this.computeShard!] : [this.flat, this.shard];
+    if (this.isStale) {
+      if (this.computeFlat && this.isUncast) part.copyFrom(this.shard);
+      this.group.allGather(full.handle, part.handle);
+    }
+    this.isStale = false;
+    this.isUncast = false;
+    return full.detach();
+  }
+
+  gatherValues(): Tensor {
+    const whole = Tensor.empty([this.flat.numel], this.flat.dtype, 'staging');
+    this.group.allGather(this.flat.handle, this.shard.handle);
+    whole.copyFrom(this.flat);
+    if (this.isMapped) this.group.enqueueBarrier(); // nobody writes before all have copied
+    return whole;
+  }
+}
+
+/** A shard of this rank's own: gathering copies the others' into a buffer that exists until it is disposed. */
+export class GatheredMemory implements UnitMemory {
+  readonly shard: Tensor;
+  readonly computeShard = undefined;
+  readonly isMapped = false;
+  readonly isStale = true;
+  private readonly group: ProcessGroup;
+  private readonly compute: FloatDType;
+
+  constructor(group: ProcessGroup, shard: Tensor, compute: FloatDType) {
+    this.group = group;
+    this.shard = shard;
+    this.compute = compute;
+  }
+
+  markWritten(): void {}
+
+  gather(): Tensor {
+    if (this.group.size === 1 && this.compute === this.shard.dtype) return this.shard.detach();
+    return this.gatherAs(this.compute, 'unshard');
+  }
+
+  gatherValues(): Tensor {
+    return this.gatherAs(this.shard.dtype as FloatDType, 'staging');
+  }
+
+  private gatherAs(dtype: FloatDType, kind: MemoryKind): Tensor {
+    const { numel } = this.shard;
+    const full = Tensor.empty([numel * this.group.size], dtype, kind);
+    using part = full.slice(this.group.rank * numel, [numel]);
+    part.copyFrom(this.shard);
+    this.group.allGather(full.handle, part.handle);
+    return full;
+  }
+}
+
+/** Whether the ranks of `group` can map each other's memory. RANKZERO_FSDP_GATHER=copy: none do, as on devices. */
+export function canMap(group: ProcessGroup): boolean {
+  return group.backend !== 'nccl' && process.env.RANKZERO_FSDP_GATHER !== 'copy';
+}
 
 /** A tensor in memory that the ranks of `group` can read; private when the group has one rank. */
 export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDType, kind: MemoryKind): Tensor {

@@ -1,5 +1,5 @@
-// One FSDP unit: a flat buffer of which this rank owns a shard. The ranks of a host map all of it, so gathering is agreement
-// and takes no copy. Gradients are written straight into a flat buffer by the ops, and reduced to this rank's shard of them.
+// One FSDP unit: a flat buffer of which this rank owns a shard. Gradients are written straight into a flat buffer by the ops,
+// and reduced to this rank's shard of them.
 import type { GradSink } from '../../autograd/record.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
@@ -10,7 +10,7 @@ import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { FlatLayout } from './flat.ts';
-import { sharedTensor } from './memory.ts';
+import { sharedTensor, type UnitMemory } from './memory.ts';
 
 export interface UnitGroups {
   /** Ranks that hold the shards of one copy. */
@@ -32,22 +32,12 @@ export interface UnitDtypes {
   reduce: FloatDType;
 }
 
-/** Where a unit's parameters are. */
-export interface UnitMemory {
-  /** All elements in the master dtype; every rank of the shard group maps them. */
-  flat: Tensor;
-  /** The same in the compute dtype, where that is another. */
-  computeFlat: Tensor | undefined;
-}
-
 export class FsdpUnit implements ParameterOwner {
   readonly name: string;
   readonly module: Module;
   readonly layout: FlatLayout;
   readonly groups: UnitGroups;
   readonly dtypes: UnitDtypes;
-  /** This rank's elements of the flat buffer, in the master dtype. */
-  readonly shard: Tensor;
   /** This rank's reduced gradient; undefined before the first backward and after zeroGrad. */
   gradShard: Tensor | undefined;
   /** A factor (1) float32 that clipping left for the optimizer to apply. */
@@ -55,16 +45,11 @@ export class FsdpUnit implements ParameterOwner {
   /** Gradients are kept unsharded while true (noSync). */
   accumulateOnly = false;
 
-  /** All elements in the master dtype, and in that of forward and backward; the same tensor unless the dtypes differ. */
-  private readonly flat: Tensor;
-  private readonly computeFlat: Tensor;
-  /** Whether the ranks must agree before anyone reads: the shards were written since. */
-  private isStale = true;
-  /** Whether the compute dtype's copy of this rank's shard is older than the shard. */
-  private isUncast = true;
+  private readonly memory: UnitMemory;
   /** Whether peers may still read this rank's shard: it was gathered, and no reduction of its gradients came after. */
   private isRead = false;
-  private isGathered = false;
+  /** All parameters, while they are gathered. */
+  private full: Tensor | undefined;
   private gathered: StreamEvent | undefined;
   private views: Map<Parameter, Tensor> | undefined;
   private fullGrad: Tensor | undefined;
@@ -79,20 +64,24 @@ export class FsdpUnit implements ParameterOwner {
     layout: FlatLayout,
     groups: UnitGroups,
     dtypes: UnitDtypes,
-    { flat, computeFlat }: UnitMemory,
+    memory: UnitMemory,
   ) {
     this.name = name;
     this.module = module;
     this.groups = groups;
     this.dtypes = dtypes;
     this.layout = layout;
-    this.flat = flat;
-    this.computeFlat = computeFlat ?? flat;
-    this.shard = this.ownPart(flat);
+    this.memory = memory;
   }
 
-  private ownPart(flat: Tensor): Tensor {
-    return flat.slice(this.shardOffset, [this.layout.shardNumel]);
+  /** This rank's elements of the flat buffer, in the master dtype. */
+  get shard(): Tensor {
+    return this.memory.shard;
+  }
+
+  /** The same in the compute dtype, to be written together with the shard; undefined where gathering casts. */
+  get computeShard(): Tensor | undefined {
+    return this.memory.computeShard;
   }
 
   /** First element of this rank's shard in the flat buffer. */
@@ -131,55 +120,38 @@ export class FsdpUnit implements ParameterOwner {
   }
 
   get isUnsharded(): boolean {
-    return this.isGathered;
+    return this.full !== undefined;
   }
 
   /** Must come before the shard is written, on every rank: peers may still read it. Enqueues. */
   beginWrite(): void {
-    const { shard } = this.groups;
-    if (!this.isRead || shard.size === 1) return;
+    if (!this.isRead || !this.memory.isMapped) return;
     const stream = communicationStream();
     order(computeStream, stream);
-    span('before write', this.title, () => onStream(stream, () => shard.enqueueBarrier()));
+    span('before write', this.title, () => onStream(stream, () => this.groups.shard.enqueueBarrier()));
     order(stream, computeStream);
     this.isRead = false;
-  }
-
-  /** This rank's elements in the compute dtype, where that is another; to be written together with the shard. */
-  get computeShard(): Tensor | undefined {
-    return this.computeFlat === this.flat ? undefined : this.ownPart(this.computeFlat);
   }
 
   /** The shard was written on the compute stream, on every rank, with its compute copy or without: gathering waits for it. */
   markShardWritten(withCopy = false): void {
     this.reshard();
-    this.isStale = true;
-    // Frozen elements, which the optimizer leaves out, do not change.
-    if (!withCopy) this.isUncast = true;
+    this.memory.markWritten(withCopy);
     this.shardWritten?.dispose();
     this.shardWritten = new StreamEvent(computeStream);
   }
 
-  /**
-   * Makes every rank's shard readable here, by the communication stream, unless that is under way or done. Nothing is
-   * copied: each rank casts its own part where the compute dtype is another, and waits until all have.
-   */
+  /** Makes every rank's shard readable here, by the communication stream, unless that is under way or done. */
   unshardAsync(): void {
-    if (this.isGathered) return;
-    this.isGathered = true;
+    if (this.full) return;
     this.isRead = true;
-    if (!this.isStale) return;
-    this.isStale = false;
+    if (!this.memory.isStale) {
+      this.full = this.memory.gather();
+      return;
+    }
     const stream = communicationStream();
     this.shardWritten?.waitOn(stream);
-    span('gather', this.title, () =>
-      onStream(stream, () => {
-        using part = this.ownPart(this.computeFlat);
-        if (this.computeFlat !== this.flat && this.isUncast) part.copyFrom(this.shard);
-        this.isUncast = false;
-        this.groups.shard.allGather(this.computeFlat.handle, part.handle);
-      }),
-    );
+    this.full = span('gather', this.title, () => onStream(stream, () => this.memory.gather()));
     this.gathered = new StreamEvent(stream);
   }
 
@@ -190,20 +162,21 @@ export class FsdpUnit implements ParameterOwner {
     this.gathered?.dispose();
     this.gathered = undefined;
     if (this.views) return;
-    this.views = this.viewsOf(this.computeFlat);
+    this.views = this.viewsOf(this.full!);
     for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.compute;
   }
 
   /** The parameters cannot be used until they are gathered again. */
   reshard(): void {
-    if (!this.isGathered) return;
-    this.isGathered = false;
+    if (!this.full) return;
     if (this.views) for (const view of this.views.values()) view.dispose();
     this.views = undefined;
     // A gather that nobody waited for still comes before what the compute stream does next.
     this.gathered?.waitOn(computeStream);
     this.gathered?.dispose();
     this.gathered = undefined;
+    this.full.dispose();
+    this.full = undefined;
     for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.master;
   }
 
@@ -327,14 +300,7 @@ export class FsdpUnit implements ParameterOwner {
 
   /** A copy of all elements in the master dtype. The caller disposes it. Collective. */
   gatherValues(): Tensor {
-    const { shard } = this.groups;
-    return this.onCommunication(() => {
-      const whole = Tensor.empty([this.layout.numel], this.dtypes.master, 'staging');
-      shard.allGather(this.flat.handle, this.shard.handle);
-      whole.copyFrom(this.flat);
-      if (shard.size > 1) shard.enqueueBarrier(); // nobody writes before all have copied
-      return whole;
-    });
+    return this.onCommunication(() => this.memory.gatherValues());
   }
 
   /** Gathers a shard-sized tensor of this unit (gradients, optimizer state) whole. The caller disposes it. Collective. */
