@@ -16,7 +16,7 @@ const settings = readOptions('From the launch to the first step: time, load and 
   batch: { default: 2, quick: 1, help: 'sequences a rank' },
   length: { default: 256, quick: 8, help: 'tokens a sequence' },
   peers: { default: ['fsdp2', 'fsdp1'], help: 'fsdp2, fsdp1' },
-  'memory-repetitions': { default: 2, quick: 1, help: 'runs of each side with the sampler' },
+  'memory-repetitions': { default: 2, quick: 1, help: 'runs of each side with the sampler; 0: times only' },
   'memory-steps': { default: 2, quick: 1, help: 'steps in them, after two more' },
   'sample-ms': { default: 20, help: 'between samples' },
 });
@@ -74,23 +74,28 @@ for (const name of settings.dir ? [settings.dir] : settings.model) {
   const label = (question) => () => ({ model: name, question });
   const [times] = await compareSides(timed, { repetitions, calm, metrics: timeMetrics, label: label('times') });
   times.sumOfSquaresDifference = greatestDifference(times, 'sumOfSquares');
-  process.stderr.write(`${name}: memory\n`);
-  const steps = settings['memory-steps'];
-  const sampled = sidesOf(async (run) => ({ run: await memoryOfRun((watch) => run({ ...options, steps }, watch)) }));
-  const [memory] = await compareSides(sampled, {
-    repetitions: settings['memory-repetitions'],
-    calm: 0,
-    metrics: memoryMetrics,
-    label: label('memory'),
-  });
-  results.push(times, memory);
+  results.push(times);
   const shown = [
     [times, 'launchToReady', 's from launch to ready'],
     [times, 'loadAndSync', 's of load and sync'],
     [times, 'loadSyncAndRead', 's of load, sync, first read'],
-    ...phases.map((phase) => [memory, `${phase}SumOverRanks`, `MB at peak, all ranks, ${phase}`]),
-    ...phases.map((phase) => [memory, `${phase}Rank0`, `MB at peak, rank 0, ${phase}`]),
   ];
+  if (settings['memory-repetitions'] > 0) {
+    process.stderr.write(`${name}: memory\n`);
+    const steps = settings['memory-steps'];
+    const sampled = sidesOf(async (run) => ({ run: await memoryOfRun((watch) => run({ ...options, steps }, watch)) }));
+    const [memory] = await compareSides(sampled, {
+      repetitions: settings['memory-repetitions'],
+      calm: 0,
+      metrics: memoryMetrics,
+      label: label('memory'),
+    });
+    results.push(memory);
+    shown.push(
+      ...phases.map((phase) => [memory, `${phase}SumOverRanks`, `MB at peak, all ranks, ${phase}`]),
+      ...phases.map((phase) => [memory, `${phase}Rank0`, `MB at peak, rank 0, ${phase}`]),
+    );
+  }
   for (const [{ sides, ratios }, metric, text] of shown)
     for (const [side, values] of Object.entries(sides))
       rows.push([name, text, side, values[metric].median, formatRatio(ratios[side]?.[metric])]);
