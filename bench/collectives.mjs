@@ -34,10 +34,13 @@ function ofMemory(times, memory) {
   return Object.fromEntries(own.map(([name, value]) => [name.replace(`/${memory}`, ''), value]));
 }
 
-/** One job measures both kinds of memory; they are two results with the same runs of the peer. */
-function both(timesOf) {
-  const named = (memory) => Object.entries(timesOf(memory)).map(([name, value]) => [`${name} ${memory}`, value]);
-  return Object.fromEntries(['group', 'plain'].flatMap(named));
+/** One job measures all kinds of memory; they are results of their own with the same runs of the peer. */
+function byMemory(timesOf) {
+  const named = (memory) =>
+    Object.entries(timesOf(memory))
+      .filter(([name]) => memory !== 'mapped' || name.startsWith('all_gather '))
+      .map(([name, value]) => [`${name} ${memory}`, value]);
+  return Object.fromEntries(['group', 'plain', 'mapped'].flatMap(named));
 }
 
 const results = [];
@@ -47,13 +50,13 @@ for (const ranks of worlds) {
   const sides = {
     rankzero: async () => {
       const times = slowest(await runJob(ourJob('collectives.mjs', ranks, args)));
-      return both((memory) => ofMemory(times, memory));
+      return byMemory((memory) => ofMemory(times, memory));
     },
   };
   if (python)
     sides.gloo = async () => {
       const times = slowest(await runJob(await peerJob(python, 'torch_collectives.py', ranks, args)));
-      return both(() => times);
+      return byMemory(() => times);
     };
   const label = (name) => {
     const [operation, bytes, memory] = name.split(' ');

@@ -34,7 +34,8 @@ export function readOptions(purpose, own) {
       const fallback = values.quick && option.quick !== undefined ? option.quick : option.default;
       settings[name] = values[name] === undefined ? fallback : convert(name, values[name], option.default);
     }
-    if (!(settings.repetitions >= 1)) throw new Error(`--repetitions must be at least 1 but is ${settings.repetitions}`);
+    if (!(settings.repetitions >= 1))
+      throw new Error(`--repetitions must be at least 1 but is ${settings.repetitions}`);
     delete settings.help;
     return settings;
   } catch (error) {

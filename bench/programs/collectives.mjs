@@ -1,7 +1,8 @@
 // Times collectives on every rank; one line of JSON a rank at the end: { times: { case: { waited, enqueued } } } in microseconds.
 //   rankzero run --nproc N bench/programs/collectives.mjs SIZE,SIZE… SAMPLES
 // `waited`: median of single calls, each after a barrier and waited for. `enqueued`: a call among many, waited for together.
-// Tensors are `group`: allocated by the process group, in place where the operation can be; or `plain`.
+// Tensors are `group`: allocated by the process group, in place where the operation can be; `plain`; or `mapped`: memory that
+// all ranks map, in which FSDP gathers.
 import { dist } from '../../dist/distributed/index.js';
 import { native } from '../../dist/native.js';
 import { median } from '../lib/statistics.mjs';
@@ -55,9 +56,13 @@ for (const bytes of sizes) {
     run('all_gather', [gathered, own], () => group.allGather(gathered, own));
     const [narrow, master] = [make(whole, bfloat16), make(part)];
     run('all_gather_cast', [narrow, master], () => group.allGather(narrow, master));
-    const [full, reduced] = [make(whole), make(part)];
+    const full = make(whole);
+    const reduced = memory === 'group' ? native.tensorView(full, group.rank * part, part) : make(part);
     run('reduce_scatter', [full, reduced], () => group.reduceScatter(reduced, full));
   }
+  const mapped = group.allocateWhole(whole, float32, 0);
+  const own = native.tensorView(mapped, group.rank * part, part);
+  measure('all_gather/mapped', bytes, [own, mapped], () => group.allGather(mapped, own));
 }
 console.log(JSON.stringify({ mark: 'done', rank: group.rank, pid: process.pid, times }));
 dist.barrier();
