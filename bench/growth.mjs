@@ -41,10 +41,12 @@ async function measure(run) {
     if (mark === 'done') sampler.enter(rank, pid, undefined);
   };
   const job = await run({ onMark }).finally(() => sampler.stop());
+  // A tiny run may be over before the first sample.
+  const peaks = Object.values(sampler.peaks.train ?? {}).map(({ total }) => total);
   const allocated = marksOf(job.marks, 'done').map((mark) => mark.allocatedPeakBytes ?? Number.NaN);
   return {
     stepSeconds: speedOf(job).stepSeconds,
-    peakMegabytes: Math.max(...Object.values(sampler.peaks.train).map(({ total }) => total)) / 1e6,
+    peakMegabytes: peaks.length > 0 ? Math.max(...peaks) / 1e6 : undefined,
     allocatedMegabytes: allocated.some(Number.isNaN) ? undefined : Math.max(...allocated) / 1e6,
   };
 }
