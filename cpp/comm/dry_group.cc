@@ -9,8 +9,8 @@ namespace {
 
 class DryStorage final : public Storage {
  public:
-  DryStorage(std::shared_ptr<CpuAllocator> allocator, size_t bytes, size_t counted, Stream* home, MemoryKind kind, bool whole = false)
-      : Storage(allocator->dry_address(bytes), bytes, Device::Cpu, home), allocator_(std::move(allocator)), counted_(static_cast<int64_t>(counted)), kind_(kind), whole_(whole) {
+  DryStorage(CpuAllocator& allocator, size_t bytes, size_t counted, Stream* home, MemoryKind kind, bool whole = false)
+      : Storage(allocator.dry_address(bytes), bytes, Device::Cpu, home), allocator_(allocator.shared_from_this()), counted_(static_cast<int64_t>(counted)), kind_(kind), whole_(whole) {
     allocator_->account(kind_, counted_);
   }
   ~DryStorage() override { retire(); }
@@ -20,7 +20,7 @@ class DryStorage final : public Storage {
   void give_back() override { allocator_->account(kind_, -counted_); }
 
  private:
-  std::shared_ptr<CpuAllocator> allocator_;
+  std::shared_ptr<CachingAllocator> allocator_;
   int64_t counted_;
   MemoryKind kind_;
   bool whole_;
@@ -29,11 +29,11 @@ class DryStorage final : public Storage {
 }  // namespace
 
 std::shared_ptr<Storage> DryGroup::allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool) {
-  return std::make_shared<DryStorage>(runtime_->allocator().shared_from_this(), bytes, SharedPool::rounded(bytes), home, kind);
+  return std::make_shared<DryStorage>(runtime_->allocator(), bytes, SharedPool::rounded(bytes), home, kind);
 }
 
 std::shared_ptr<Storage> DryGroup::allocate_whole(size_t bytes, Stream* home, MemoryKind kind) {
-  return std::make_shared<DryStorage>(runtime_->allocator().shared_from_this(), bytes, bytes / static_cast<size_t>(size()), home, kind, true);
+  return std::make_shared<DryStorage>(runtime_->allocator(), bytes, bytes / static_cast<size_t>(size()), home, kind, true);
 }
 
 std::shared_ptr<ProcessGroup> DryGroup::split(const std::vector<int>& members) {

@@ -1,9 +1,8 @@
-// Caching allocator of host memory, ordered by stream. A freed block is reusable at once on its own stream; another
+// Caching allocator of one device's memory, ordered by stream. A freed block is reusable at once on its own stream; another
 // stream that takes it first waits (on the stream, not on the host) for the events recorded when it was freed. Blocks are
-// cut from ranges of address space, which cost memory only where they were used.
+// cut from ranges of address space; what a range is and costs, each device says for itself.
 #pragma once
 #include <array>
-#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -18,13 +17,20 @@ struct MemoryStats {
   int64_t reserved = 0;                                  // held from the system: in use, or cached
 };
 
-class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
+class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
  public:
+  struct Sizes {
+    size_t unit;         // blocks are multiples of this
+    size_t range_unit;   // and ranges of this
+    size_t small_range;  // of a new range for small blocks, at least
+    size_t large_range;
+  };
   // `streams` is the runtime's table, indexed by Stream::index().
-  explicit CpuAllocator(const std::vector<std::unique_ptr<Stream>>* streams) : streams_(streams) {}
-  ~CpuAllocator();
+  CachingAllocator(Device device, const std::vector<std::unique_ptr<Stream>>* streams, const Sizes& sizes)
+      : device_(device), streams_(streams), sizes_(sizes), small_{{}, sizes.small_range}, large_{{}, sizes.large_range} {}
+  virtual ~CachingAllocator() = default;  // of a derived class: trims
 
-  // 64-byte aligned, uninitialised. Errors: ERR_OUT_OF_MEMORY with the sizes asked, in use and reserved.
+  // Aligned to a cache line at least, uninitialised. Errors: ERR_OUT_OF_MEMORY with the sizes asked, in use and reserved.
   std::shared_ptr<Storage> allocate(size_t bytes, Stream* home, MemoryKind kind);
   // Counts memory that was allocated elsewhere (shared segments) under `kind`.
   void account(MemoryKind kind, int64_t delta);
@@ -33,30 +39,40 @@ class CpuAllocator : public std::enable_shared_from_this<CpuAllocator> {
   // Returns cached blocks to the system. The caller has synchronised all streams.
   void trim();
 
-  // From now on blocks are addresses without memory; sizes, reuse and statistics stay exact. Before the first allocation.
-  void make_dry() { dry_ = true; }
-  // Addresses of no memory, never the same twice: touching them faults.
-  void* dry_address(size_t bytes);
+ protected:
+  // A range of at least small_range or large_range, or of just what is wanted. Null where the system refuses.
+  virtual std::byte* map_range(size_t bytes) = 0;
+  virtual void unmap_range(std::byte* data, size_t bytes) = 0;
+  // Gives the pages of a free part of a range back, where the system can.
+  virtual void drop_pages(std::byte*, size_t) {}
+  virtual size_t reserved() const { return small_.arena.backed() + large_.arena.backed(); }
+  // After a refusal: true when something was done about it, so that another try is worth it.
+  virtual bool make_room() { return false; }
+  // A block of `taken` bytes is about to be used by `home`, `bytes` of it.
+  virtual void prepare(const Arena::Block&, size_t, Stream*) {}
+  [[noreturn]] virtual void out_of_memory(size_t bytes) const = 0;
+
+  size_t rounded_to_range(size_t bytes) const;
 
  private:
-  friend class CpuStorage;
+  friend class PooledStorage;
   // Small blocks apart from large ones, which they would keep from coalescing.
   struct Pool {
     Arena arena;
     size_t range_bytes;  // of a new range, at least
   };
   Pool& pool_for(size_t bytes) { return bytes < kLarge ? small_ : large_; }
+  bool take(size_t bytes, Arena::Block& block);
   bool grow(Pool& pool, size_t bytes);
   void release(Arena::Block block, MemoryKind kind);
-  std::byte* map_range(size_t bytes);
 
-  const std::vector<std::unique_ptr<Stream>>* streams_;
-  mutable std::mutex mutex_;
   static constexpr size_t kLarge = size_t{256} << 10;
-  Pool small_{{}, size_t{4} << 20}, large_{{}, size_t{1} << 30};
+  Device device_;
+  const std::vector<std::unique_ptr<Stream>>* streams_;
+  Sizes sizes_;
+  mutable std::mutex mutex_;
+  Pool small_, large_;
   MemoryStats stats_;
-  bool dry_ = false;
-  std::atomic<uintptr_t> next_dry_address_{uintptr_t{1} << 48};  // above what a process can map
 };
 
 }  // namespace rz

@@ -13,7 +13,7 @@
 
 namespace rz {
 
-class CpuAllocator;
+class CachingAllocator;
 
 struct Span {
   int32_t kind, label;  // indices of names(); label -1: none
@@ -23,7 +23,7 @@ struct Span {
 
 class Profiler {
  public:
-  explicit Profiler(const CpuAllocator* allocator) : allocator_(allocator) {}
+  explicit Profiler(const CachingAllocator* allocator) : allocator_(allocator) {}
 
   // The price of a profiler that is off: one relaxed load for each task.
   bool is_recording() const { return recording_.load(std::memory_order_relaxed); }
@@ -49,7 +49,7 @@ class Profiler {
   int32_t intern(const std::string& name);
   std::array<int64_t, kMemoryKinds> memory() const;
 
-  const CpuAllocator* allocator_;
+  const CachingAllocator* allocator_;
   std::atomic<bool> recording_{false};
   size_t capacity_ = 0, dropped_ = 0;
   int64_t started_ = 0;

@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/allocator.h"
+#include "core/cpu_allocator.h"
 #include "core/cpu_stream.h"
 #include "core/profiler.h"
 

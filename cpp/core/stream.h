@@ -28,6 +28,8 @@ class Stream {
   virtual Device device() const = 0;
   // An event that completes when everything enqueued so far has run.
   virtual Event record() = 0;
+  // As record, for memory that is given back: free where recording costs something. It may complete later than need be.
+  virtual Event mark() { return record(); }
   // Work enqueued from now on runs after `event`.
   virtual void wait(const Event& event) = 0;
   // As wait, for memory that earlier work used: what failed there is not this stream's failure, since nothing is read of it.
