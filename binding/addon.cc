@@ -6,8 +6,9 @@
 namespace rz::binding {
 
 Args::Args(napi_env env, napi_callback_info info) : env_(env) {
-  napi_get_cb_info(env, info, &count_, values_, nullptr, nullptr);
   void* data = nullptr;
+  napi_get_cb_info(env, info, &count_, values_, nullptr, &data);
+  name_ = static_cast<const char*>(data);
   napi_get_instance_data(env, &data);
   state_ = static_cast<AddonState*>(data);
 }
@@ -65,6 +66,13 @@ DType Args::dtype(size_t i) const {
   return static_cast<DType>(value);
 }
 
+Device Args::device(size_t i) const {
+  if (i >= count_ || missing(i)) return Device::Cpu;
+  int64_t value = integer(i);
+  if (value < 0 || value > static_cast<int64_t>(Device::Cuda)) bad_argument(i, "a device");
+  return static_cast<Device>(value);
+}
+
 std::pair<std::byte*, size_t> Args::bytes(size_t i) const {
   void* data = nullptr;
   size_t length = 0, offset = 0;
@@ -85,13 +93,25 @@ std::pair<std::byte*, size_t> Args::bytes(size_t i) const {
 
 TensorRef& Args::tensor(size_t i) const { return state_->tensors.at(number(i)); }
 
-View Args::view_of(double handle) const {
+TensorRef& Args::host_tensor(size_t i) const {
+  TensorRef& t = tensor(i);
+  if (t.storage->device() != Device::Cpu)
+    fail("ERR_DEVICE", "[", name_, "] argument ", i + 1, " must be on device cpu but is on ", name_of(t.storage->device()));
+  return t;
+}
+
+View Args::view_of(size_t i, double handle) const {
   TensorRef& t = state_->tensors.at(handle);
-  t.storage->used_on(state_->current);
+  Device device = t.storage->device();
+  if (!op_stream_) op_stream_ = state_->current_on(device);
+  else if (op_stream_->device() != device)
+    fail("ERR_DEVICE", "[", name_, "] the operands must be on one device, but argument ", i + 1, " is on ", name_of(device),
+         " and one before it on ", name_of(op_stream_->device()), "; move one of them with to()");
+  t.storage->used_on(op_stream_);
   return {t.data(), t.dtype, t.numel};
 }
 
-View Args::view(size_t i) const { return view_of(number(i)); }
+View Args::view(size_t i) const { return view_of(i, number(i)); }
 
 View Args::optional(size_t i) const {
   if (i >= count_) return {};
@@ -113,7 +133,7 @@ std::vector<View> Args::views(size_t i) const {
   for (napi_value item : elements(i)) {
     double handle;
     if (napi_get_value_double(env_, item, &handle) != napi_ok) bad_argument(i, "an array of tensors");
-    out.push_back(handle == 0 ? View{} : view_of(handle));
+    out.push_back(handle == 0 ? View{} : view_of(i, handle));
   }
   return out;
 }
@@ -207,7 +227,7 @@ namespace {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* state = new AddonState();
-  state->current = state->runtime.compute();
+  state->current[0] = state->runtime.compute();
   napi_set_instance_data(env, state, nullptr, nullptr);
   // A cleanup hook, not a finalizer: it runs before the environment's handles go.
   napi_add_env_cleanup_hook(

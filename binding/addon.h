@@ -18,7 +18,8 @@ class TensorTable {
  public:
   double insert(TensorRef tensor) {
     tensor.storage->add_handle();
-    return table_.insert(std::move(tensor));
+    bool on_device = tensor.storage->device() != Device::Cpu;
+    return table_.insert(std::move(tensor), on_device);
   }
   TensorRef& at(double handle) { return table_.at(handle); }
   bool release(double handle) {
@@ -40,7 +41,13 @@ struct AddonState {
   TensorTable tensors;
   HandleTable<Event, HandleKind::Event> events;
   std::unordered_map<std::string, std::any> concepts;
-  Stream* current = nullptr;  // the stream that ops enqueue on
+  Stream* current[2] = {};  // by device: the stream that ops enqueue on; null before the device is used
+
+  Stream* current_on(Device device) {
+    Stream*& stream = current[static_cast<int>(device)];
+    if (!stream) stream = runtime.compute(device);
+    return stream;
+  }
 
   template <class T>
   T& concept_state(const char* name) {
@@ -59,7 +66,10 @@ class Args {
   napi_env env() const { return env_; }
   AddonState& state() const { return *state_; }
   Runtime& runtime() const { return state_->runtime; }
-  Stream* stream() const { return state_->current; }
+  // The current stream of the host: files, collectives between CPU ranks, bytes to and from JavaScript.
+  CpuStream* stream() const { return static_cast<CpuStream*>(state_->current[0]); }
+  // The stream of an op: the current one of the device on which its operands are.
+  Stream* op_stream() const { return op_stream_ ? op_stream_ : state_->current[0]; }
   size_t count() const { return count_; }
   napi_value raw(size_t i) const { return values_[i]; }
   Napi::Value value(size_t i) const { return Napi::Value(env_, values_[i]); }
@@ -71,11 +81,13 @@ class Args {
   bool boolean(size_t i) const;
   std::string string(size_t i) const;
   DType dtype(size_t i) const;
+  Device device(size_t i) const;  // absent: the host
   // Bytes of a TypedArray, ArrayBuffer view or Buffer. Valid during the call.
   std::pair<std::byte*, size_t> bytes(size_t i) const;
 
   TensorRef& tensor(size_t i) const;
-  // The operand of an op on the current stream; its storage is marked as used there.
+  TensorRef& host_tensor(size_t i) const;  // ERR_DEVICE for one on a device
+  // The operand of an op: its storage is marked as used on the op's stream. ERR_DEVICE if the operands are not on one device.
   View view(size_t i) const;
   View optional(size_t i) const;  // 0, null or undefined: absent
   // Arrays: handles (0: absent), and flags.
@@ -89,18 +101,18 @@ class Args {
 
  private:
   napi_env env_;
-  View view_of(double handle) const;
+  View view_of(size_t i, double handle) const;
   std::vector<napi_value> elements(size_t i) const;
 
   AddonState* state_;
+  const char* name_;  // of the function
+  mutable Stream* op_stream_ = nullptr;
   size_t count_ = kMax;
   napi_value values_[kMax];
 };
 
-// Runs on the current stream: `run` is called by the stream's worker.
-inline void enqueue(Stream* stream, const char* op, std::function<void()> run) {
-  static_cast<CpuStream*>(stream)->enqueue(op, std::move(run));
-}
+// `run` is called by the stream's worker.
+inline void enqueue(CpuStream* stream, const char* op, std::function<void()> run) { stream->enqueue(op, std::move(run)); }
 
 // Turns C++ exceptions into JavaScript errors with `code`. Every function of the addon is wrapped by it.
 void throw_to_js(napi_env env, const std::exception& error);
@@ -122,7 +134,7 @@ napi_value wrap(napi_env env, napi_callback_info info) {
 template <napi_value (*kFunction)(Args&)>
 void define(Napi::Object exports, const char* name) {
   napi_value function;
-  napi_create_function(exports.Env(), name, NAPI_AUTO_LENGTH, wrap<kFunction>, nullptr, &function);
+  napi_create_function(exports.Env(), name, NAPI_AUTO_LENGTH, wrap<kFunction>, const_cast<char*>(name), &function);
   exports.Set(name, Napi::Value(exports.Env(), function));
 }
 

@@ -32,7 +32,7 @@ Group& group(Args& a) { return comm_state(a).groups.at(a.number(0)); }
 
 TensorRef optional_tensor(Args& a, size_t i) {
   if (i >= a.count() || a.missing(i) || a.number(i) == 0) return {};
-  return a.tensor(i);
+  return a.host_tensor(i);
 }
 
 comm::ReduceOp reduce_op(Args& a, size_t i) {
@@ -202,7 +202,7 @@ napi_value group_allocate(Args& a) {
 // (tensor, present): makes the pages of shared memory now, in one go, or takes them out of this process's map (their values
 // stay). Nothing for other memory.
 napi_value tensor_pages(Args& a) {
-  TensorRef t = a.tensor(0);
+  TensorRef t = a.host_tensor(0);
   bool present = a.boolean(1);
   if (t.storage->backing() < 0) return a.undefined();
   t.storage->used_on(a.stream());
@@ -221,37 +221,37 @@ napi_value group_allocate_whole(Args& a) {
 }
 
 napi_value group_broadcast(Args& a) {
-  group(a)->broadcast(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  group(a)->broadcast(a.host_tensor(1), static_cast<int>(a.integer(2)), a.stream());
   return a.undefined();
 }
 
 napi_value group_scatter(Args& a) {
-  group(a)->scatter(a.tensor(1), optional_tensor(a, 2), static_cast<int>(a.integer(3)), a.stream());
+  group(a)->scatter(a.host_tensor(1), optional_tensor(a, 2), static_cast<int>(a.integer(3)), a.stream());
   return a.undefined();
 }
 
 napi_value group_all_reduce(Args& a) {
-  group(a)->all_reduce(a.tensor(1), reduce_op(a, 2), a.stream());
+  group(a)->all_reduce(a.host_tensor(1), reduce_op(a, 2), a.stream());
   return a.undefined();
 }
 
 napi_value group_all_gather(Args& a) {
-  group(a)->all_gather(a.tensor(1), a.tensor(2), a.stream());
+  group(a)->all_gather(a.host_tensor(1), a.host_tensor(2), a.stream());
   return a.undefined();
 }
 
 napi_value group_reduce_scatter(Args& a) {
-  group(a)->reduce_scatter(a.tensor(1), a.tensor(2), reduce_op(a, 3), a.boolean(4), a.stream());
+  group(a)->reduce_scatter(a.host_tensor(1), a.host_tensor(2), reduce_op(a, 3), a.boolean(4), a.stream());
   return a.undefined();
 }
 
 napi_value group_send(Args& a) {
-  group(a)->send(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  group(a)->send(a.host_tensor(1), static_cast<int>(a.integer(2)), a.stream());
   return a.undefined();
 }
 
 napi_value group_recv(Args& a) {
-  group(a)->recv(a.tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  group(a)->recv(a.host_tensor(1), static_cast<int>(a.integer(2)), a.stream());
   return a.undefined();
 }
 

@@ -28,7 +28,7 @@ int64_t offset_at(Args& a, size_t i) {
 }
 
 TensorRef tensor_on_stream(Args& a, size_t i) {
-  TensorRef t = a.tensor(i);
+  TensorRef t = a.host_tensor(i);
   t.storage->used_on(a.stream());
   return t;
 }

@@ -1,4 +1,5 @@
-// Typed handles: a JavaScript number of (kind, generation, slot). A stale handle or one of another kind throws.
+// Typed handles: a JavaScript number of (mark, kind, generation, slot). A stale handle or one of another kind throws. The mark
+// is one bit that says something of the value to JavaScript: of a tensor, that it is on a device.
 #pragma once
 #include <cstdint>
 #include <utility>
@@ -18,7 +19,7 @@ constexpr const char* name_of(HandleKind kind) {
 template <class T, HandleKind kKind>
 class HandleTable {
  public:
-  double insert(T value) {
+  double insert(T value, bool marked = false) {
     uint64_t slot;
     if (free_.empty()) {
       slot = entries_.size();
@@ -31,7 +32,8 @@ class HandleTable {
     Entry& entry = entries_[slot];
     entry.value = std::move(value);
     entry.live = true;
-    return static_cast<double>(static_cast<uint64_t>(kKind) << 48 | entry.generation << 24 | slot);
+    entry.kind = static_cast<uint64_t>(kKind) | (marked ? kMark : 0);
+    return static_cast<double>(entry.kind << 48 | entry.generation << 24 | slot);
   }
 
   T& at(double handle) {
@@ -56,18 +58,18 @@ class HandleTable {
   size_t live() const { return entries_.size() - free_.size(); }
 
  private:
-  static constexpr uint64_t kSlots = 1u << 24;
+  static constexpr uint64_t kSlots = 1u << 24, kMark = 8;
   struct Entry {
     T value{};
-    uint64_t generation = 0;
+    uint64_t generation = 0, kind = 0;
     bool live = false;
   };
   Entry* find(double handle) {
     if (!(handle >= 0 && handle < 0x1p52)) return nullptr;
     uint64_t bits = static_cast<uint64_t>(handle), slot = bits & 0xffffff;
-    if (bits >> 48 != static_cast<uint64_t>(kKind) || slot >= entries_.size()) return nullptr;
+    if (slot >= entries_.size()) return nullptr;
     Entry& entry = entries_[slot];
-    return entry.live && entry.generation == ((bits >> 24) & 0xffffff) ? &entry : nullptr;
+    return entry.live && bits >> 48 == entry.kind && entry.generation == ((bits >> 24) & 0xffffff) ? &entry : nullptr;
   }
   std::vector<Entry> entries_;
   std::vector<uint64_t> free_;

@@ -1,29 +1,25 @@
 // The ops, one line each: arguments in the order of the op's fields (views first, then sizes and flags).
 #include "binding/addon.h"
-#include "ops/activation.h"
-#include "ops/adamw.h"
-#include "ops/attention.h"
-#include "ops/cross_entropy.h"
-#include "ops/elementwise.h"
-#include "ops/embedding.h"
-#include "ops/layer_norm.h"
-#include "ops/linear.h"
-#include "ops/moe.h"
 #include "core/philox.h"
-#include "ops/qkv.h"
-#include "ops/random.h"
-#include "ops/rms_norm.h"
-#include "ops/rope.h"
+#include "ops/all.h"
+#include "ops/dispatch.h"
 #include "ops/work.h"
 
 namespace rz::binding {
 namespace {
 
-// Checks the op and enqueues it on the current stream.
+// Checks the op and enqueues it on the current stream of its operands' device.
 template <class Op>
 napi_value launch(const Args& a, const Op& op) {
+  static_assert(AllOps::has<Op>);
   op.check();
-  enqueue(a.stream(), Op::name, [op] {
+  Stream* stream = a.op_stream();
+  if (stream->device() == Device::Cuda) {
+    cuda::expect_op<Op>();
+    cuda::enqueue<Op>(op, *stream);
+    return a.undefined();
+  }
+  enqueue(static_cast<CpuStream*>(stream), Op::name, [op] {
     if (TaskRecord* record = current_task()) record->work = work_of(op);
     cpu::run(op);
   });
@@ -33,7 +29,26 @@ napi_value launch(const Args& a, const Op& op) {
 float f32(Args& a, size_t i) { return static_cast<float>(a.number(i)); }
 
 napi_value fill(Args& a) { return launch(a, Fill{a.view(0), a.number(1)}); }
-napi_value copy(Args& a) { return launch(a, Copy{a.view(0), a.view(1)}); }
+// Between devices: of one dtype, ordered behind the current streams of both.
+napi_value copy_across(Args& a, const TensorRef& dst, const TensorRef& src) {
+  expect_numel(Copy::name, "src", View{src.data(), src.dtype, src.numel}, dst.numel);
+  expect_dtype(Copy::name, "src, from one device to another,", View{src.data(), src.dtype, src.numel}, dst.dtype);
+  const bool up = dst.storage->device() == Device::Cuda;
+  Stream* stream = a.state().current_on(Device::Cuda);
+  const TensorRef& on_host = up ? src : dst;
+  const TensorRef& on_device = up ? dst : src;
+  on_host.storage->used_on(a.stream());
+  on_device.storage->used_on(stream);
+  if (up) a.runtime().cuda().upload(on_device.data(), on_host.data(), dst.bytes(), *a.stream(), *stream);
+  else a.runtime().cuda().download(on_host.data(), on_device.data(), dst.bytes(), *a.stream(), *stream);
+  return a.undefined();
+}
+
+napi_value copy(Args& a) {
+  const TensorRef &dst = a.tensor(0), &src = a.tensor(1);
+  if (dst.storage->device() != src.storage->device()) return copy_across(a, dst, src);
+  return launch(a, Copy{a.view(0), a.view(1)});
+}
 napi_value copy_rows(Args& a) {
   return launch(a, CopyRows{a.view(0), a.view(1), a.integer(2), a.integer(3), a.integer(4), a.integer(5), a.integer(6), a.integer(7)});
 }
@@ -148,9 +163,21 @@ napi_value adamw(Args& a) {
                         a.number(9), a.number(10), a.number(11), a.integer(12)});
 }
 
+// (device) → names of the ops that it has
+napi_value op_names(Args& a) {
+  Napi::Array names = Napi::Array::New(a.env());
+  const bool on_cuda = a.device(0) == Device::Cuda;
+  if (on_cuda) a.runtime().cuda();
+  AllOps::each([&]<class Op>() {
+    if (!on_cuda || cuda::enqueue<Op>) names.Set(names.Length(), Op::name);
+  });
+  return names;
+}
+
 }  // namespace
 
 void register_ops(Napi::Object exports) {
+  define<op_names>(exports, "opNames");
   define<fill>(exports, "fill");
   define<copy>(exports, "copy");
   define<copy_rows>(exports, "copyRows");

@@ -9,7 +9,7 @@ napi_value profile_start(Args& a) {
   int64_t capacity = a.integer(0);
   if (capacity < 1) fail("ERR_ARGUMENT", "a profile of at most ", capacity, " events has none");
   a.runtime().profiler().start(static_cast<size_t>(capacity));
-  for (Stream* stream : a.runtime().streams()) a.runtime().cpu_stream(stream->index())->log().clear();
+  for (CpuStream* stream : a.runtime().cpu_streams()) stream->log().clear();
   return a.undefined();
 }
 
@@ -34,7 +34,7 @@ napi_value profile_drain(Args& a) {
     Event event;
   };
   std::vector<Position> positions;
-  for (Stream* stream : a.runtime().streams()) positions.push_back({a.runtime().cpu_stream(stream->index()), stream->record()});
+  for (CpuStream* stream : a.runtime().cpu_streams()) positions.push_back({stream, stream->record()});
   return run_async(
       a.env(),
       [positions] {
@@ -77,13 +77,15 @@ napi_value profile_take(Args& a) {
   auto since = [zero](int64_t time) { return static_cast<double>(time - zero); };
   Napi::Array streams = Napi::Array::New(env);
   for (Stream* each : runtime.streams()) {
-    CpuStream* stream = runtime.cpu_stream(each->index());
+    Napi::Object info = Napi::Object::New(env);
+    info.Set("name", each->name());
+    info.Set("dropped", 0.0);
+    streams.Set(static_cast<uint32_t>(each->index()), info);
+    if (each->device() != Device::Cpu) continue;  // the vendor's profilers see those
+    auto* stream = static_cast<CpuStream*>(each);
     stream->drain(stream->record());
     TaskLog& log = stream->log();
-    Napi::Object info = Napi::Object::New(env);
-    info.Set("name", stream->name());
     info.Set("dropped", static_cast<double>(log.dropped()));
-    streams.Set(static_cast<uint32_t>(stream->index()), info);
     for (size_t i = 0; i < log.size(); ++i) {
       const TaskRecord& t = log.at(i);
       if (t.end == 0) continue;
@@ -118,7 +120,7 @@ napi_value profile_take(Args& a) {
 napi_value profile_discard(Args& a) {
   a.runtime().profiler().stop();
   a.runtime().profiler().clear();
-  for (Stream* stream : a.runtime().streams()) a.runtime().cpu_stream(stream->index())->log().clear();
+  for (CpuStream* stream : a.runtime().cpu_streams()) stream->log().clear();
   return a.undefined();
 }
 

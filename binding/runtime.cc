@@ -1,5 +1,6 @@
 // Streams, events, threads and memory counters.
 #include "binding/addon.h"
+#include "comm/nccl_api.h"
 #include "cpu/threads.h"
 
 namespace rz::binding {
@@ -11,7 +12,7 @@ napi_value info(Args& a) {
   out.Set("isa", cpu::isa_name());
   out.Set("dnnl", cpu::dnnl_version());
   out.Set("threads", cpu::num_threads());
-  out.Set("cuda", false);
+  out.Set("cuda", cuda::is_built());
   return out;
 }
 
@@ -20,11 +21,14 @@ napi_value set_num_threads(Args& a) {
   return a.undefined();
 }
 
-napi_value stream_create(Args& a) { return a.from(static_cast<double>(a.runtime().create_stream(a.string(0))->index())); }
+// (name, device)
+napi_value stream_create(Args& a) { return a.from(static_cast<double>(a.runtime().create_stream(a.string(0), a.device(1))->index())); }
 
+// The current stream of the device that `stream` belongs to; returns the previous one.
 napi_value stream_set_current(Args& a) {
-  int previous = a.state().current->index();
-  a.state().current = a.runtime().stream(static_cast<int>(a.integer(0)));
+  Stream* stream = a.runtime().stream(static_cast<int>(a.integer(0)));
+  int previous = a.state().current_on(stream->device())->index();
+  a.state().current[static_cast<int>(stream->device())] = stream;
   return a.from(static_cast<double>(previous));
 }
 
@@ -62,8 +66,14 @@ napi_value stream_wait_event(Args& a) {
   return a.undefined();
 }
 
+CachingAllocator& allocator_of(Args& a, Device device) {
+  if (device == Device::Cpu) return a.runtime().allocator();
+  return a.runtime().cuda().allocator();
+}
+
+// (device)
 napi_value memory_stats(Args& a) {
-  MemoryStats stats = a.runtime().allocator().stats();
+  MemoryStats stats = allocator_of(a, a.device(0)).stats();
   constexpr const char* kinds[] = {"other", "parameter", "gradient", "optimizer", "activation", "unshard", "staging"};
   Napi::Env env(a.env());
   Napi::Object out = Napi::Object::New(env), current = Napi::Object::New(env), peak = Napi::Object::New(env);
@@ -82,13 +92,64 @@ napi_value memory_stats(Args& a) {
 
 napi_value memory_reset_peak(Args& a) {
   a.runtime().allocator().reset_peak();
+  if (a.runtime().has_cuda()) a.runtime().cuda().allocator().reset_peak();
   return a.undefined();
 }
 
 napi_value memory_trim(Args& a) {
   a.runtime().synchronize_all();
   a.runtime().allocator().trim();
+  if (a.runtime().has_cuda()) a.runtime().cuda().allocator().trim();
   return a.undefined();
+}
+
+// (bytes): the most that this process takes from the device; 0 for no limit
+napi_value cuda_set_memory_limit(Args& a) {
+  int64_t bytes = a.integer(0);
+  if (bytes < 0) fail("ERR_ARGUMENT", "a memory limit cannot be ", bytes, " bytes");
+  a.runtime().cuda().set_memory_limit(static_cast<size_t>(bytes));
+  return a.undefined();
+}
+
+// The index of the compute stream of a device.
+napi_value compute_stream(Args& a) { return a.from(static_cast<double>(a.runtime().compute(a.device(0))->index())); }
+
+Napi::Object library_info(Napi::Env env, const LibraryReport& library) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("name", library.name);
+  out.Set("path", library.path);
+  out.Set("version", library.version);
+  out.Set("problem", library.problem);
+  Napi::Array tried = Napi::Array::New(env);
+  for (const std::string& line : library.tried) tried.Set(tried.Length(), line);
+  out.Set("tried", tried);
+  return out;
+}
+
+// What there is of CUDA and NCCL. Loads their libraries, and does not use the device.
+napi_value accelerator_info(Args& a) {
+  cuda::Description d = cuda::describe();
+  Napi::Env env(a.env());
+  Napi::Object out = Napi::Object::New(env);
+  Napi::Array devices = Napi::Array::New(env), libraries = Napi::Array::New(env);
+  for (const cuda::DeviceInfo& device : d.devices) {
+    Napi::Object info = Napi::Object::New(env);
+    info.Set("name", device.name);
+    info.Set("capability", std::to_string(device.major) + "." + std::to_string(device.minor));
+    info.Set("multiprocessors", device.multiprocessors);
+    info.Set("memory", static_cast<double>(device.memory));
+    devices.Set(devices.Length(), info);
+  }
+  d.libraries.push_back(comm::nccl_api().report);
+  for (const LibraryReport& library : d.libraries) libraries.Set(libraries.Length(), library_info(env, library));
+  out.Set("built", d.built);
+  out.Set("unavailable", d.unavailable);
+  out.Set("runtime", d.runtime);
+  out.Set("driver", d.driver);
+  out.Set("architectures", d.architectures);
+  out.Set("devices", devices);
+  out.Set("libraries", libraries);
+  return out;
 }
 
 }  // namespace
@@ -108,6 +169,9 @@ void register_runtime(Napi::Object exports) {
   define<memory_stats>(exports, "memoryStats");
   define<memory_reset_peak>(exports, "memoryResetPeak");
   define<memory_trim>(exports, "memoryTrim");
+  define<cuda_set_memory_limit>(exports, "cudaSetMemoryLimit");
+  define<compute_stream>(exports, "computeStream");
+  define<accelerator_info>(exports, "acceleratorInfo");
 }
 
 }  // namespace rz::binding

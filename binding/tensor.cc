@@ -6,7 +6,7 @@
 namespace rz::binding {
 namespace {
 
-// (numel, dtype, kind) → handle; uninitialised, at home on the current stream
+// (numel, dtype, kind, device) → handle; uninitialised, at home on the current stream of the device
 napi_value tensor_empty(Args& a) {
   int64_t numel = a.integer(0);
   DType dtype = a.dtype(1);
@@ -14,7 +14,7 @@ napi_value tensor_empty(Args& a) {
   if (numel < 0) fail("ERR_SHAPE", "a tensor cannot have ", numel, " elements");
   if (kind < 0 || kind >= kMemoryKinds) fail("ERR_ARGUMENT", "memory kind ", kind, " does not exist");
   size_t bytes = static_cast<size_t>(numel * size_of(dtype));
-  auto storage = a.runtime().allocate(bytes, a.stream(), static_cast<MemoryKind>(kind));
+  auto storage = a.runtime().allocate(bytes, a.state().current_on(a.device(3)), static_cast<MemoryKind>(kind));
   return a.from(a.state().tensors.insert({std::move(storage), 0, numel, dtype}));
 }
 
@@ -54,8 +54,15 @@ napi_value tensor_write(Args& a) {
   TensorRef t = a.tensor(0);
   auto [data, size] = a.bytes(1);
   expect_bytes("write", size, t.bytes());
-  t.storage->used_on(a.stream());
   auto copy = std::make_shared<std::vector<std::byte>>(data, data + size);
+  if (t.storage->device() == Device::Cuda) {
+    Stream* stream = a.state().current_on(Device::Cuda);
+    t.storage->used_on(stream);
+    a.runtime().cuda().upload(t.data(), copy->data(), size, *a.stream(), *stream);
+    enqueue(a.stream(), "write", [copy] {});  // keeps the bytes until they were taken
+    return a.undefined();
+  }
+  t.storage->used_on(a.stream());
   enqueue(a.stream(), "write", [t, copy] { std::memcpy(t.data(), copy->data(), copy->size()); });
   return a.undefined();
 }
@@ -72,13 +79,26 @@ napi_value tensor_read(Args& a) {
   auto [data, size] = a.bytes(1);
   expect_bytes("read", size, t.bytes());
   a.runtime().synchronize(*t.storage);
-  copy_out(a.runtime(), t, data);
+  if (t.storage->device() == Device::Cuda) a.runtime().cuda().read(data, t.data(), size, *a.state().current_on(Device::Cuda));
+  else copy_out(a.runtime(), t, data);
   return a.undefined();
+}
+
+// A copy on the host that is on its way.
+TensorRef to_host(Args& a, const TensorRef& t) {
+  Stream* stream = a.state().current_on(Device::Cuda);
+  for (uint32_t mask = t.storage->foreign_streams(); mask; mask &= mask - 1) stream->wait(a.runtime().stream(std::countr_zero(mask))->record());
+  stream->wait(t.storage->home()->record());
+  t.storage->used_on(stream);
+  TensorRef copy{a.runtime().allocate(t.bytes(), a.stream(), MemoryKind::Staging), 0, t.numel, t.dtype};
+  a.runtime().cuda().download(copy.data(), t.data(), t.bytes(), *a.stream(), *stream);
+  return copy;
 }
 
 // → promise of an ArrayBuffer
 napi_value tensor_read_async(Args& a) {
   TensorRef t = a.tensor(0);
+  if (t.storage->device() == Device::Cuda) t = to_host(a, t);
   // Order the copy behind everything enqueued so far, whichever stream it is on.
   std::vector<Event> events{t.storage->home()->record()};
   for (uint32_t mask = t.storage->foreign_streams(); mask; mask &= mask - 1) {

@@ -41,11 +41,37 @@ export interface NativeInfo {
   cuda: boolean;
 }
 
+/** A shared library that is looked for at run time. */
+export interface NativeLibrary {
+  name: string;
+  /** Of the file that is loaded; empty: none. */
+  path: string;
+  version: string;
+  /** Why it is not used although a file was found. */
+  problem: string;
+  /** Every place that did not do, with the reason. */
+  tried: string[];
+}
+
+export interface NativeAccelerator {
+  /** The CUDA backend is compiled in. */
+  built: boolean;
+  /** Why device `cuda` cannot be used; empty when it can. */
+  unavailable: string;
+  /** Versions as 13000; 0: none. */
+  runtime: number;
+  driver: number;
+  /** That the kernels were compiled for. */
+  architectures: string;
+  devices: { name: string; capability: string; multiprocessors: number; memory: number }[];
+  libraries: NativeLibrary[];
+}
+
 interface NativeRuntime {
   info(): NativeInfo;
   setNumThreads(threads: number): void;
-  streamCreate(name: string): number;
-  /** Makes ops enqueue on `stream`; returns the previous one. */
+  streamCreate(name: string, device?: number): number;
+  /** Makes ops of the stream's device enqueue on `stream`; returns the previous one. */
   streamSetCurrent(stream: number): number;
   streamSynchronize(stream: number): void;
   streamWaitEvent(stream: number, event: Handle): void;
@@ -54,9 +80,15 @@ interface NativeRuntime {
   eventQuery(event: Handle): boolean;
   eventSynchronize(event: Handle): void;
   eventWaitAsync(event: Handle): Promise<void>;
-  memoryStats(): NativeMemoryStats;
+  memoryStats(device?: number): NativeMemoryStats;
   memoryResetPeak(): void;
   memoryTrim(): void;
+  /** The most bytes that this process takes from the device; 0 for no limit. */
+  cudaSetMemoryLimit(bytes: number): void;
+  /** The compute stream of a device, which opens it. Throws ERR_CUDA_UNAVAILABLE, saying why. */
+  computeStream(device: number): number;
+  /** Loads the libraries, and does not use the device. */
+  acceleratorInfo(): NativeAccelerator;
 }
 
 /** What the streams and the JavaScript thread did: rows of numbers, whose columns src/profile/recording.ts names. */
@@ -86,7 +118,8 @@ interface NativeProfiler {
 }
 
 interface NativeTensor {
-  tensorEmpty(numel: number, dtype: number, kind: number): Handle;
+  /** `device`: cpu 0 (also if left out), cuda 1. */
+  tensorEmpty(numel: number, dtype: number, kind: number, device?: number): Handle;
   tensorView(tensor: Handle, offset: number, numel: number): Handle;
   tensorRetain(tensor: Handle): Handle;
   tensorRelease(tensor: Handle): boolean;
@@ -103,6 +136,8 @@ type N = number;
 
 // Views in the order of the op's fields in cpp/ops/*.h, then sizes and flags. Nothing here waits.
 interface NativeOps {
+  /** Ops of a device, by their names in cpp/ops. */
+  opNames(device?: number): string[];
   fill(x: H, value: N): void;
   copy(dst: H, src: H): void;
   copyRows(
@@ -283,6 +318,8 @@ process.env.OMP_WAIT_POLICY ??= 'passive';
 
 function load(): NativeAddon {
   const require = createRequire(import.meta.url);
+  // Another build of the addon, for tests: that of the emulator, or one with other options.
+  if (process.env.RANKZERO_ADDON) return require(process.env.RANKZERO_ADDON) as NativeAddon;
   try {
     return require('node-gyp-build')(packageRoot) as NativeAddon;
   } catch (cause) {

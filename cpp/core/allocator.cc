@@ -48,7 +48,7 @@ class PooledStorage final : public Storage {
 };
 
 std::shared_ptr<Storage> CachingAllocator::allocate(size_t bytes, Stream* home, MemoryKind kind) {
-  size_t want = rounded(bytes, sizes_.unit);
+  size_t want = rounded(bytes + sizes_.gap, sizes_.unit);
   Arena::Block block;
   if (!take(want, block) && !(make_room() && take(want, block))) out_of_memory(bytes);
   account(kind, static_cast<int64_t>(want));

@@ -21,6 +21,7 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
  public:
   struct Sizes {
     size_t unit;         // blocks are multiples of this
+    size_t gap;          // and have at least so much room behind what was asked for
     size_t range_unit;   // and ranges of this
     size_t small_range;  // of a new range for small blocks, at least
     size_t large_range;

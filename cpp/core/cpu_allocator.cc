@@ -11,7 +11,7 @@ constexpr uintptr_t kPage = 4096, kHuge = uintptr_t{2} << 20;
 static uintptr_t round_up(uintptr_t address, uintptr_t unit) { return (address + unit - 1) / unit * unit; }
 
 CpuAllocator::CpuAllocator(const std::vector<std::unique_ptr<Stream>>* streams)
-    : CachingAllocator(Device::Cpu, streams, {512, kHuge, size_t{4} << 20, size_t{1} << 30}) {}
+    : CachingAllocator(Device::Cpu, streams, {512, 0, kHuge, size_t{4} << 20, size_t{1} << 30}) {}
 
 // On a huge-page boundary.
 std::byte* CpuAllocator::map_range(size_t bytes) {

@@ -50,9 +50,10 @@ void CpuStream::wait(const Event& event) {
 }
 
 void CpuStream::wait_for_reuse(const Event& event) {
-  auto* stream = static_cast<CpuStream*>(event.stream);
-  if (!stream || stream == this || stream->reached(event)) return;
-  push("wait for reuse", [stream, event] { stream->await(event); }, stream->index());
+  Stream* stream = event.stream;
+  if (!stream || stream == this) return;
+  if (stream->device() == Device::Cpu ? static_cast<CpuStream*>(stream)->reached(event) : stream->query(event)) return;
+  push("wait for reuse", [stream, event] { stream->drain(event); }, stream->index());
 }
 
 bool CpuStream::query(const Event& event) const {

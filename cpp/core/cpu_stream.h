@@ -31,8 +31,7 @@ class CpuStream final : public Stream {
   // From now on work is dropped where it would be queued, and every event is complete.
   void make_dry() { dry_ = true; }
 
-  // Blocks until the work before the event has run, or was skipped after a failure.
-  void drain(const Event& event) { await(event); }
+  void drain(const Event& event) override { await(event); }
   // What was profiled. Its records are complete when the stream was drained; on the thread that enqueues.
   TaskLog& log() { return log_; }
 

@@ -19,18 +19,33 @@ Runtime::~Runtime() {
   }
 }
 
-Stream* Runtime::create_stream(std::string name) {
+Stream* Runtime::create_stream(std::string name, Device device) {
   if (streams_.size() == 32) fail("ERR_STREAM", "a runtime has at most 32 streams");
-  streams_.push_back(std::make_unique<CpuStream>(static_cast<int>(streams_.size()), std::move(name), &profiler_));
-  if (dry_) static_cast<CpuStream*>(streams_.back().get())->make_dry();
+  int index = static_cast<int>(streams_.size());
+  if (device == Device::Cuda) {
+    streams_.push_back(cuda().create_stream(index, std::move(name)));
+  } else {
+    auto stream = std::make_unique<CpuStream>(index, std::move(name), &profiler_);
+    if (dry_) stream->make_dry();
+    streams_.push_back(std::move(stream));
+  }
   return streams_.back().get();
 }
 
+cuda::Backend& Runtime::cuda() {
+  if (!cuda_) {
+    if (dry_) fail("ERR_DRY_RUN", "a dry run has no device cuda");
+    cuda_ = cuda::open(&streams_);
+    cuda_compute_ = create_stream("cuda compute", Device::Cuda);
+  }
+  return *cuda_;
+}
+
 void Runtime::make_dry() {
-  if (allocator_->stats().total_peak > 0) fail("ERR_DRY_RUN", "a dry run needs a process in which nothing was allocated yet");
+  if (allocator_->stats().total_peak > 0 || has_cuda()) fail("ERR_DRY_RUN", "a dry run needs a process in which nothing was allocated yet");
   dry_ = true;
   allocator_->make_dry();
-  for (auto& stream : streams_) static_cast<CpuStream*>(stream.get())->make_dry();
+  for (CpuStream* stream : cpu_streams()) stream->make_dry();
 }
 
 Stream* Runtime::stream(int index) {
@@ -41,6 +56,13 @@ Stream* Runtime::stream(int index) {
 std::vector<Stream*> Runtime::streams() {
   std::vector<Stream*> all;
   for (auto& stream : streams_) all.push_back(stream.get());
+  return all;
+}
+
+std::vector<CpuStream*> Runtime::cpu_streams() {
+  std::vector<CpuStream*> all;
+  for (auto& stream : streams_)
+    if (stream->device() == Device::Cpu) all.push_back(static_cast<CpuStream*>(stream.get()));
   return all;
 }
 

@@ -5,6 +5,7 @@
 
 #include "core/cpu_allocator.h"
 #include "core/cpu_stream.h"
+#include "core/cuda.h"
 #include "core/profiler.h"
 
 namespace rz {
@@ -16,13 +17,19 @@ class Runtime {
   Runtime(const Runtime&) = delete;
 
   Profiler& profiler() { return profiler_; }
-  CpuStream* cpu_stream(int index) { return static_cast<CpuStream*>(stream(index)); }
-  Stream* create_stream(std::string name);  // at most 32; they live as long as the runtime
+  Stream* create_stream(std::string name, Device device = Device::Cpu);  // at most 32; they live as long as the runtime
   Stream* stream(int index);
   std::vector<Stream*> streams();
-  Stream* compute() { return streams_[0].get(); }
+  std::vector<CpuStream*> cpu_streams();
+  Stream* compute(Device device = Device::Cpu) { return device == Device::Cpu ? streams_[0].get() : (cuda(), cuda_compute_); }
   CpuAllocator& allocator() { return *allocator_; }
-  std::shared_ptr<Storage> allocate(size_t bytes, Stream* home, MemoryKind kind) { return allocator_->allocate(bytes, home, kind); }
+  std::shared_ptr<Storage> allocate(size_t bytes, Stream* home, MemoryKind kind) {
+    return home->device() == Device::Cpu ? allocator_->allocate(bytes, home, kind) : cuda().allocator().allocate(bytes, home, kind);
+  }
+
+  // Opens the device at the first call: ERR_CUDA_UNAVAILABLE, saying why.
+  cuda::Backend& cuda();
+  bool has_cuda() const { return cuda_ != nullptr; }
 
   // Blocks until no stream has work on the storage; throws what failed there.
   void synchronize(const Storage& storage);
@@ -34,7 +41,9 @@ class Runtime {
   bool is_dry() const { return dry_; }
 
  private:
-  std::vector<std::unique_ptr<Stream>> streams_;  // all CpuStream
+  std::unique_ptr<cuda::Backend> cuda_;  // outlives its streams
+  std::vector<std::unique_ptr<Stream>> streams_;
+  Stream* cuda_compute_ = nullptr;
   std::shared_ptr<CpuAllocator> allocator_;
   Profiler profiler_;
   bool dry_ = false;

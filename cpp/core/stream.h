@@ -9,6 +9,8 @@ namespace rz {
 
 enum class Device : uint8_t { Cpu = 0, Cuda = 1 };
 
+constexpr const char* name_of(Device device) { return device == Device::Cpu ? "cpu" : "cuda"; }
+
 class Stream;
 
 struct Event {
@@ -28,7 +30,8 @@ class Stream {
   virtual Device device() const = 0;
   // An event that completes when everything enqueued so far has run.
   virtual Event record() = 0;
-  // As record, for memory that is given back: free where recording costs something. It may complete later than need be.
+  // As record, for memory that is given back: free where recording costs something. It may complete later than need be, and
+  // is no event for other threads before query() was called on it.
   virtual Event mark() { return record(); }
   // Work enqueued from now on runs after `event`.
   virtual void wait(const Event& event) = 0;
@@ -37,6 +40,8 @@ class Stream {
   virtual bool query(const Event& event) const = 0;
   // Blocks the caller. Throws the first error of the work up to the event (Error, naming the op).
   virtual void synchronize(const Event& event) = 0;
+  // As synchronize, whether or not the work failed.
+  virtual void drain(const Event& event) = 0;
   void synchronize() { synchronize(record()); }
 
  private:

@@ -1,11 +1,15 @@
 // What every op shares. An op is a plain struct of views and sizes with a name and a check(); `cpu::run(op)` executes
-// it at once on the calling thread (the compute stream's worker), `cuda::run(op, stream)` will enqueue it on a device.
+// it at once on the calling thread (the compute stream's worker), `cuda::run(op, stream)` enqueues it on a device.
 // Floating views of one op have the op's compute dtype unless a comment says otherwise; accumulation is in float32.
 #pragma once
 #include "core/dtype.h"
 #include "core/error.h"
 
 namespace rz {
+
+namespace cuda {
+class CudaStream;
+}
 
 struct View {
   void* data = nullptr;  // null: an optional operand that is absent

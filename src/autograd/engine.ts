@@ -21,7 +21,7 @@ export function currentBackward(): object | undefined {
 
 /** Sums `b` into the gradient `a`, in place when nothing else shares its storage. Disposes what it replaces. */
 function sum(a: Tensor, b: Tensor): Tensor {
-  const target = native.tensorUseCount(a.handle) === 1 ? a : Tensor.empty(a.shape, a.dtype, 'activation');
+  const target = native.tensorUseCount(a.handle) === 1 ? a : Tensor.empty(a.shape, a.dtype, 'activation', a.device);
   native.add(target.handle, a.handle, b.handle);
   b.dispose();
   if (target !== a) a.dispose();
@@ -36,7 +36,7 @@ export function accumulateLeaf(leaf: Tensor, gradient: Tensor): void {
       leaf.grad = gradient;
       return;
     }
-    leaf.grad = Tensor.empty(leaf.shape, leaf.dtype, 'gradient');
+    leaf.grad = Tensor.empty(leaf.shape, leaf.dtype, 'gradient', leaf.device);
     leaf.grad.copyFrom(gradient);
   } else native.add(leaf.grad.handle, leaf.grad.handle, gradient.handle);
   gradient.dispose();
@@ -62,7 +62,7 @@ export function runBackward(root: Tensor, gradient?: Tensor): void {
   if (!gradient && root.numel !== 1) {
     throw new Error(`backward() without a gradient wants a one-element tensor but the shape is [${root.shape}]`);
   }
-  const seed = gradient ? gradient.detach() : Tensor.full(root.shape, 1, root.dtype, 'activation');
+  const seed = gradient ? gradient.detach() : Tensor.full(root.shape, 1, root.dtype, 'activation', root.device);
   if (!root.gradFn) {
     accumulateLeaf(root, seed);
     return;

@@ -2,20 +2,20 @@
 import { type Handle, native } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { track } from '../tensor/scope.ts';
-import { type Shape, Tensor } from '../tensor/tensor.ts';
+import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
 import { isGradEnabled } from './grad_mode.ts';
 import { type GradNode, type InputGrads, nextSequence } from './node.ts';
 
-/** An uninitialised op result, owned by the innermost scope. */
-export function output(shape: Shape, dtype: DType): Tensor {
-  const tensor = Tensor.empty(shape, dtype, 'activation');
+/** An uninitialised op result, owned by the innermost scope. `device` is that of the op's inputs. */
+export function output(shape: Shape, dtype: DType, device: Device): Tensor {
+  const tensor = Tensor.empty(shape, dtype, 'activation', device);
   track(tensor);
   return tensor;
 }
 
 /** An uninitialised gradient, owned by the engine. */
-export function gradient(shape: Shape, dtype: DType): Tensor {
-  return Tensor.empty(shape, dtype, 'activation');
+export function gradient(shape: Shape, dtype: DType, device: Device): Tensor {
+  return Tensor.empty(shape, dtype, 'activation', device);
 }
 
 /** Where the gradient of a leaf is written: `accumulate` adds to what is there. */
@@ -73,7 +73,7 @@ export function writeGrad(input: Tensor, write: (target: Handle, accumulate: boo
       return undefined;
     }
     // Only this contribution is summed: what the sink holds has been.
-    const part = accumulate ? gradient(target.shape, target.dtype) : target;
+    const part = accumulate ? gradient(target.shape, target.dtype, target.device) : target;
     write(part.handle, false);
     input.gradSum.allReduce(part.handle, 'sum');
     if (!accumulate) return undefined;
@@ -81,7 +81,7 @@ export function writeGrad(input: Tensor, write: (target: Handle, accumulate: boo
     part.dispose();
     return undefined;
   }
-  const grad = gradient(input.shape, input.dtype);
+  const grad = gradient(input.shape, input.dtype, input.device);
   write(grad.handle, false);
   return grad;
 }

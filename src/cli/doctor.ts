@@ -1,9 +1,11 @@
 // `rankzero doctor`: machine, Node, addon, libraries, GPU, and a numeric self-test. Exit code 1 when something is wrong.
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
+import type { NativeAccelerator } from '../native.ts';
 import { formatBytes } from '../train/report/format.ts';
 import { packageVersion } from '../version.ts';
-import { describeAccelerator, describeMachine, mappedLibraries } from './machine.ts';
+import { acceleratorRows } from './accelerator.ts';
+import { describeMachine, mappedLibraries } from './machine.ts';
 import { runSelfTest, type SelfTestResult } from './self_test.ts';
 
 const examples = `
@@ -27,7 +29,7 @@ interface Diagnosis {
   addon?: Addon;
   /** Why the addon does not load. */
   addonError?: string;
-  accelerator: ReturnType<typeof describeAccelerator>;
+  accelerator?: NativeAccelerator;
   selfTest: SelfTestResult[];
   ok: boolean;
 }
@@ -54,10 +56,10 @@ async function diagnose(): Promise<Diagnosis> {
       libraries: mappedLibraries(['libdnnl', 'libgomp', 'libcuda', 'libnccl']),
     };
     const ok = selfTest.every((test) => test.ok);
-    return { ...found, addon, accelerator: describeAccelerator(info.cuda), selfTest, ok };
+    return { ...found, addon, accelerator: native.acceleratorInfo(), selfTest, ok };
   } catch (error) {
     const addonError = (error as Error).message;
-    return { ...found, addonError, accelerator: describeAccelerator(false), selfTest: [], ok: false };
+    return { ...found, addonError, selfTest: [], ok: false };
   }
 }
 
@@ -80,9 +82,10 @@ function print({ machine, addon, accelerator, ...d }: Diagnosis): void {
   } else {
     console.log(d.addonError?.replace(/^/gm, '  '));
   }
-  console.log('\nGPU');
-  row('CUDA', accelerator.cuda);
-  row('NCCL', accelerator.nccl);
+  if (accelerator) {
+    console.log('\nGPU');
+    for (const [name, text] of acceleratorRows(accelerator)) row(name, text.replaceAll('\n', `\n${' '.repeat(15)}`));
+  }
   if (d.selfTest.length > 0) console.log('\nSelf-test');
   for (const test of d.selfTest) {
     const exact =

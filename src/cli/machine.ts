@@ -1,6 +1,5 @@
-// What `rankzero doctor` finds out about the machine without the addon: limits of the container, GPU driver, libraries.
-import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+// What `rankzero doctor` finds out about the machine without the addon: limits of the container, the GPU's kernel module, libraries.
+import { readFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
 
 const read = (path: string): string | undefined => {
@@ -42,23 +41,9 @@ export function describeMachine(): Machine {
   };
 }
 
-export interface Accelerator {
-  /** What was found, or why nothing is used. */
-  cuda: string;
-  nccl: string;
-}
-
-/** The GPU side: this build, the driver, and NCCL as the system's loader would find it. */
-export function describeAccelerator(builtWithCuda: boolean): Accelerator {
-  const driver = /Kernel Module\s+(?:for \S+\s+)?([\d.]+)/.exec(read('/proc/driver/nvidia/version') ?? '')?.[1];
-  const seen = driver ? `NVIDIA driver ${driver}` : 'no NVIDIA driver';
-  const cuda = builtWithCuda ? seen : `not used: this build is for CPU ranks only (${seen} on this machine)`;
-  const inCache = spawnSync('/sbin/ldconfig', ['-p'], { encoding: 'utf8' }).stdout ?? '';
-  const cached = /libnccl\.so\.2 .*=> (\S+)/.exec(inCache)?.[1];
-  const paths = (process.env.LD_LIBRARY_PATH ?? '').split(':').filter(Boolean);
-  const nccl = paths.map((path) => `${path}/libnccl.so.2`).find((path) => existsSync(path)) ?? cached;
-  const searched = ['LD_LIBRARY_PATH', 'the cache of the system loader'].join(' and ');
-  return { cuda, nccl: nccl ?? `not found (libnccl.so.2 in ${searched})` };
+/** The version of the NVIDIA kernel module on this machine, whatever the addon was built with. */
+export function nvidiaModule(): string | undefined {
+  return /Kernel Module\s+(?:for \S+\s+)?([\d.]+)/.exec(read('/proc/driver/nvidia/version') ?? '')?.[1];
 }
 
 /** Files of shared libraries mapped into this process whose name has one of `names`. */

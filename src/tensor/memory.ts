@@ -1,10 +1,11 @@
 // Memory of this rank's tensors, as the allocator counts it.
 import { type NativeMemoryStats, native } from '../native.ts';
+import { deviceNumber } from './tensor.ts';
 
 export type { NativeMemoryStats as MemoryStats } from '../native.ts';
 
-export function memoryStats(): NativeMemoryStats {
-  return native.memoryStats();
+export function memoryStats(device: 'cpu' | 'cuda' = 'cpu'): NativeMemoryStats {
+  return native.memoryStats(deviceNumber(device));
 }
 
 export function resetPeakMemoryStats(): void {

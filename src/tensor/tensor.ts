@@ -5,10 +5,21 @@ import { runBackward } from '../autograd/engine.ts';
 import type { GradNode } from '../autograd/node.ts';
 import { type Handle, type MemoryByKind, native } from '../native.ts';
 import { span } from '../profile/recorder.ts';
-import { type DType, dtypeNumber, isFloating } from './dtype.ts';
+import { type DType, dtypeNumber, dtypeSize, isFloating } from './dtype.ts';
 import { track } from './scope.ts';
 
 export type Device = 'cpu' | 'cuda' | 'meta';
+
+/** The number that stands for a device in native calls. Meta has none: reading a handle there is the error that names it. */
+export function deviceNumber(device: Device): number {
+  return device === 'cuda' ? 1 : 0;
+}
+
+/** Handles of tensors on a device carry this bit (binding/handles.h). */
+const ON_DEVICE = 2 ** 51;
+// A disposed tensor still knows its device: backward asks for that of inputs that a scope has freed.
+const DISPOSED = -1;
+const DISPOSED_ON_DEVICE = -2;
 export type Shape = readonly number[];
 export type MemoryKind = keyof MemoryByKind;
 export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array;
@@ -66,7 +77,8 @@ export class Tensor implements Disposable {
   }
 
   get device(): Device {
-    return this.handle_ === undefined ? 'meta' : 'cpu';
+    if (this.handle_ === undefined) return 'meta';
+    return this.handle_ >= ON_DEVICE || this.handle_ === DISPOSED_ON_DEVICE ? 'cuda' : 'cpu';
   }
 
   get numel(): number {
@@ -89,23 +101,30 @@ export class Tensor implements Disposable {
   }
 
   get isDisposed(): boolean {
-    return this.handle_ === -1;
+    return this.handle_ === DISPOSED || this.handle_ === DISPOSED_ON_DEVICE;
   }
 
   /** Uninitialised memory. Not tracked by scopes. */
-  static empty(shape: Shape, dtype: DType = 'float32', kind: MemoryKind = 'other'): Tensor {
-    const handle = native.tensorEmpty(numelOf(shape), dtypeNumber(dtype), memoryKindNumber(kind));
+  static empty(shape: Shape, dtype: DType = 'float32', kind: MemoryKind = 'other', device: Device = 'cpu'): Tensor {
+    const numel = numelOf(shape);
+    const handle = native.tensorEmpty(numel, dtypeNumber(dtype), memoryKindNumber(kind), deviceNumber(device));
     return new Tensor(handle, shape, dtype);
   }
 
-  static full(shape: Shape, value: number, dtype: DType = 'float32', kind: MemoryKind = 'other'): Tensor {
-    const tensor = Tensor.empty(shape, dtype, kind);
+  static full(
+    shape: Shape,
+    value: number,
+    dtype: DType = 'float32',
+    kind: MemoryKind = 'other',
+    device: Device = 'cpu',
+  ): Tensor {
+    const tensor = Tensor.empty(shape, dtype, kind, device);
     native.fill(tensor.handle, value);
     return tensor;
   }
 
-  static zeros(shape: Shape, dtype: DType = 'float32', kind: MemoryKind = 'other'): Tensor {
-    return Tensor.full(shape, 0, dtype, kind);
+  static zeros(shape: Shape, dtype: DType = 'float32', kind: MemoryKind = 'other', device: Device = 'cpu'): Tensor {
+    return Tensor.full(shape, 0, dtype, kind, device);
   }
 
   static meta(shape: Shape, dtype: DType = 'float32'): Tensor {
@@ -127,14 +146,13 @@ export class Tensor implements Disposable {
       throw new RangeError(`shape [${shape}] wants ${numelOf(shape)} values but ${data.length} were given`);
     }
     const device = options.device ?? 'cpu';
-    if (device === 'cuda') throw new Error("device 'cuda' is not built yet; use 'cpu'");
     if (device === 'meta') return Tensor.meta(shape, dtype);
-    const tensor = Tensor.empty(shape, dtype);
+    const tensor = Tensor.empty(shape, dtype, 'other', device);
     if (isFloating(dtype)) {
       const values = data instanceof Float32Array ? data : Float32Array.from(data as readonly number[], Number);
       if (dtype === 'float32') native.tensorWrite(tensor.handle, values);
       else {
-        using wide = Tensor.from(values, shape);
+        using wide = Tensor.from(values, shape, { device });
         native.copy(tensor.handle, wide.handle);
       }
     } else if (dtype === 'int64') {
@@ -178,17 +196,35 @@ export class Tensor implements Disposable {
     return this.handle_ === undefined ? Tensor.meta(this.shape, this.dtype) : this.view(this.shape);
   }
 
-  /** A copy in another dtype (or the same). */
-  to(dtype: DType): Tensor {
-    const out = Tensor.empty(this.shape, dtype);
-    native.copy(out.handle, this.handle);
+  /**
+   * A copy in another dtype, on another device, or both (or neither). Enqueues: from one device to another it is ordered
+   * behind the work that both devices have by now.
+   */
+  to(target: DType | 'cpu' | 'cuda' | { dtype?: DType | undefined; device?: 'cpu' | 'cuda' | undefined }): Tensor {
+    const options =
+      typeof target === 'object'
+        ? target
+        : target === 'cpu' || target === 'cuda'
+          ? { device: target }
+          : { dtype: target };
+    const out = Tensor.empty(this.shape, options.dtype ?? this.dtype, 'other', options.device ?? this.device);
+    out.copyFrom(this);
     track(out);
     return out;
   }
 
-  /** @internal Overwrites the values; dtypes may differ. */
+  /** @internal Overwrites the values; dtypes and devices may differ. */
   copyFrom(source: Tensor): void {
-    native.copy(this.handle, source.handle);
+    if (source.dtype === this.dtype || source.device === this.device) {
+      native.copy(this.handle, source.handle);
+      return;
+    }
+    // The narrower dtype travels.
+    const cast = dtypeSize(source.dtype) > dtypeSize(this.dtype) ? 'before' : 'after';
+    const [dtype, device] = cast === 'before' ? [this.dtype, source.device] : [source.dtype, this.device];
+    using between = Tensor.empty(source.shape, dtype, 'staging', device);
+    native.copy(between.handle, source.handle);
+    native.copy(this.handle, between.handle);
   }
 
   /** The value of a one-element tensor. Waits for it. */
@@ -200,7 +236,7 @@ export class Tensor implements Disposable {
   /** The values: Float32Array for floating dtypes, BigInt64Array for int64, else Int32Array or Uint8Array. */
   async data(): Promise<TensorData> {
     if (isFloating(this.dtype) && this.dtype !== 'float32') {
-      const wide = Tensor.empty(this.shape, 'float32');
+      const wide = Tensor.empty(this.shape, 'float32', 'staging', this.device);
       wide.copyFrom(this);
       try {
         return await wide.data();
@@ -214,7 +250,7 @@ export class Tensor implements Disposable {
   /** As data(), blocking. */
   dataSync(): TensorData {
     if (isFloating(this.dtype) && this.dtype !== 'float32') {
-      const wide = Tensor.empty(this.shape, 'float32');
+      const wide = Tensor.empty(this.shape, 'float32', 'staging', this.device);
       wide.copyFrom(this);
       const data = wide.dataSync();
       wide.dispose();
@@ -249,10 +285,10 @@ export class Tensor implements Disposable {
 
   /** Frees the storage when no view shares it. Idempotent; any later use throws. */
   dispose(): void {
-    if (this.handle_ === undefined || this.handle_ === -1) return;
+    if (this.handle_ === undefined || this.isDisposed) return;
     forgotten.unregister(this);
     native.tensorRelease(this.handle_);
-    this.handle_ = -1;
+    this.handle_ = this.device === 'cuda' ? DISPOSED_ON_DEVICE : DISPOSED;
   }
 
   [Symbol.dispose](): void {

@@ -5,12 +5,12 @@ import { gradient, output, record } from '../record.ts';
 
 /** silu(gate) · up, element by element. */
 export function swiglu(gate: Tensor, up: Tensor): Tensor {
-  const y = output(gate.shape, gate.dtype);
+  const y = output(gate.shape, gate.dtype, gate.device);
   native.swigluForward(y.handle, gate.handle, up.handle);
   return record('swiglu', y, [gate, up], (saved) => {
     const [keptGate, keptUp] = [saved.keep(gate), saved.keep(up)];
     return (dy) => {
-      const [dGate, dUp] = [gradient(gate.shape, gate.dtype), gradient(up.shape, up.dtype)];
+      const [dGate, dUp] = [gradient(gate.shape, gate.dtype, gate.device), gradient(up.shape, up.dtype, up.device)];
       native.swigluBackward(dGate.handle, dUp.handle, dy.handle, keptGate.handle, keptUp.handle);
       return [dGate, dUp];
     };
@@ -20,12 +20,12 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
 /** GELU by erf, as torch.nn.functional.gelu; its approximation with 'tanh'. */
 export function gelu(x: Tensor, approximate: 'none' | 'tanh' = 'none'): Tensor {
   const tanh = approximate === 'tanh';
-  const y = output(x.shape, x.dtype);
+  const y = output(x.shape, x.dtype, x.device);
   native.geluForward(y.handle, x.handle, tanh);
   return record('gelu', y, [x], (saved) => {
     const kept = saved.keep(x);
     return (dy) => {
-      const dx = gradient(x.shape, x.dtype);
+      const dx = gradient(x.shape, x.dtype, x.device);
       native.geluBackward(dx.handle, dy.handle, kept.handle, tanh);
       return [dx];
     };

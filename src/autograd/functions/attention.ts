@@ -44,7 +44,7 @@ export function qkvAttention(
   const { heads, headDim } = shape;
   const rows = table.cos.size(0);
   const rotary = 2 * table.cos.size(1);
-  const part = (): Tensor => Tensor.empty([rows, heads * headDim], qkv.dtype, 'activation');
+  const part = (): Tensor => Tensor.empty([rows, heads * headDim], qkv.dtype, 'activation', qkv.device);
   const [q, k, v] = [part(), part(), part()];
   native.splitQkv(q.handle, k.handle, v.handle, qkv.handle, rows, heads, headDim);
   for (const { handle } of [q, k])
@@ -59,7 +59,7 @@ export function qkvAttention(
       const [dq, dk, dv] = backward(dO);
       for (const { handle } of [dq, dk])
         native.rope(handle, handle, cos.handle, sin.handle, rows, heads, headDim, rotary, true);
-      const dQkv = gradient(qkv.shape, qkv.dtype);
+      const dQkv = gradient(qkv.shape, qkv.dtype, qkv.device);
       native.mergeQkv(dQkv.handle, dq.handle, dk.handle, dv.handle, rows, heads, headDim);
       for (const tensor of [dq, dk, dv]) tensor.dispose();
       return [dQkv];
@@ -80,8 +80,8 @@ function run(
   const { heads, kvHeads, headDim, scale = headDim ** -0.5, window = 0 } = shape;
   const rows = q.numel / (heads * headDim);
   const keyRows = k.numel / (kvHeads * headDim);
-  const o = output(q.shape, q.dtype);
-  const lse = Tensor.empty([heads, rows], 'float32', 'activation');
+  const o = output(q.shape, q.dtype, q.device);
+  const lse = Tensor.empty([heads, rows], 'float32', 'activation', q.device);
   native.attentionForward(
     o.handle,
     lse.handle,
@@ -112,10 +112,14 @@ function gradients(
 ): (dO: Tensor) => [dq: Tensor, dk: Tensor, dv: Tensor] {
   const { heads, kvHeads, headDim, scale = headDim ** -0.5, window = 0 } = shape;
   const kept = operands.map((tensor) => saved.keep(tensor));
-  const [{ shape: wide, dtype }, { shape: narrow }, , , lse, cu] = operands;
+  const [{ shape: wide, dtype, device }, { shape: narrow }, , , lse, cu] = operands;
   const [rows, sequences] = [lse.numel / heads, cu.numel - 1];
   return (dO) => {
-    const [dq, dk, dv] = [gradient(wide, dtype), gradient(narrow, dtype), gradient(narrow, dtype)];
+    const [dq, dk, dv] = [wide, narrow, narrow].map((shape) => gradient(shape, dtype, device)) as [
+      Tensor,
+      Tensor,
+      Tensor,
+    ];
     const [q_, k_, v_, o_, lse_, cu_] = kept.map((tensor) => tensor.handle) as [
       Handle,
       Handle,

@@ -34,10 +34,11 @@ export function recordLoss(name: string, loss: Tensor, x: Tensor, dx?: Tensor, w
 export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, denominator = 0): Tensor {
   const [vocab, dim] = [weight.size(0), weight.size(1)];
   const rows = x.numel / dim;
-  const loss = output([], 'float32');
+  const loss = output([], 'float32', x.device);
   const graph = isGradEnabled();
-  const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation') : undefined;
-  const dw = graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient') : undefined;
+  const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation', x.device) : undefined;
+  const dw =
+    graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient', weight.device) : undefined;
   native.linearCrossEntropy(
     loss.handle,
     dx?.handle ?? NONE,
@@ -58,9 +59,11 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, de
 export function crossEntropy(logits: Tensor, labels: Tensor, denominator = 0): Tensor {
   const vocab = logits.size(-1);
   const rows = logits.numel / vocab;
-  const loss = output([], 'float32');
+  const loss = output([], 'float32', logits.device);
   const dLogits =
-    isGradEnabled() && logits.requiresGrad ? Tensor.empty(logits.shape, 'float32', 'activation') : undefined;
+    isGradEnabled() && logits.requiresGrad
+      ? Tensor.empty(logits.shape, 'float32', 'activation', logits.device)
+      : undefined;
   native.crossEntropy(loss.handle, dLogits?.handle ?? NONE, logits.handle, labels.handle, rows, vocab, denominator);
   return recordLoss('cross_entropy', loss, logits, dLogits);
 }

@@ -11,7 +11,7 @@ import { output, record, writeGrad } from '../record.ts';
 export function embedding(ids: Tensor, table: Tensor, first = 0): Tensor {
   const [vocab, dim] = [table.size(0), table.size(1)];
   const rows = ids.numel;
-  const out = output([...ids.shape, dim], table.dtype);
+  const out = output([...ids.shape, dim], table.dtype, table.device);
   native.embeddingForward(out.handle, ids.handle, table.handle, rows, vocab, dim, first);
   return record('embedding', out, [table], (saved) => {
     const kept = saved.keep(ids);

@@ -7,14 +7,14 @@ import { gradient, output, record, writeGrad } from '../record.ts';
 export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps: number): Tensor {
   const dim = weight.size(0);
   const rows = x.numel / dim;
-  const y = output(x.shape, x.dtype);
-  const statistic = (): Tensor => Tensor.empty([rows], 'float32', 'activation');
+  const y = output(x.shape, x.dtype, x.device);
+  const statistic = (): Tensor => Tensor.empty([rows], 'float32', 'activation', x.device);
   const [mean, rstd] = [statistic(), statistic()];
   native.layerNormForward(y.handle, mean.handle, rstd.handle, x.handle, weight.handle, bias.handle, rows, dim, eps);
   const result = record('layer_norm', y, [x, weight, bias], (saved, [, needsWeight, needsBias]) => {
     const kept = [x, weight, mean, rstd].map((tensor) => saved.keep(tensor));
     return (dy) => {
-      const dx = gradient(x.shape, x.dtype);
+      const dx = gradient(x.shape, x.dtype, x.device);
       const [x_, w_, mean_, rstd_] = kept.map((tensor) => tensor.handle) as [Handle, Handle, Handle, Handle];
       // One pass gives all three gradients, so one sink call nests in the other.
       let dBias: Tensor | undefined;

@@ -22,7 +22,7 @@ export function linear(
     throw new RangeError(`linear: weight [${weight.shape}] wants ${inFeatures} input features but x is [${x.shape}]`);
   }
   const rows = x.numel / inFeatures;
-  const y = output([...x.shape.slice(0, -1), outFeatures], outDtype);
+  const y = output([...x.shape.slice(0, -1), outFeatures], outDtype, x.device);
   native.linearForward(y.handle, x.handle, weight.handle, bias?.handle ?? NONE, rows, inFeatures, outFeatures);
   return record('linear', y, [x, weight, bias], (saved, [needsX, needsWeight, needsBias]) => {
     const keptX = needsWeight || needsBias ? saved.keep(x) : undefined;
@@ -30,12 +30,12 @@ export function linear(
     return (dOut) => {
       let dy = dOut;
       if (dy.dtype !== x.dtype) {
-        dy = gradient(dOut.shape, x.dtype);
+        dy = gradient(dOut.shape, x.dtype, dOut.device);
         dy.copyFrom(dOut);
       }
       let dx: Tensor | undefined;
       if (needsX) {
-        dx = gradient(x.shape, x.dtype);
+        dx = gradient(x.shape, x.dtype, x.device);
         native.linearBackwardInput(dx.handle, dy.handle, keptWeight.handle, rows, inFeatures, outFeatures, false);
       }
       const weightGrads = (): [Tensor | undefined, Tensor | undefined] => {
@@ -71,7 +71,7 @@ function writeWeightGrads(
   let dBias: Tensor | undefined;
   if (!weight) {
     if (!bias) return [undefined, undefined];
-    using unused = gradient(shape.shape, shape.dtype);
+    using unused = gradient(shape.shape, shape.dtype, shape.device);
     dBias = writeGrad(bias, (db, accumulate) => products(unused.handle, db, accumulate));
     return [undefined, dBias];
   }

@@ -1,7 +1,7 @@
 // Mixture of experts (cpp/ops/moe.h): choosing experts for rows, running them on their rows, and the loss that keeps them
 // equally busy. How many rows an expert has is known on the device alone.
 import { type Handle, NONE, native } from '../../native.ts';
-import { Tensor } from '../../tensor/tensor.ts';
+import { type Device, Tensor } from '../../tensor/tensor.ts';
 import { gradient, output, record, wantsGrad, writeGrad } from '../record.ts';
 
 /** What the routers of one forward leave for the auxiliary loss, and what its backward leaves for theirs. */
@@ -16,10 +16,16 @@ export interface RouterBalance {
 }
 
 /** Room for the balance of one forward over `rows` rows. */
-export function routerBalance(layers: number, experts: number, rows: number, coefficient: number): RouterBalance {
-  const zero = output([experts], 'float32');
+export function routerBalance(
+  layers: number,
+  experts: number,
+  rows: number,
+  coefficient: number,
+  device: Device = 'cpu',
+): RouterBalance {
+  const zero = output([experts], 'float32', device);
   native.fill(zero.handle, 0);
-  return { sums: output([layers, 2, experts], 'float32'), gradient: zero, rows, coefficient };
+  return { sums: output([layers, 2, experts], 'float32', device), gradient: zero, rows, coefficient };
 }
 
 /** Where the rows go. */
@@ -45,10 +51,13 @@ export interface LayerBalance {
  */
 export function route(logits: Tensor, topK: number, own?: LayerBalance): Routing {
   const [rows, experts] = [logits.size(0), logits.size(1)];
-  const weights = output([rows, topK], 'float32');
-  const [order, offsets] = [output([rows * topK], 'int32'), output([experts + 1], 'int32')];
-  using chosen = Tensor.empty([rows, topK], 'int32', 'activation');
-  using probs = Tensor.empty([rows, experts], 'float32', 'activation');
+  const weights = output([rows, topK], 'float32', logits.device);
+  const [order, offsets] = [
+    output([rows * topK], 'int32', logits.device),
+    output([experts + 1], 'int32', logits.device),
+  ];
+  using chosen = Tensor.empty([rows, topK], 'int32', 'activation', logits.device);
+  using probs = Tensor.empty([rows, experts], 'float32', 'activation', logits.device);
   using slot = own?.balance.sums.narrow(own.layer, 1);
   const counted = own?.balance.rows ?? 0;
   native.routingForward(
@@ -68,7 +77,7 @@ export function route(logits: Tensor, topK: number, own?: LayerBalance): Routing
     const [keptWeights, keptChosen, keptProbs] = [saved.keep(weights), saved.keep(chosen), saved.keep(probs)];
     const dProbs = own && saved.keep(own.balance.gradient);
     return (dWeights) => {
-      const dLogits = gradient(logits.shape, logits.dtype);
+      const dLogits = gradient(logits.shape, logits.dtype, logits.device);
       native.routingBackward(
         dLogits.handle,
         dWeights.handle,
@@ -103,10 +112,10 @@ export function runExperts(x: Tensor, { weights, order, offsets }: Routing, expe
   if (x.size(-1) !== dim)
     throw new RangeError(`runExperts: w1 [${w1[0]!.shape}] wants ${dim} input features but x is [${x.shape}]`);
   const [rows, topK] = [weights.size(0), weights.size(1)];
-  const y = output(x.shape, x.dtype);
+  const y = output(x.shape, x.dtype, x.device);
   // What backward cannot make again at small cost; without a graph they are never whole.
   const kept = wantsGrad(x, weights, ...matrices)
-    ? [0, 1].map(() => Tensor.empty([rows * topK, inner], x.dtype, 'activation'))
+    ? [0, 1].map(() => Tensor.empty([rows * topK, inner], x.dtype, 'activation', x.device))
     : [];
   native.expertsForward(
     y.handle,
@@ -130,8 +139,8 @@ export function runExperts(x: Tensor, { weights, order, offsets }: Routing, expe
     ) as [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor];
     const keptMatrices = matrices.map((matrix) => saved.keep(matrix));
     return (dy) => {
-      const dx = needsX ? gradient(x.shape, x.dtype) : undefined;
-      const dWeights = gradient(weights.shape, 'float32');
+      const dx = needsX ? gradient(x.shape, x.dtype, x.device) : undefined;
+      const dWeights = gradient(weights.shape, 'float32', weights.device);
       const of = <T>(list: readonly T[], matrix: 0 | 1 | 2): T[] =>
         list.slice(matrix * experts.length, (matrix + 1) * experts.length);
       const dMatrices = writeGrads(matrices, needs, (targets, accumulate) =>
@@ -198,7 +207,7 @@ function writeGrads(
  */
 export function addBalancingLoss(loss: Tensor, { sums, gradient: dProbs, rows, coefficient }: RouterBalance): Tensor {
   const [layers, experts] = [sums.size(0), sums.size(2)];
-  const total = output([], 'float32');
+  const total = output([], 'float32', loss.device);
   native.balancingLossForward(total.handle, loss.handle, sums.handle, layers, experts, rows, coefficient);
   return record('balancing_loss', total, [loss], (saved) => {
     const [keptSums, target] = [saved.keep(sums), saved.keep(dProbs)];

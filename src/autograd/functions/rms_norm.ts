@@ -7,13 +7,13 @@ import { gradient, output, record, writeGrad } from '../record.ts';
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   const dim = weight.size(0);
   const rows = x.numel / dim;
-  const y = output(x.shape, x.dtype);
-  const rstd = Tensor.empty([rows], 'float32', 'activation');
+  const y = output(x.shape, x.dtype, x.device);
+  const rstd = Tensor.empty([rows], 'float32', 'activation', x.device);
   native.rmsNormForward(y.handle, rstd.handle, x.handle, weight.handle, rows, dim, eps);
   const result = record('rms_norm', y, [x, weight], (saved, [, needsWeight]) => {
     const [keptX, keptWeight, keptRstd] = [saved.keep(x), saved.keep(weight), saved.keep(rstd)];
     return (dy) => {
-      const dx = gradient(x.shape, x.dtype);
+      const dx = gradient(x.shape, x.dtype, x.device);
       const run = (dw: number, accumulate: boolean): void =>
         native.rmsNormBackward(
           dx.handle,

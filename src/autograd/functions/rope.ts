@@ -13,7 +13,10 @@ export interface RopeTable {
 /** positions (rows) int64, invFreq (rotary / 2) float32. */
 export function ropeTable(positions: Tensor, invFreq: Tensor, attentionFactor = 1): RopeTable {
   const [rows, half] = [positions.numel, invFreq.numel];
-  const [cos, sin] = [output([rows, half], 'float32'), output([rows, half], 'float32')];
+  const [cos, sin] = [
+    output([rows, half], 'float32', positions.device),
+    output([rows, half], 'float32', positions.device),
+  ];
   native.ropeTable(cos.handle, sin.handle, positions.handle, invFreq.handle, rows, half, attentionFactor);
   return { cos, sin };
 }
@@ -23,12 +26,12 @@ export function rope(x: Tensor, table: RopeTable, heads: number): Tensor {
   const rows = table.cos.size(0);
   const headDim = x.numel / rows / heads;
   const rotary = 2 * table.cos.size(1);
-  const y = output(x.shape, x.dtype);
+  const y = output(x.shape, x.dtype, x.device);
   native.rope(y.handle, x.handle, table.cos.handle, table.sin.handle, rows, heads, headDim, rotary, false);
   return record('rope', y, [x], (saved) => {
     const [cos, sin] = [saved.keep(table.cos), saved.keep(table.sin)];
     return (dy) => {
-      const dx = gradient(x.shape, x.dtype);
+      const dx = gradient(x.shape, x.dtype, x.device);
       native.rope(dx.handle, dy.handle, cos.handle, sin.handle, rows, heads, headDim, rotary, true);
       return [dx];
     };

@@ -20,10 +20,10 @@ export function reduceFromGroup(x: Tensor, group: ProcessGroup): Tensor {
 
 /** This rank's rows (rows / n, dim) of all (rows, dim); backward sums the gradients of the group and takes this rank's rows. */
 export function gatherRows(x: Tensor, group: ProcessGroup): Tensor {
-  const y = output([x.size(0) * group.size, ...x.shape.slice(1)], x.dtype);
+  const y = output([x.size(0) * group.size, ...x.shape.slice(1)], x.dtype, x.device);
   group.allGather(y.handle, x.handle);
   return record('gather_rows', y, [x], () => (dy) => {
-    const dx = gradient(x.shape, x.dtype);
+    const dx = gradient(x.shape, x.dtype, x.device);
     hidden(() => group.reduceScatter(dx.handle, dy.handle, 'sum'));
     return [dx];
   });
@@ -31,10 +31,10 @@ export function gatherRows(x: Tensor, group: ProcessGroup): Tensor {
 
 /** Sum over the group of (rows, dim), of which this rank gets its rows (rows / n, dim); backward gathers. */
 export function reduceScatterRows(x: Tensor, group: ProcessGroup): Tensor {
-  const y = output([x.size(0) / group.size, ...x.shape.slice(1)], x.dtype);
+  const y = output([x.size(0) / group.size, ...x.shape.slice(1)], x.dtype, x.device);
   group.reduceScatter(y.handle, x.handle, 'sum');
   return record('reduce_scatter_rows', y, [x], () => (dy) => {
-    const dx = gradient(x.shape, x.dtype);
+    const dx = gradient(x.shape, x.dtype, x.device);
     group.allGather(dx.handle, dy.handle);
     return [dx];
   });
@@ -50,7 +50,7 @@ function alias(x: Tensor): Tensor {
 // In place when nothing else reads the gradient.
 function summed(dy: Tensor, group: ProcessGroup): Tensor {
   const inPlace = isSole(dy);
-  const sum = inPlace ? dy.detach() : gradient(dy.shape, dy.dtype);
+  const sum = inPlace ? dy.detach() : gradient(dy.shape, dy.dtype, dy.device);
   if (!inPlace) sum.copyFrom(dy);
   hidden(() => group.allReduce(sum.handle, 'sum'));
   return sum;

@@ -76,18 +76,19 @@ export function vocabParallelLinearCrossEntropy(
 ): Tensor {
   const [vocab, dim] = [weight.size(0), weight.size(1)];
   const rows = x.numel / dim;
-  const loss = output([], 'float32');
+  const loss = output([], 'float32', x.device);
   const graph = isGradEnabled();
-  const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation') : undefined;
-  const dw = graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient') : undefined;
+  const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation', x.device) : undefined;
+  const dw =
+    graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient', weight.device) : undefined;
   const chunk = chunkRows(vocab, dim, rows);
-  using logits = Tensor.empty([chunk, vocab], 'float32', 'activation');
+  using logits = Tensor.empty([chunk, vocab], 'float32', 'activation', x.device);
   // Gradients of the logits have the compute dtype, as in the fused op: in float32 they overwrite the logits.
   const separate = (dx || dw) && x.dtype !== 'float32';
-  using dLogits = separate ? Tensor.empty([chunk, vocab], x.dtype, 'activation') : logits.detach();
+  using dLogits = separate ? Tensor.empty([chunk, vocab], x.dtype, 'activation', x.device) : logits.detach();
   // Small enough for a mailbox: memory that peers can read would cost a round more.
-  using own = Tensor.empty([chunk, 3], 'float32', 'activation');
-  using all = Tensor.empty([part.group.size, chunk, 3], 'float32', 'activation');
+  using own = Tensor.empty([chunk, 3], 'float32', 'activation', x.device);
+  using all = Tensor.empty([part.group.size, chunk, 3], 'float32', 'activation', x.device);
   for (let from = 0; from === 0 || from < rows; from += chunk) {
     const n = Math.min(chunk, rows - from);
     using xRows = x.slice(from * dim, [n, dim]);
@@ -111,12 +112,14 @@ export function vocabParallelLinearCrossEntropy(
 export function vocabParallelCrossEntropy(logits: Tensor, labels: Tensor, part: VocabularyPart): Tensor {
   const vocab = logits.size(-1);
   const rows = logits.numel / vocab;
-  const loss = output([], 'float32');
+  const loss = output([], 'float32', logits.device);
   const dLogits =
-    isGradEnabled() && logits.requiresGrad ? Tensor.empty(logits.shape, 'float32', 'activation') : undefined;
+    isGradEnabled() && logits.requiresGrad
+      ? Tensor.empty(logits.shape, 'float32', 'activation', logits.device)
+      : undefined;
   using flat = logits.view([rows, vocab]);
-  using own = Tensor.empty([rows, 3], 'float32', 'activation');
-  using all = Tensor.empty([part.group.size, rows, 3], 'float32', 'activation');
+  using own = Tensor.empty([rows, 3], 'float32', 'activation', logits.device);
+  using all = Tensor.empty([part.group.size, rows, 3], 'float32', 'activation', logits.device);
   lossOfRows({ loss, dLogits, logits: flat, labels, own, all }, 0, part);
   return recordLoss('vocab_parallel_cross_entropy', loss, logits, dLogits);
 }
@@ -131,16 +134,16 @@ export function gatherColumns(x: Tensor, group: ProcessGroup, columns: number): 
   if (columns > part * group.size) {
     throw new RangeError(`gatherColumns: ${group.size} parts of ${part} columns do not hold ${columns}`);
   }
-  const out = output([...x.shape.slice(0, -1), columns], x.dtype);
+  const out = output([...x.shape.slice(0, -1), columns], x.dtype, x.device);
   const validOf = (rank: number): number => Math.max(0, Math.min(part, columns - rank * part));
-  using parts = Tensor.empty([group.size, rows, part], x.dtype, 'activation');
+  using parts = Tensor.empty([group.size, rows, part], x.dtype, 'activation', x.device);
   group.allGather(parts.handle, x.handle);
   for (let rank = 0; rank < group.size; rank++) {
     const source = rank * rows * part;
     native.copyRows(out.handle, parts.handle, rows, validOf(rank), rank * part, columns, source, part);
   }
   return record('gather_columns', out, [x], () => (dOut) => {
-    const dx = gradient(x.shape, x.dtype);
+    const dx = gradient(x.shape, x.dtype, x.device);
     const valid = validOf(group.rank);
     if (valid < part) native.fill(dx.handle, 0);
     native.copyRows(dx.handle, dOut.handle, rows, valid, 0, part, group.rank * part, columns);

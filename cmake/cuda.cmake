@@ -1,0 +1,60 @@
+# Whether the CUDA backend is compiled: where nvcc is found and either a driver is present or RANKZERO_CUDA=on says so;
+# RANKZERO_CUDA=off refuses. Included before any target. Without it cpp/core/no_cuda.cc stands in, and the addon is the same
+# otherwise: nothing of CUDA but the runtime, which is linked statically, is known before run time.
+set(RANKZERO_CUDA "auto" CACHE STRING "auto, on or off")
+if(DEFINED ENV{RANKZERO_CUDA})
+  set(RANKZERO_CUDA "$ENV{RANKZERO_CUDA}")
+endif()
+if(NOT RANKZERO_CUDA MATCHES "^(auto|on|off)$")
+  message(FATAL_ERROR "RANKZERO_CUDA must be auto, on or off but is ${RANKZERO_CUDA}")
+endif()
+
+if(NOT RANKZERO_CUDA STREQUAL "off")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(RANKZERO_CUDA STREQUAL "on" AND NOT CMAKE_CUDA_COMPILER)
+    message(FATAL_ERROR "RANKZERO_CUDA=on, but nvcc was not found. Put it in PATH, or name it in CUDACXX.")
+  endif()
+endif()
+
+if(CMAKE_CUDA_COMPILER AND (RANKZERO_CUDA STREQUAL "on" OR (RANKZERO_CUDA STREQUAL "auto" AND EXISTS /proc/driver/nvidia/version)))
+  set(RANKZERO_WITH_CUDA TRUE)
+  # One architecture compiles soonest: this machine's, else Hopper's. `npm run build:release` names them all.
+  if(DEFINED ENV{RANKZERO_CUDA_ARCHITECTURES})
+    set(CMAKE_CUDA_ARCHITECTURES $ENV{RANKZERO_CUDA_ARCHITECTURES})
+  elseif(EXISTS /proc/driver/nvidia/version AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.24)
+    set(CMAKE_CUDA_ARCHITECTURES native)
+  else()
+    set(CMAKE_CUDA_ARCHITECTURES 90a)
+  endif()
+  set(CMAKE_CUDA_RUNTIME_LIBRARY None)  # named below
+  enable_language(CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc has it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  find_package(CUDAToolkit REQUIRED)
+endif()
+
+# The objects that an executable or the addon links beside rankzero_core: rankzero_backend.
+function(rankzero_backend)
+  if(NOT RANKZERO_WITH_CUDA)
+    add_library(rankzero_backend OBJECT cpp/core/no_cuda.cc)
+    target_include_directories(rankzero_backend PRIVATE cpp)
+    target_compile_options(rankzero_backend PRIVATE -Wall -Wextra -Werror)
+    return()
+  endif()
+  file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS cpp/cuda/*.cu cpp/cuda/*.cc)
+  add_library(rankzero_backend OBJECT ${CUDA_SOURCES})
+  target_include_directories(rankzero_backend PRIVATE cpp)
+  target_include_directories(rankzero_backend SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_compile_definitions(rankzero_backend PRIVATE "RANKZERO_CUDA_ARCHITECTURES=\"${CMAKE_CUDA_ARCHITECTURES}\"")
+  target_compile_options(rankzero_backend PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wextra>)
+  # Random numbers have the same bits everywhere: a fused multiply-add would change them.
+  set_source_files_properties(cpp/cuda/random.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
+  target_link_libraries(rankzero_backend INTERFACE CUDA::cudart_static)
+  set_target_properties(rankzero_backend PROPERTIES LINKER_LANGUAGE CXX)
+endfunction()

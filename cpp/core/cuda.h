@@ -1,0 +1,52 @@
+// The CUDA backend as the rest of the program sees it. cpp/cuda implements it; where that is not built, core/no_cuda.cc does.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/allocator.h"
+#include "core/cpu_stream.h"
+#include "core/library.h"
+
+namespace rz::cuda {
+
+struct DeviceInfo {
+  std::string name;
+  int major, minor;  // compute capability
+  int multiprocessors;
+  size_t memory;  // bytes
+};
+
+// What there is and what is missing, for doctor. Never throws.
+struct Description {
+  bool built = false;
+  std::string unavailable;  // why device `cuda` cannot be used; empty when it can
+  int runtime = 0, driver = 0;  // as 13000; 0: none
+  std::string architectures;    // that the kernels were compiled for
+  std::vector<DeviceInfo> devices;
+  std::vector<LibraryReport> libraries;
+};
+Description describe();
+bool is_built();
+
+// One device, of one JavaScript environment.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::unique_ptr<Stream> create_stream(int index, std::string name) = 0;
+  virtual CachingAllocator& allocator() = 0;
+  // At most so many bytes are taken from the device; 0: no limit but its own.
+  virtual void set_memory_limit(size_t bytes) = 0;
+
+  // Enqueue copies between host and device through pinned memory; neither waits. `bytes` may not be touched before the work
+  // on `host` has run.
+  virtual void upload(void* device, const void* host_bytes, size_t bytes, CpuStream& host, Stream& stream) = 0;
+  virtual void download(void* host_bytes, const void* device, size_t bytes, CpuStream& host, Stream& stream) = 0;
+  // Copies to host memory and waits.
+  virtual void read(void* host_bytes, const void* device, size_t bytes, Stream& stream) = 0;
+};
+
+// Device LOCAL_RANK of this process. `streams` is the runtime's table. Errors: ERR_CUDA_UNAVAILABLE, saying why.
+std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* streams);
+
+}  // namespace rz::cuda

@@ -1,0 +1,70 @@
+#include "cuda/backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cuda/check.h"
+#include "cuda/stream.h"
+
+namespace rz::cuda {
+
+CudaBackend::CudaBackend(int device, const std::vector<std::unique_ptr<Stream>>* streams)
+    : context_(device), allocator_(std::make_shared<CudaAllocator>(context_, streams)) {
+  fill_op_table();
+}
+
+std::unique_ptr<Stream> CudaBackend::create_stream(int index, std::string name) {
+  return std::make_unique<CudaStream>(index, std::move(name), context_, *allocator_);
+}
+
+// Copies through the ring: first one side fills a slot, then the other empties it, each in its stream.
+void CudaBackend::upload(void* device, const void* host_bytes, size_t bytes, CpuStream& host, Stream& stream) {
+  auto& queue = static_cast<CudaStream&>(stream);
+  for (size_t at = 0; at < bytes; at += PinnedRing::kSlotBytes) {
+    size_t part = std::min(PinnedRing::kSlotBytes, bytes - at);
+    PinnedRing::Slot& slot = ring_.next();
+    host.wait_for_reuse(slot.free_after);
+    std::byte* pinned = slot.data;
+    auto* from = static_cast<const std::byte*>(host_bytes) + at;
+    host.enqueue("upload", [pinned, from, part] { std::memcpy(pinned, from, part); });
+    queue.wait(host.record());
+    queue.enqueue("upload", [&] {
+      check(cudaMemcpyAsync(static_cast<std::byte*>(device) + at, pinned, part, cudaMemcpyHostToDevice, queue.handle()), "[upload]");
+    });
+    slot.free_after = queue.record();
+  }
+}
+
+void CudaBackend::download(void* host_bytes, const void* device, size_t bytes, CpuStream& host, Stream& stream) {
+  auto& queue = static_cast<CudaStream&>(stream);
+  for (size_t at = 0; at < bytes; at += PinnedRing::kSlotBytes) {
+    size_t part = std::min(PinnedRing::kSlotBytes, bytes - at);
+    PinnedRing::Slot& slot = ring_.next();
+    queue.wait_for_reuse(slot.free_after);
+    std::byte* pinned = slot.data;
+    queue.enqueue("download", [&] {
+      check(cudaMemcpyAsync(pinned, static_cast<const std::byte*>(device) + at, part, cudaMemcpyDeviceToHost, queue.handle()), "[download]");
+    });
+    host.wait(queue.record());
+    auto* to = static_cast<std::byte*>(host_bytes) + at;
+    host.enqueue("download", [pinned, to, part] { std::memcpy(to, pinned, part); });
+    slot.free_after = host.record();
+  }
+}
+
+void CudaBackend::read(void* host_bytes, const void* device, size_t bytes, Stream& stream) {
+  auto& queue = static_cast<CudaStream&>(stream);
+  for (size_t at = 0; at < bytes; at += PinnedRing::kSlotBytes) {
+    size_t part = std::min(PinnedRing::kSlotBytes, bytes - at);
+    PinnedRing::Slot& slot = ring_.next();
+    queue.wait_for_reuse(slot.free_after);
+    queue.enqueue("download", [&] {
+      check(cudaMemcpyAsync(slot.data, static_cast<const std::byte*>(device) + at, part, cudaMemcpyDeviceToHost, queue.handle()), "[download]");
+    });
+    queue.synchronize();
+    std::memcpy(static_cast<std::byte*>(host_bytes) + at, slot.data, part);
+    slot.free_after = {};
+  }
+}
+
+}  // namespace rz::cuda

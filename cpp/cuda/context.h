@@ -1,0 +1,50 @@
+// What the streams, the allocator and the copies of one device share.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/stream.h"
+
+namespace rz::cuda {
+
+using EventBox = std::shared_ptr<CUevent_st>;  // goes back to the pool with its last holder
+
+class Context {
+ public:
+  explicit Context(int device);
+  ~Context();
+  Context(const Context&) = delete;
+
+  // Makes the device current on the calling thread; every entry from a thread of ours goes through here.
+  void bind() const;
+  int device() const { return device_; }
+  const cudaDeviceProp& properties() const { return properties_; }
+  EventBox event();
+
+  // A number in pinned memory that stands for the progress of one CPU stream: streams of the device wait for it, and the
+  // CPU stream raises it.
+  std::atomic<uint64_t>& signal(int stream) { return signals_[stream].value; }
+  uint64_t next_signal(int stream) { return ++last_signal_[static_cast<size_t>(stream)]; }
+  unsigned long long signal_address(int stream) const;
+
+  // The op that was enqueued last on any stream; for the text of an out-of-memory error.
+  const char* last_op = nullptr;
+
+ private:
+  struct alignas(64) Signal {
+    std::atomic<uint64_t> value;
+  };
+  int device_;
+  cudaDeviceProp properties_;
+  Signal* signals_;
+  std::array<uint64_t, 32> last_signal_{};
+  struct EventPool;
+  std::shared_ptr<EventPool> events_;
+};
+
+}  // namespace rz::cuda

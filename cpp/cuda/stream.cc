@@ -1,0 +1,181 @@
+#include "cuda/stream.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "core/allocator.h"
+#include "core/cpu_stream.h"
+#include "cuda/check.h"
+#include "cuda/driver.h"
+
+namespace rz::cuda {
+namespace {
+
+constexpr size_t kNames = 4096;
+
+// Raises a signal when it goes out of existence: a CPU stream destroys the closure of a task also when it skips the task
+// after a failure, so the device never waits for ever.
+class RaiseOnDestruction {
+ public:
+  RaiseOnDestruction(std::atomic<uint64_t>& signal, uint64_t value) : signal_(signal), value_(value) {}
+  ~RaiseOnDestruction() { signal_.store(value_, std::memory_order_release); }
+
+ private:
+  std::atomic<uint64_t>& signal_;
+  uint64_t value_;
+};
+
+}  // namespace
+
+CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator)
+    : Stream(index, std::move(name)), context_(context), allocator_(allocator) {
+  const char* blocking = std::getenv("RANKZERO_CUDA_BLOCKING");
+  blocking_ = blocking && *blocking && *blocking != '0';
+  context_.bind();
+  check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "creating a stream");
+}
+
+CudaStream::~CudaStream() {
+  recorded_.clear();
+  cudaStreamDestroy(handle_);
+}
+
+void CudaStream::begin(const char* op) {
+  context_.bind();
+  context_.last_op = op;
+  std::lock_guard lock(mutex_);
+  ++enqueued_;
+  if (names_.size() == kNames) names_.pop_front();
+  names_.push_back({enqueued_, op});
+}
+
+void CudaStream::end(const char* op) {
+  cudaError_t status = cudaGetLastError();
+  if (status == cudaSuccess && blocking_) status = cudaStreamSynchronize(handle_);
+  if (status != cudaSuccess) fail("ERR_CUDA", "[", op, "] ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+}
+
+std::shared_ptr<Storage> CudaStream::scratch(size_t bytes) { return allocator_.allocate(bytes, this, MemoryKind::Other); }
+
+Event CudaStream::record() {
+  context_.bind();
+  std::lock_guard lock(mutex_);
+  recorded_at(enqueued_);
+  return {this, enqueued_};
+}
+
+Event CudaStream::mark() {
+  std::lock_guard lock(mutex_);
+  return {this, enqueued_};
+}
+
+// The first recorded event at or behind a position, made now if there is none. Null: the position is complete. With the mutex.
+EventBox CudaStream::recorded_at(uint64_t position) const {
+  if (position <= completed_) return nullptr;
+  auto found = std::lower_bound(recorded_.begin(), recorded_.end(), position,
+                                [](const Recorded& r, uint64_t p) { return r.position < p; });
+  if (found != recorded_.end()) return found->event;
+  EventBox event = context_.event();
+  check(cudaEventRecord(event.get(), handle_), "recording an event");
+  recorded_.push_back({enqueued_, event});
+  return event;
+}
+
+// With the mutex.
+void CudaStream::forget_completed() const {
+  while (!recorded_.empty() && cudaEventQuery(recorded_.front().event.get()) == cudaSuccess) {
+    completed_ = recorded_.front().position;
+    recorded_.pop_front();
+  }
+  cudaGetLastError();  // "not ready" is no error
+  while (!names_.empty() && names_.front().position <= completed_) names_.pop_front();
+}
+
+void CudaStream::wait(const Event& event) { order_behind(event, true); }
+
+void CudaStream::order_behind(const Event& event, bool inherit_failure) {
+  if (!event.stream || event.stream == this) return;
+  context_.bind();
+  if (event.stream->device() == Device::Cpu) {
+    if (event.stream->query(event)) return;
+    order_behind_host(event);
+    std::lock_guard lock(mutex_);
+    if (inherit_failure) host_events_.push_back({enqueued_, event});
+    return;
+  }
+  auto* other = static_cast<CudaStream*>(event.stream);
+  EventBox recorded;
+  {
+    std::lock_guard lock(other->mutex_);
+    recorded = other->recorded_at(event.position);
+  }
+  if (!recorded) return;
+  std::lock_guard lock(mutex_);
+  ++enqueued_;
+  check(cudaStreamWaitEvent(handle_, recorded.get(), 0), "waiting for an event");
+}
+
+// The CPU stream raises a number in pinned memory at its end, which lies behind the event: nothing that is enqueued by now can
+// depend on what this stream does later, so waiting a little longer cannot be waiting for ever.
+void CudaStream::order_behind_host(const Event& event) {
+  if (!driver().cuStreamWaitValue64) return event.stream->drain(event);
+  auto* host = static_cast<CpuStream*>(event.stream);
+  const uint64_t value = context_.next_signal(host->index());
+  auto raise = std::make_shared<RaiseOnDestruction>(context_.signal(host->index()), value);
+  host->enqueue("signal to device", [raise = std::move(raise)] {});
+  std::lock_guard lock(mutex_);
+  ++enqueued_;
+  constexpr unsigned kGreaterOrEqual = 0;
+  if (int status = driver().cuStreamWaitValue64(handle_, context_.signal_address(host->index()), value, kGreaterOrEqual))
+    fail("ERR_CUDA", "waiting for a CPU stream: cuStreamWaitValue64 returned ", status);
+}
+
+bool CudaStream::query(const Event& event) const {
+  context_.bind();
+  std::lock_guard lock(mutex_);
+  recorded_at(event.position);
+  forget_completed();
+  while (!host_events_.empty() && host_events_.front().event.stream->query(host_events_.front().event)) host_events_.pop_front();
+  return event.position <= completed_ && (host_events_.empty() || host_events_.front().position > event.position);
+}
+
+cudaError_t CudaStream::await(const Event& event) {
+  context_.bind();
+  EventBox recorded;
+  {
+    std::lock_guard lock(mutex_);
+    recorded = recorded_at(event.position);
+  }
+  if (!recorded) return cudaSuccess;
+  return cudaEventSynchronize(recorded.get());
+}
+
+void CudaStream::synchronize(const Event& event) {
+  if (event.stream != this) {
+    if (event.stream) event.stream->synchronize(event);
+    return;
+  }
+  if (cudaError_t status = await(event)) fail_with(status);
+  // The device is past them, so asking does not block: a CPU stream may wait here for work that waited for itself.
+  std::lock_guard lock(mutex_);
+  forget_completed();
+  for (; !host_events_.empty() && host_events_.front().position <= event.position; host_events_.pop_front()) {
+    const Event& host = host_events_.front().event;
+    host.stream->synchronize(host);
+  }
+}
+
+void CudaStream::drain(const Event& event) { await(event); }
+
+// The device says that something failed, not what: the ops that had not been seen complete are the suspects.
+void CudaStream::fail_with(cudaError_t status) const {
+  std::lock_guard lock(mutex_);
+  forget_completed();
+  const char* first = names_.empty() ? "unknown" : names_.front().op;
+  const char* last = names_.empty() ? first : names_.back().op;
+  fail("ERR_DEVICE", "[", first, "] ", names_.size() > 1 ? "or an op after it, up to [" : "", names_.size() > 1 ? last : "",
+       names_.size() > 1 ? "], " : "", "failed on stream ", name(), ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status),
+       "). RANKZERO_CUDA_BLOCKING=1 finds the one");
+}
+
+}  // namespace rz::cuda

@@ -1,0 +1,80 @@
+// A stream of the device. Ops are launched on the JavaScript thread and run when their turn comes; the other members may be
+// called from any thread. An event is a position here as on the CPU: a recorded cudaEvent_t stands for it.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <deque>
+
+#include "core/storage.h"
+#include "cuda/context.h"
+
+namespace rz {
+class CachingAllocator;
+}
+
+namespace rz::cuda {
+
+class CudaStream final : public Stream {
+ public:
+  CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator);
+  ~CudaStream() override;
+
+  Device device() const override { return Device::Cuda; }
+  cudaStream_t handle() const { return handle_; }
+  Context& context() const { return context_; }
+
+  // `launch` puts work on the stream, now. `op` is a literal: it names the operation in errors.
+  template <class Launch>
+  void enqueue(const char* op, Launch launch) {
+    begin(op);
+    launch();
+    end(op);
+  }
+  // Memory for the work that is being enqueued: it may go out of scope as soon as that is done.
+  std::shared_ptr<Storage> scratch(size_t bytes);
+
+  Event record() override;
+  Event mark() override;
+  void wait(const Event& event) override;
+  void wait_for_reuse(const Event& event) override { order_behind(event, false); }
+  // An event that was only marked is recorded by this, at the end of what is enqueued.
+  bool query(const Event& event) const override;
+  using Stream::synchronize;
+  void synchronize(const Event& event) override;
+  void drain(const Event& event) override;
+
+ private:
+  struct Recorded {
+    uint64_t position;
+    EventBox event;
+  };
+  // Of a CPU stream that this one waited for, and whose failure it inherits from `position` on.
+  struct HostEvent {
+    uint64_t position;
+    Event event;
+  };
+  struct Enqueued {
+    uint64_t position;
+    const char* op;
+  };
+  void begin(const char* op);
+  void end(const char* op);
+  void order_behind(const Event& event, bool inherit_failure);
+  void order_behind_host(const Event& event);
+  EventBox recorded_at(uint64_t position) const;
+  void forget_completed() const;
+  cudaError_t await(const Event& event);
+  [[noreturn]] void fail_with(cudaError_t status) const;
+
+  Context& context_;
+  CachingAllocator& allocator_;
+  cudaStream_t handle_ = nullptr;
+  bool blocking_;  // RANKZERO_CUDA_BLOCKING: wait after each op, so that an error names the op that failed
+  mutable std::mutex mutex_;
+  mutable uint64_t enqueued_ = 0, completed_ = 0;
+  mutable std::deque<Recorded> recorded_;
+  mutable std::deque<Enqueued> names_;  // of ops that may still run
+  mutable std::deque<HostEvent> host_events_;
+};
+
+}  // namespace rz::cuda

@@ -1,0 +1,36 @@
+// Every op, for what goes over all of them.
+#pragma once
+#include "ops/activation.h"
+#include "ops/adamw.h"
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/layer_norm.h"
+#include "ops/linear.h"
+#include "ops/moe.h"
+#include "ops/qkv.h"
+#include "ops/random.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+
+namespace rz {
+
+template <class... Ops>
+struct OpList {
+  template <class Visit>
+  static void each(Visit visit) {
+    (visit.template operator()<Ops>(), ...);
+  }
+  template <class Op>
+  static constexpr bool has = (std::is_same_v<Op, Ops> || ...);
+};
+
+using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, EmbeddingForward, EmbeddingBackward,
+                      LinearForward, LinearBackwardInput, LinearBackwardWeight, RmsNormForward, RmsNormBackward,
+                      LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
+                      AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,
+                      RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,
+                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW>;
+
+}  // namespace rz

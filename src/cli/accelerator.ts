@@ -1,0 +1,31 @@
+// The GPU part of `rankzero doctor`: what was found, where, and every place that was tried for what was not.
+import type { NativeAccelerator, NativeLibrary } from '../native.ts';
+import { formatBytes } from '../train/report/format.ts';
+import { nvidiaModule } from './machine.ts';
+
+const version = (number: number): string => `${Math.floor(number / 1000)}.${Math.floor((number % 1000) / 10)}`;
+
+function describeCuda(found: NativeAccelerator): string {
+  const module = nvidiaModule();
+  const seen = module ? `NVIDIA driver ${module}` : 'no NVIDIA driver';
+  if (!found.built) return `not used: this build is for CPU ranks only (${seen} on this machine)`;
+  const built = `compiled for ${found.architectures} with runtime ${version(found.runtime)}`;
+  return found.unavailable ? `${built}; not used: ${found.unavailable.split('\n')[0]}` : `${built}, ${seen}`;
+}
+
+function describeLibrary(library: NativeLibrary): string {
+  if (library.path === '') return ['not found; tried:', ...library.tried.map((line) => `  ${line}`)].join('\n');
+  const where = `${library.version || 'of unknown version'}, ${library.path}`;
+  return library.problem ? `${where}: cannot be used: ${library.problem}` : where;
+}
+
+/** Rows of a name and a text, which may have several lines. */
+export function acceleratorRows(found: NativeAccelerator): [name: string, text: string][] {
+  const devices = found.devices.map((device, index): [string, string] => [
+    `device ${index}`,
+    `${device.name}, ${formatBytes(device.memory)}, compute capability ${device.capability}, ` +
+      `${device.multiprocessors} multiprocessors`,
+  ]);
+  const libraries = found.libraries.map((library): [string, string] => [library.name, describeLibrary(library)]);
+  return [['CUDA', describeCuda(found)], ...devices, ...libraries];
+}
