@@ -41,4 +41,8 @@ struct AdamW {
 namespace cpu {
 void run(const AdamW&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const AdamW&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

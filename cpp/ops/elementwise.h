@@ -117,4 +117,14 @@ void run(const Scale&);
 void run(const SumSquares&);
 void run(const ClipFactor&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const Fill&, CudaStream&);
+void run(const Copy&, CudaStream&);
+void run(const CopyRows&, CudaStream&);
+void run(const Add&, CudaStream&);
+void run(const Scale&, CudaStream&);
+void run(const SumSquares&, CudaStream&);
+void run(const ClipFactor&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

@@ -62,4 +62,10 @@ void run(const LinearForward&);
 void run(const LinearBackwardInput&);
 void run(const LinearBackwardWeight&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const LinearForward&, CudaStream&);
+void run(const LinearBackwardInput&, CudaStream&);
+void run(const LinearBackwardWeight&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

@@ -17,4 +17,8 @@ struct RandomFill {
 namespace cpu {
 void run(const RandomFill&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const RandomFill&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

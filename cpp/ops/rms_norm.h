@@ -54,4 +54,9 @@ namespace cpu {
 void run(const RmsNormForward&);
 void run(const RmsNormBackward&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const RmsNormForward&, CudaStream&);
+void run(const RmsNormBackward&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz
