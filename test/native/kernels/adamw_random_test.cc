@@ -24,7 +24,7 @@ static void test_adamw(DType pt, DType gt, bool segmented) {
       vv[i] = b2 * vv[i] + (1 - b2) * grad * grad;
       pv[i] -= lr / (1 - std::pow(b1, step)) * mv[i] / (std::sqrt(vv[i]) / std::sqrt(1 - std::pow(b2, step)) + eps);
     }
-    rz::cpu::run(rz::AdamW{p.view(), g.view(), m.view(), v.view(), segmented ? segments.view() : View{}, factor.view(),
+    execute(rz::AdamW{p.view(), g.view(), m.view(), v.view(), segmented ? segments.view() : View{}, factor.view(),
                            copies ? copy.view() : View{}, lr, b1, b2, eps, wd, step});
   }
   std::string name = label("adamw", pt, {segmented}) + " " + rz::name_of(gt);
@@ -38,7 +38,7 @@ static constexpr uint64_t kNormalBits = 0x335c7876fb0d0db6, kUniformBits = 0x062
 
 static Buffer draw(DType t, int64_t n, int64_t offset, bool normal, uint64_t seed = 42) {
   Buffer x(t, n);
-  rz::cpu::run(rz::RandomFill{x.view(), seed, rz::philox::key_of("model.embed_tokens.weight"), offset, normal,
+  execute(rz::RandomFill{x.view(), seed, rz::philox::key_of("model.embed_tokens.weight"), offset, normal,
                               normal ? 0.0f : -1.0f, normal ? 1.0f : 1.0f});
   return x;
 }

@@ -61,20 +61,20 @@ static void test_attention(DType t, const Case& c) {
   std::string name = label("attention", t, {sequences, longest, H, K, D, c.window});
   rz::AttentionForward forward{o.view(), lse.view(), q.view(),  k.view(), v.view(), bq.view(), bk.view(),
                                q_rows,   k_rows,     sequences, H,        K,        D,         c.window, scale};
-  rz::cpu::run(forward);
+  execute(forward);
   expect_close(name + " o", o, o_want);
   expect_close(name + " lse", lse, lse_want);
-  if (t == DType::Float32) expect_thread_independent(name + " o", o, [&] { rz::cpu::run(forward); });
+  if (t == DType::Float32) expect_thread_independent(name + " o", o, [&] { execute(forward); });
   if (c.q_lengths != c.k_lengths) return;
   Buffer gq(t, q.numel), gk(t, k.numel), gv(t, v.numel);
   rz::AttentionBackward backward{gq.view(), gk.view(), gv.view(),  d_o.view(), o.view(),  q.view(),
                                  k.view(),  v.view(),  lse.view(), bq.view(),  q_rows,    sequences,
                                  H,         K,         D,          c.window,   scale};
-  rz::cpu::run(backward);
+  execute(backward);
   expect_close(name + " dq", gq, dq, std::sqrt(q.numel));
   expect_close(name + " dk", gk, dk, std::sqrt(q.numel));
   expect_close(name + " dv", gv, dv_want);
-  if (t == DType::Float32) expect_thread_independent(name + " dk", gk, [&] { rz::cpu::run(backward); });
+  if (t == DType::Float32) expect_thread_independent(name + " dk", gk, [&] { execute(backward); });
 }
 
 static void test_all() {

@@ -38,13 +38,13 @@ static void test_fused(DType t, DType wide, int64_t rows, int64_t dim, int64_t v
   std::string name = label("linear_cross_entropy", t, {rows, dim, vocab, static_cast<int64_t>(which)});
   rz::LinearCrossEntropy op{loss.view(), dx.view(), dw.view(), x.view(), w.view(), labels.view(),
                             rows,        dim,       vocab,     denominator, accumulate};
-  rz::cpu::run(op);
+  execute(op);
   expect_close(name + " loss", loss.values(), loss_want, t == DType::Float32 ? 1e-6 : 1e-4);
   expect_close(name + " dx", dx, dx_want);
   expect_close(name + " dw", dw, dw_want, 0, t);
   Buffer alone(DType::Float32, 1);
   op.loss = alone.view(), op.dx = op.dw = View{};
-  rz::cpu::run(op);
+  execute(op);
   report(name + " loss alone", alone.same_bits(loss) || count == 0);
 }
 
@@ -61,7 +61,7 @@ static void test_logits(int64_t rows, int64_t vocab) {
     sum_want += std::log(sum) - v[r * vocab + static_cast<int64_t>(ids[r])];
   }
   Buffer labels(DType::Int64, ids);
-  rz::cpu::run(rz::CrossEntropy{loss.view(), d.view(), logits.view(), labels.view(), rows, vocab, 0});
+  execute(rz::CrossEntropy{loss.view(), d.view(), logits.view(), labels.view(), rows, vocab, 0});
   expect_close(label("cross_entropy", DType::Float32, {rows, vocab}), loss.values(), {sum_want / count}, 1e-6);
   expect_close(label("cross_entropy d", DType::Float32, {rows, vocab}), d, want);
   report("cross_entropy keeps the logits", logits.values() == v);
@@ -103,7 +103,7 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
       view.data = view.as<float>() + k * n * 3, view.numel = n * 3;
       rz::VocabStats op{view, parts.back().view(), some.view(), n, part, first, valid};
       op.check();
-      rz::cpu::run(op);
+      execute(op);
       for (int64_t i = 0; i < n; ++i) {
         const float* row = view.as<float>() + i * 3;
         const double* column = columns.data() + i * part;
@@ -122,13 +122,13 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
                                n,           part,     first,    valid,        denominator,   from > 0};
       op.check();
       Buffer start = loss;
-      rz::cpu::run(op);
+      execute(op);
       kept &= x.same_bits(before);
       op.loss = start.view(), op.d_logits = View{};
-      rz::cpu::run(op);
+      execute(op);
       alone &= start.same_bits(loss);
       op.loss = other.view(), op.d_logits = x.view(), op.accumulate = true;
-      rz::cpu::run(op);  // in place
+      execute(op);  // in place
       Values dv = d.values(), xv = x.values();
       for (int64_t i = 0; i < n; ++i)
         for (int64_t c = 0; c < part; ++c) {
@@ -169,14 +169,14 @@ static void test_all() {
   test_logits(21, 1003);
   // Beyond the range of exp without the maximum taken out.
   Buffer logits(DType::Float32, Values{1000, 999, -1000}), loss(DType::Float32, 1), label_one(DType::Int64, Values{1});
-  rz::cpu::run(rz::CrossEntropy{loss.view(), View{}, logits.view(), label_one.view(), 1, 3, 0});
+  execute(rz::CrossEntropy{loss.view(), View{}, logits.view(), label_one.view(), 1, 3, 0});
   Buffer none(DType::Int64, Values{-100}), stats(DType::Float32, 3), d(DType::Float32, 3), no_loss(DType::Float32, 1);
-  rz::cpu::run(rz::VocabStats{stats.view(), logits.view(), none.view(), 1, 3, 0, 3});
+  execute(rz::VocabStats{stats.view(), logits.view(), none.view(), 1, 3, 0, 3});
   rz::VocabCrossEntropy op{no_loss.view(), d.view(), logits.view(), stats.view(), none.view(), 1, 0, 1, 3, 0, 3, 0, false};
-  rz::cpu::run(op);
+  execute(op);
   report("vocab_cross_entropy without a label", std::isnan(no_loss.values()[0]) && d.values() == Values(3));
   op.denominator = 2;
-  rz::cpu::run(op);
+  execute(op);
   report("vocab_cross_entropy without a label, denominator given", no_loss.values() == Values(1));
   expect_close("cross_entropy of large logits", loss.values(), {1.0 + std::log1p(std::exp(-1.0))}, 1e-6);
 }

@@ -8,13 +8,13 @@ static void test_moves() {
   for (DType to : kFloating)
     for (DType from : kFloating) {
       Buffer x = random_buffer(from, 1037), y(to, 1037);
-      rz::cpu::run(rz::Copy{y.view(), x.view()});
+      execute(rz::Copy{y.view(), x.view()});
       report(label("copy", to, {}) + " from " + rz::name_of(from), y.values() == Buffer(to, x.values()).values());
       for (DType third : kFloating) {
         Buffer b = random_buffer(third, 1037), s(to, 1037);
         Values want = x.values(), right = b.values();
         for (size_t i = 0; i < want.size(); ++i) want[i] = static_cast<float>(want[i]) + static_cast<float>(right[i]);
-        rz::cpu::run(rz::Add{s.view(), x.view(), b.view()});
+        execute(rz::Add{s.view(), x.view(), b.view()});
         report(label("add", to, {}), s.values() == Buffer(to, want).values());
       }
       Buffer factor(DType::Float32, Values{-0.5});
@@ -22,7 +22,7 @@ static void test_moves() {
         Buffer s = random_buffer(to, 2049), z = random_buffer(from, 2049);
         Values want = s.values(), in = z.values();
         for (size_t i = 0; i < want.size(); ++i) want[i] = (accumulate ? want[i] : 0) + in[i] * 3.0 * -0.5;
-        rz::cpu::run(rz::Scale{s.view(), z.view(), factor.view(), 3.0f, accumulate});
+        execute(rz::Scale{s.view(), z.view(), factor.view(), 3.0f, accumulate});
         expect_close(label("scale", to, {accumulate}) + " from " + rz::name_of(from), s, want);
       }
     }
@@ -31,8 +31,8 @@ static void test_moves() {
   for (DType t : {DType::BFloat16, DType::Float16}) {
     Buffer all(t, 65536), wide(DType::Float32, 65536), back(t, 65536);
     for (int i = 0; i < 65536; ++i) reinterpret_cast<uint16_t*>(all.data())[i] = static_cast<uint16_t>(i);
-    rz::cpu::run(rz::Copy{wide.view(), all.view()});
-    rz::cpu::run(rz::Copy{back.view(), wide.view()});
+    execute(rz::Copy{wide.view(), all.view()});
+    execute(rz::Copy{back.view(), wide.view()});
     bool same = true;
     for (int i = 0; i < 65536; ++i) {
       float f = reinterpret_cast<float*>(wide.data())[i];
@@ -44,12 +44,12 @@ static void test_moves() {
     Values odd = {inf, -inf, NAN, 65504.0, 65519.99, 65520.0, 1e-7, 2.98e-8, 2.9803e-8, 6.1e-5, 1.00048828125, 1e30};
     odd.resize(64, 0.3);
     Buffer x(DType::Float32, odd), y(t, 64);
-    rz::cpu::run(rz::Copy{y.view(), x.view()});
+    execute(rz::Copy{y.view(), x.view()});
     expect_close(label("special values", t, {}), y.values(), Buffer(t, odd).values(), 0);
   }
   for (DType t : {DType::Float32, DType::BFloat16, DType::Float16, DType::Int64, DType::Int32, DType::UInt8}) {
     Buffer x(t, 1001);
-    rz::cpu::run(rz::Fill{x.view(), 3.0});
+    execute(rz::Fill{x.view(), 3.0});
     report(label("fill", t, {}), x.values() == Values(1001, 3.0));
   }
 }
@@ -65,11 +65,11 @@ static void test_copy_rows() {
           for (int64_t c = 0; c < cols; ++c) want[d_offset + r * d_pitch + c] = moved[s_offset + r * s_pitch + c];
         rz::CopyRows op{dst.view(), src.view(), rows, cols, d_offset, d_pitch, s_offset, s_pitch};
         op.check();
-        expect_thread_independent(label("copy_rows", to, {rows, cols}), dst, [&] { rz::cpu::run(op); });
+        expect_thread_independent(label("copy_rows", to, {rows, cols}), dst, [&] { execute(op); });
         report(label("copy_rows", to, {rows, cols}) + " from " + rz::name_of(from), dst.values() == want);
       }
   Buffer ids(DType::Int64, Values{1, 2, 3, 4, 5, 6}), out(DType::Int64, Values(4));
-  rz::cpu::run(rz::CopyRows{out.view(), ids.view(), 2, 2, 0, 2, 1, 3});
+  execute(rz::CopyRows{out.view(), ids.view(), 2, 2, 0, 2, 1, 3});
   report("copy_rows of int64", out.values() == Values{2, 3, 5, 6});
 
   auto refused = [&](int64_t rows, int64_t cols, int64_t d_offset, int64_t d_pitch, int64_t s_offset, int64_t s_pitch) {
@@ -91,15 +91,15 @@ static void test_reductions() {
     Buffer x = random_buffer(t, 100003), out(DType::Float32, Values{2.0});
     double want = 2.0;
     for (double v : x.values()) want += v * v;
-    rz::cpu::run(rz::SumSquares{out.view(), x.view(), true});
+    execute(rz::SumSquares{out.view(), x.view(), true});
     expect_close(label("sum_squares", t, {}), out.values(), {want}, 1e-7);
     expect_thread_independent(label("sum_squares", t, {}), out,
-                              [&] { rz::cpu::run(rz::SumSquares{out.view(), x.view(), false}); });
+                              [&] { execute(rz::SumSquares{out.view(), x.view(), false}); });
   }
   Buffer norm(DType::Float32, 1), factor(DType::Float32, 1), sum(DType::Float32, Values{16.0});
-  rz::cpu::run(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 1.0f});
+  execute(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 1.0f});
   expect_close("clip_factor", {norm.values()[0], factor.values()[0]}, {4.0, 1.0 / (4.0 + 1e-6)}, 1e-7);
-  rz::cpu::run(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 10.0f});
+  execute(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 10.0f});
   report("clip_factor below the bound", factor.values()[0] == 1.0);
 }
 
@@ -121,10 +121,10 @@ static void test_activations() {
         gelu[i] = gv[i] * cdf;
         d_gelu[i] = dv[i] * (cdf + gv[i] * std::exp(-gv[i] * gv[i] / 2) / std::sqrt(2 * M_PI));
       }
-      rz::cpu::run(rz::SwigluForward{y.view(), gate.view(), up.view()});
-      rz::cpu::run(rz::SwigluBackward{d_gate.view(), d_up.view(), dy.view(), gate.view(), up.view()});
-      rz::cpu::run(rz::GeluForward{g.view(), gate.view(), false});
-      rz::cpu::run(rz::GeluBackward{dg.view(), dy.view(), gate.view(), false});
+      execute(rz::SwigluForward{y.view(), gate.view(), up.view()});
+      execute(rz::SwigluBackward{d_gate.view(), d_up.view(), dy.view(), gate.view(), up.view()});
+      execute(rz::GeluForward{g.view(), gate.view(), false});
+      execute(rz::GeluBackward{dg.view(), dy.view(), gate.view(), false});
       expect_close(label("swiglu", t, {n}), y, y_want);
       expect_close(label("swiglu d_gate", t, {n}), d_gate, dg_want);
       expect_close(label("swiglu d_up", t, {n}), d_up, du_want);
@@ -136,8 +136,8 @@ static void test_activations() {
         gelu[i] = 0.5 * v * (1 + th);
         d_gelu[i] = dv[i] * 0.5 * (1 + th + v * (1 - th * th) * c * (1 + 3 * 0.044715 * v * v));
       }
-      rz::cpu::run(rz::GeluForward{h.view(), gate.view(), true});
-      rz::cpu::run(rz::GeluBackward{dh.view(), dy.view(), gate.view(), true});
+      execute(rz::GeluForward{h.view(), gate.view(), true});
+      execute(rz::GeluBackward{dh.view(), dy.view(), gate.view(), true});
       expect_close(label("gelu by tanh", t, {n}), h, gelu, std::sqrt(n));
       expect_close(label("gelu by tanh dx", t, {n}), dh, d_gelu, std::sqrt(n));
     }
@@ -149,9 +149,9 @@ static void test_activations() {
   auto n = static_cast<int64_t>(grid.size());
   Buffer x(DType::Float32, grid), one(DType::Float32, Values(grid.size(), 1.0)), y(DType::Float32, n),
       g(DType::Float32, n), h(DType::Float32, n);
-  rz::cpu::run(rz::SwigluForward{y.view(), x.view(), one.view()});
-  rz::cpu::run(rz::GeluForward{g.view(), x.view(), false});
-  rz::cpu::run(rz::GeluForward{h.view(), x.view(), true});
+  execute(rz::SwigluForward{y.view(), x.view(), one.view()});
+  execute(rz::GeluForward{g.view(), x.view(), false});
+  execute(rz::GeluForward{h.view(), x.view(), true});
   Values xv = x.values(), yv = y.values(), ev = g.values(), hv = h.values();
   for (int64_t i = 0; i < n; ++i) {
     double silu = xv[i] / (1 + std::exp(-xv[i])), gelu = 0.5 * xv[i] * (1 + std::erf(xv[i] / std::sqrt(2.0)));

@@ -32,11 +32,11 @@ static void test_layer_norm(DType t, DType wide, int64_t rows, int64_t dim, doub
   }
   std::string name = label("layer_norm", t, {rows, dim, static_cast<int64_t>(offset)});
   rz::LayerNormForward forward{y.view(), mean.view(), rstd.view(), x.view(), w.view(), b.view(), rows, dim, 1e-5f};
-  rz::cpu::run(forward);
+  execute(forward);
   expect_close(name, y, y_want);
   expect_close(name + " mean", mean, mean_want, std::sqrt(rows));
   expect_close(name + " rstd", rstd, rstd_want);
-  expect_thread_independent(name, y, [&] { rz::cpu::run(forward); });
+  expect_thread_independent(name, y, [&] { execute(forward); });
 
   // Every combination of frozen weights and of what is added to what was there.
   for (bool with_w : {false, true})
@@ -50,12 +50,12 @@ static void test_layer_norm(DType t, DType wide, int64_t rows, int64_t dim, doub
                                        dy.view(),   x.view(),                    w.view(),
                                        mean.view(), rstd.view(),                 rows,
                                        dim,         add_w,                       add_b};
-        rz::cpu::run(backward);
+        execute(backward);
         expect_close(name + " dx", dx, dx_want, std::sqrt(dx_terms));
         expect_close(name + " dw", dw, with_w ? dw_sum : old_w, 0.1 * std::sqrt(rows * dim), t);
         expect_close(name + " db", db, with_b ? db_sum : old_b, 0.1 * std::sqrt(rows * dim), t);
-        if (with_w && !add_w) expect_thread_independent(name + " dw", dw, [&] { rz::cpu::run(backward); });
-        if (with_b && !add_b) expect_thread_independent(name + " db", db, [&] { rz::cpu::run(backward); });
+        if (with_w && !add_w) expect_thread_independent(name + " dw", dw, [&] { execute(backward); });
+        if (with_b && !add_b) expect_thread_independent(name + " db", db, [&] { execute(backward); });
       }
 }
 

@@ -21,7 +21,7 @@ static void test_linear(DType t, DType wide, int64_t rows, int64_t in, int64_t o
                         [&](auto p, auto j) { return wv[j * in + p]; });
   if (bias)
     for (int64_t i = 0; i < rows * out; ++i) y_want[i] += bv[i % out];
-  rz::cpu::run(rz::LinearForward{y.view(), x.view(), w.view(), bias ? b.view() : View{}, rows, in, out});
+  execute(rz::LinearForward{y.view(), x.view(), w.view(), bias ? b.view() : View{}, rows, in, out});
   expect_close(name + " forward", y, y_want);
 
   auto dx_want = product(rows, in, out, [&](auto i, auto p) { return dyv[i * out + p]; },
@@ -41,9 +41,9 @@ static void test_linear(DType t, DType wide, int64_t rows, int64_t in, int64_t o
       old = db.values();
       for (size_t i = 0; i < old.size(); ++i) db_sum[i] += old[i];
     }
-    rz::cpu::run(rz::LinearBackwardInput{dx.view(), dy.view(), w.view(), rows, in, out, accumulate});
+    execute(rz::LinearBackwardInput{dx.view(), dy.view(), w.view(), rows, in, out, accumulate});
     expect_close(name + (accumulate ? " dx +=" : " dx"), dx, dx_sum);
-    rz::cpu::run(rz::LinearBackwardWeight{dw.view(), bias ? db.view() : View{}, dy.view(), x.view(), rows, in, out,
+    execute(rz::LinearBackwardWeight{dw.view(), bias ? db.view() : View{}, dy.view(), x.view(), rows, in, out,
                                           accumulate});
     expect_close(name + (accumulate ? " dw +=" : " dw"), dw, dw_sum);
     if (bias) expect_close(name + (accumulate ? " db +=" : " db"), db, db_sum);
@@ -64,7 +64,7 @@ static void test_all() {
   test_linear(DType::BFloat16, DType::BFloat16, 12, 1100, 30, false);
   // No rows: dw and db are still defined.
   Buffer dw = random_buffer(DType::Float32, 6), db = random_buffer(DType::Float32, 2), none(DType::Float32, int64_t{0});
-  rz::cpu::run(rz::LinearBackwardWeight{dw.view(), db.view(), none.view(), none.view(), 0, 3, 2, false});
+  execute(rz::LinearBackwardWeight{dw.view(), db.view(), none.view(), none.view(), 0, 3, 2, false});
   report("linear dw without rows", dw.values() == Values(6) && db.values() == Values(2));
 }
 static Test registered(test_all);

@@ -1,4 +1,5 @@
-// Runs every kernel test under each instruction set, and with oneDNN held to AVX2, by starting itself again.
+// Runs every kernel test under each instruction set, and with oneDNN held to AVX2, by starting itself again. With --cuda: once,
+// every op on the device that has it.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -6,6 +7,7 @@
 #include <cstring>
 
 #include "check.h"
+#include "core/runtime.h"
 #include "cpu/threads.h"
 
 static int failures = 0, checks = 0;
@@ -36,14 +38,28 @@ void expect_thread_independent(const std::string& name, Buffer& out, const std::
   report(name + " (1 and 3 threads)", out.same_bits(one));
 }
 
+static rz::Runtime* runtime = nullptr;
+rz::Runtime* runtime_under_test() { return runtime; }
+rz::Stream* device_under_test() { return runtime ? runtime->compute(rz::Device::Cuda) : nullptr; }
+
+static int run_here(const char* where) {
+  rz::cpu::set_num_threads(1);
+  for (auto run : tests()) run();
+  std::printf("%s %d checks, %s, oneDNN %s\n", failures ? "FAIL" : "ok", checks, where, rz::cpu::dnnl_version());
+  return failures != 0;
+}
+
 int main(int argc, char** argv) {
+  if (argc > 1 && !std::strcmp(argv[1], "--cuda")) {
+    verbose = argc > 2;
+    rz::Runtime here;
+    runtime = &here;
+    device_under_test();  // an error of opening it is one of the program
+    return run_here("device cuda");
+  }
   if (argc > 1 && !std::strcmp(argv[1], "--here")) {
     verbose = argc > 2;
-    rz::cpu::set_num_threads(1);
-    for (auto run : tests()) run();
-    std::printf("%s %d checks, isa %s, oneDNN %s\n", failures ? "FAIL" : "ok", checks, rz::cpu::isa_name(),
-                rz::cpu::dnnl_version());
-    return failures != 0;
+    return run_here((std::string("isa ") + rz::cpu::isa_name()).c_str());
   }
   const char* settings[][2] = {{"RANKZERO_ISA", ""},
                                {"RANKZERO_ISA", "avx512"},

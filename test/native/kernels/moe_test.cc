@@ -16,7 +16,7 @@ struct Routing {
       : weights(DType::Float32, rows * k), chosen(DType::Int32, rows * k), order(DType::Int32, rows * k),
         offsets(DType::Int32, experts + 1), probs(DType::Float32, rows * experts), balance(DType::Float32, 2 * experts) {}
   void run(Buffer& logits, int64_t rows, int64_t experts, int64_t k, bool measured = true) {
-    rz::cpu::run(rz::RoutingForward{weights.view(), chosen.view(), order.view(), offsets.view(), probs.view(),
+    execute(rz::RoutingForward{weights.view(), chosen.view(), order.view(), offsets.view(), probs.view(),
                                     measured ? balance.view() : View{}, logits.view(), rows, experts, k, counted(rows)});
   }
   Buffer weights, chosen, order, offsets, probs, balance;
@@ -83,7 +83,7 @@ void test_routing(DType t, int64_t rows, int64_t experts, int64_t k) {
         for (int64_t f = 0; f < experts; ++f) want[r * experts + e] += dp[f] * p[f] * ((e == f) - p[e]);
       for (int64_t e = 0; e < experts; ++e) terms += dp[e] * p[e] * dp[e] * p[e];
     }
-    rz::cpu::run(rz::RoutingBackward{d_logits.view(), d_weights.view(), got.weights.view(), got.chosen.view(),
+    execute(rz::RoutingBackward{d_logits.view(), d_weights.view(), got.weights.view(), got.chosen.view(),
                                      got.probs.view(), balanced ? d_probs.view() : View{}, rows, experts, k, counted(rows), 0.25f});
     expect_close(name + (balanced ? " d_logits, balanced" : " d_logits"), d_logits, want, 0.1 * std::sqrt(terms));
   }
@@ -169,7 +169,7 @@ void test_experts(DType t, DType wide, int64_t rows, int64_t dim, int64_t inner,
 
   Buffer y(t, rows * dim), gate(t, rows * k * inner), up(t, rows * k * inner);
   auto forward = [&](View kept_gate, View kept_up) {
-    rz::cpu::run(rz::ExpertsForward{y.view(), kept_gate, kept_up, x.view(), routing.weights.view(), routing.order.view(),
+    execute(rz::ExpertsForward{y.view(), kept_gate, kept_up, x.view(), routing.weights.view(), routing.order.view(),
                                     routing.offsets.view(), views(experts, &Expert::w1), views(experts, &Expert::w2),
                                     views(experts, &Expert::w3), rows, dim, inner, k});
   };
@@ -185,7 +185,7 @@ void test_experts(DType t, DType wide, int64_t rows, int64_t dim, int64_t inner,
   auto backward = [&](View to, std::vector<Expert>& dw, bool trains, const std::vector<bool>& accumulate) {
     Buffer used_gate = gate, used_up = up;
     std::vector<View> none(count);
-    rz::cpu::run(rz::ExpertsBackward{to, d_weights.view(), trains ? views(dw, &Expert::w1) : none,
+    execute(rz::ExpertsBackward{to, d_weights.view(), trains ? views(dw, &Expert::w1) : none,
                                      trains ? views(dw, &Expert::w2) : none, trains ? views(dw, &Expert::w3) : none,
                                      dy.view(), x.view(), used_gate.view(), used_up.view(), routing.weights.view(),
                                      routing.order.view(), routing.offsets.view(), views(experts, &Expert::w1),
@@ -232,9 +232,9 @@ void test_balancing_loss(int64_t layers, int64_t experts, int64_t rows) {
   }
   Buffer b(DType::Float32, balance), loss(DType::Float32, Values{2.5}), total(DType::Float32, 1), d_total(DType::Float32, Values{3});
   Buffer d_probs(DType::Float32, experts);
-  rz::cpu::run(rz::BalancingLossForward{total.view(), loss.view(), b.view(), layers, experts, rows, 0.02});
+  execute(rz::BalancingLossForward{total.view(), loss.view(), b.view(), layers, experts, rows, 0.02});
   expect_close("balancing loss", total, {2.5 + 0.02 * experts * sum});
-  rz::cpu::run(rz::BalancingLossBackward{d_probs.view(), d_total.view(), b.view(), layers, experts, rows, 0.02});
+  execute(rz::BalancingLossBackward{d_probs.view(), d_total.view(), b.view(), layers, experts, rows, 0.02});
   expect_close("balancing loss, gradient", d_probs, want);
 }
 
@@ -258,9 +258,9 @@ void test_all() {
   // No rows: groups are empty, and weight gradients are zero.
   Buffer none(DType::Float32, int64_t{0}), index(DType::Int32, int64_t{0}), offsets(DType::Int32, 3), w = random_buffer(DType::Float32, 6);
   Buffer dw = random_buffer(DType::Float32, 6);
-  rz::cpu::run(rz::RoutingForward{none.view(), index.view(), index.view(), offsets.view(), none.view(), View{}, none.view(), 0, 2, 1, 0});
+  execute(rz::RoutingForward{none.view(), index.view(), index.view(), offsets.view(), none.view(), View{}, none.view(), 0, 2, 1, 0});
   std::vector<View> both(2, w.view()), gradients = {dw.view(), View{}}, absent(2);
-  rz::cpu::run(rz::ExpertsBackward{none.view(), none.view(), gradients, absent, absent, none.view(), none.view(), none.view(),
+  execute(rz::ExpertsBackward{none.view(), none.view(), gradients, absent, absent, none.view(), none.view(), none.view(),
                                    none.view(), none.view(), index.view(), offsets.view(), both, both, both,
                                    std::vector<bool>(6, false), 0, 3, 2, 1});
   report("experts without rows", offsets.values() == Values(3) && dw.values() == Values(6));

@@ -21,7 +21,7 @@ static void test_rms_norm(DType t, DType wide, int64_t rows, int64_t dim) {
     }
   }
   std::string name = label("rms_norm", t, {rows, dim});
-  rz::cpu::run(rz::RmsNormForward{y.view(), rstd.view(), x.view(), w.view(), rows, dim, 1e-5f});
+  execute(rz::RmsNormForward{y.view(), rstd.view(), x.view(), w.view(), rows, dim, 1e-5f});
   expect_close(name, y, y_want);
   expect_close(name + " rstd", rstd, rstd_want);
   for (bool extra : {false, true}) {
@@ -30,7 +30,7 @@ static void test_rms_norm(DType t, DType wide, int64_t rows, int64_t dim) {
     for (int64_t i = 0; extra && i < rows * dim; ++i) dx_sum[i] += resv[i];
     for (int64_t i = 0; extra && i < dim; ++i) dw_sum[i] += old[i];
     auto run = [&](View weight_gradient) {
-      rz::cpu::run(rz::RmsNormBackward{dx.view(), weight_gradient, dy.view(), x.view(), w.view(), rstd.view(),
+      execute(rz::RmsNormBackward{dx.view(), weight_gradient, dy.view(), x.view(), w.view(), rstd.view(),
                                        extra ? residual.view() : View{}, rows, dim, extra});
     };
     run(dw.view());
@@ -51,7 +51,7 @@ static void test_rope(DType t, int64_t rows, int64_t heads, int64_t head_dim, in
   for (int64_t i = 0; i < half; ++i) inv[i] = static_cast<float>(std::pow(10000.0, -2.0 * i / rotary));
   Buffer p(DType::Int64, positions), f(DType::Float32, inv), cos(DType::Float32, rows * half),
       sin(DType::Float32, rows * half);
-  rz::cpu::run(rz::RopeTable{cos.view(), sin.view(), p.view(), f.view(), rows, half, 1.0f});
+  execute(rz::RopeTable{cos.view(), sin.view(), p.view(), f.view(), rows, half, 1.0f});
   Values cos_want(rows * half), sin_want(rows * half);
   for (int64_t i = 0; i < rows * half; ++i) {
     float angle = static_cast<float>(positions[i / half]) * static_cast<float>(inv[i % half]);
@@ -70,12 +70,12 @@ static void test_rope(DType t, int64_t rows, int64_t heads, int64_t head_dim, in
         want[at + half] = xv[at + half] * c[r * half + i] + xv[at] * s[r * half + i];
       }
   std::string name = label("rope", t, {rows, heads, head_dim, rotary});
-  rz::cpu::run(rz::Rope{y.view(), x.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, false});
+  execute(rz::Rope{y.view(), x.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, false});
   expect_close(name, y, want);
   Buffer same = x;
-  rz::cpu::run(rz::Rope{same.view(), same.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, false});
+  execute(rz::Rope{same.view(), same.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, false});
   report(name + " in place", same.same_bits(y));
-  rz::cpu::run(rz::Rope{y.view(), y.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, true});
+  execute(rz::Rope{y.view(), y.view(), cos.view(), sin.view(), rows, heads, head_dim, rotary, true});
   expect_close(name + " inverse", y, xv);
 }
 
@@ -87,7 +87,7 @@ static void test_embedding(DType t, DType wide, int64_t rows, int64_t vocab, int
   Buffer d_out = random_buffer(t, rows * dim);
   auto local = [&](int64_t r) { return static_cast<int64_t>(id_values[r]) - first; };
   auto inside = [&](int64_t r) { return local(r) >= 0 && local(r) < part; };
-  rz::cpu::run(rz::EmbeddingForward{out.view(), ids.view(), table.view(), rows, part, dim, first});
+  execute(rz::EmbeddingForward{out.view(), ids.view(), table.view(), rows, part, dim, first});
   Values want(rows * dim), tv = table.values(), dv = d_out.values();
   for (int64_t i = 0; i < rows * dim; ++i) want[i] = inside(i / dim) ? tv[local(i / dim) * dim + i % dim] : 0;
   report(label("embedding", t, {rows, vocab, dim, first, part}), out.values() == want);
@@ -96,7 +96,7 @@ static void test_embedding(DType t, DType wide, int64_t rows, int64_t vocab, int
     Values sums = accumulate ? d_table.values() : Values(part * dim);
     for (int64_t i = 0; i < rows * dim; ++i)
       if (inside(i / dim)) sums[local(i / dim) * dim + i % dim] += dv[i];
-    rz::cpu::run(rz::EmbeddingBackward{d_table.view(), ids.view(), d_out.view(), rows, part, dim, first, accumulate});
+    execute(rz::EmbeddingBackward{d_table.view(), ids.view(), d_out.view(), rows, part, dim, first, accumulate});
     expect_close(label("embedding d_table", wide, {rows, vocab, dim, first, part, accumulate}), d_table, sums);
   }
 }

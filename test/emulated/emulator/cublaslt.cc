@@ -1,0 +1,128 @@
+// In place of libcublasLt.so.13: the same calls, with a plain product. Column-major, as the real one.
+#include "cuda/cublaslt.h"
+
+#include <cstring>
+
+#include "core/dtype.h"
+#include "queues.h"
+
+using namespace rz::cuda;
+
+namespace {
+
+constexpr size_t kWorkspace = 1024;
+constexpr int kInvalidValue = 7, kNotSupported = 15;
+
+struct Desc {
+  int transpose_a = 0, transpose_b = 0, epilogue = lt::kEpilogueDefault;
+  const void* bias = nullptr;
+};
+struct Layout {
+  int type;
+  uint64_t rows, columns;
+  int64_t leading;
+};
+
+float read(int type, const void* data, int64_t i) {
+  if (type == lt::kReal32F) return static_cast<const float*>(data)[i];
+  if (type == lt::kReal16BF) return rz::to_float(static_cast<const rz::bf16*>(data)[i]);
+  return rz::to_float(static_cast<const rz::f16*>(data)[i]);
+}
+
+void write(int type, void* data, int64_t i, float x) {
+  if (type == lt::kReal32F) static_cast<float*>(data)[i] = x;
+  else if (type == lt::kReal16BF) static_cast<rz::bf16*>(data)[i] = rz::to_bf16(x);
+  else static_cast<rz::f16*>(data)[i] = rz::to_f16(x);
+}
+
+void multiply(const Desc& desc, float alpha, const void* a, const Layout& al, const void* b, const Layout& bl, float beta, void* c,
+              const Layout& cl) {
+  const auto m = static_cast<int64_t>(cl.rows), n = static_cast<int64_t>(cl.columns);
+  const auto k = static_cast<int64_t>(desc.transpose_a ? al.rows : al.columns);
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t i = 0; i < m; ++i) {
+      double sum = 0;
+      for (int64_t p = 0; p < k; ++p)
+        sum += static_cast<double>(read(al.type, a, desc.transpose_a ? i * al.leading + p : p * al.leading + i)) *
+               read(bl.type, b, desc.transpose_b ? p * bl.leading + j : j * bl.leading + p);
+      double out = alpha * sum;
+      if (beta != 0) out += beta * read(cl.type, c, j * cl.leading + i);  // c is not read without it
+      if (desc.epilogue == lt::kEpilogueBias) out += read(cl.type, desc.bias, i);
+      write(cl.type, c, j * cl.leading + i, static_cast<float>(out));
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+size_t cublasLtGetVersion() { return 130000; }
+int cublasLtCreate(lt::Handle* handle) {
+  static int one;
+  *handle = &one;
+  return 0;
+}
+int cublasLtMatmulDescCreate(lt::MatmulDesc* desc, int, int scale_type) {
+  if (scale_type != lt::kReal32F) return kNotSupported;
+  *desc = new Desc;
+  return 0;
+}
+int cublasLtMatmulDescDestroy(lt::MatmulDesc desc) {
+  delete static_cast<Desc*>(desc);
+  return 0;
+}
+int cublasLtMatmulDescSetAttribute(lt::MatmulDesc desc, int attribute, const void* value, size_t bytes) {
+  auto* d = static_cast<Desc*>(desc);
+  void* to = attribute == lt::kTransA ? static_cast<void*>(&d->transpose_a)
+             : attribute == lt::kTransB ? &d->transpose_b
+             : attribute == lt::kEpilogue ? &d->epilogue
+             : attribute == lt::kBiasPointer ? static_cast<void*>(&d->bias)
+                                             : nullptr;
+  if (!to || bytes != (attribute == lt::kBiasPointer ? 8u : 4u)) return kInvalidValue;
+  std::memcpy(to, value, bytes);
+  return 0;
+}
+int cublasLtMatrixLayoutCreate(lt::MatrixLayout* layout, int type, uint64_t rows, uint64_t columns, int64_t leading) {
+  if (leading < static_cast<int64_t>(rows)) return kInvalidValue;
+  *layout = new Layout{type, rows, columns, leading};
+  return 0;
+}
+int cublasLtMatrixLayoutDestroy(lt::MatrixLayout layout) {
+  delete static_cast<Layout*>(layout);
+  return 0;
+}
+int cublasLtMatmulPreferenceCreate(lt::Preference* preference) {
+  static int one;
+  *preference = &one;
+  return 0;
+}
+int cublasLtMatmulPreferenceDestroy(lt::Preference) { return 0; }
+int cublasLtMatmulPreferenceSetAttribute(lt::Preference, int, const void*, size_t) { return 0; }
+
+int cublasLtMatmulAlgoGetHeuristic(lt::Handle, lt::MatmulDesc desc, lt::MatrixLayout a, lt::MatrixLayout b, lt::MatrixLayout c,
+                                   lt::MatrixLayout, lt::Preference, int, lt::HeuristicResult* results, int* found) {
+  auto *al = static_cast<Layout*>(a), *bl = static_cast<Layout*>(b), *cl = static_cast<Layout*>(c);
+  auto* d = static_cast<Desc*>(desc);
+  const uint64_t m = d->transpose_a ? al->columns : al->rows, k = d->transpose_a ? al->rows : al->columns;
+  const uint64_t k_of_b = d->transpose_b ? bl->columns : bl->rows, n = d->transpose_b ? bl->rows : bl->columns;
+  if (m != cl->rows || n != cl->columns || k != k_of_b) return kInvalidValue;
+  *results = {};
+  results->workspace_bytes = kWorkspace;
+  *found = 1;
+  return 0;
+}
+
+int cublasLtMatmul(lt::Handle, lt::MatmulDesc desc, const void* alpha, const void* a, lt::MatrixLayout al, const void* b, lt::MatrixLayout bl,
+                   const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout cl, const lt::Algo*, void* workspace,
+                   size_t workspace_bytes, cudaStream_t stream) {
+  if (c != d || workspace_bytes < kWorkspace) return kInvalidValue;
+  rz::emulator::enqueue(stream, [desc = *static_cast<Desc*>(desc), al = *static_cast<Layout*>(al), bl = *static_cast<Layout*>(bl),
+                                 cl = *static_cast<Layout*>(cl), alpha = *static_cast<const float*>(alpha), beta = *static_cast<const float*>(beta),
+                                 a, b, d, workspace] {
+    std::memset(workspace, 0xff, kWorkspace);
+    multiply(desc, alpha, a, al, b, bl, beta, d, cl);
+  });
+  return 0;
+}
+
+}  // extern "C"

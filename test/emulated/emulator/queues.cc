@@ -1,0 +1,169 @@
+// The queues, and the part of the CUDA runtime's interface that is about them.
+#include "queues.h"
+
+#include <cuda_runtime_api.h>
+#include <sched.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "block.h"
+
+struct CUevent_st {
+  uint64_t recorded = 0, completed = 0;
+};
+
+namespace rz::emulator {
+namespace {
+
+struct Task {
+  std::function<void()> run;
+  Ready ready;
+};
+
+}  // namespace
+}  // namespace rz::emulator
+
+struct CUstream_st {
+  std::deque<rz::emulator::Task> tasks;
+};
+
+namespace rz::emulator {
+namespace {
+
+std::recursive_mutex mutex;
+std::vector<CUstream_st*> streams;
+std::string failed;
+
+uint64_t seed_of_environment() {
+  const char* seed = std::getenv("RANKZERO_EMULATED_SEED");
+  return seed ? std::strtoull(seed, nullptr, 10) : 1;
+}
+std::mt19937_64& random_source() {
+  static std::mt19937_64 source(seed_of_environment());
+  return source;
+}
+
+// Runs the head of a random stream; false if no head is ready.
+bool step() {
+  std::vector<CUstream_st*> able;
+  for (CUstream_st* stream : streams)
+    if (!stream->tasks.empty() && (!stream->tasks.front().ready || stream->tasks.front().ready())) able.push_back(stream);
+  if (able.empty()) return false;
+  CUstream_st* chosen = able[random_source()() % able.size()];
+  Task task = std::move(chosen->tasks.front());
+  chosen->tasks.pop_front();
+  if (!failed.empty()) return true;
+  try {
+    task.run();
+  } catch (const std::exception& error) {
+    failed = error.what();
+    std::fprintf(stderr, "emulator: %s\n", failed.c_str());
+  }
+  return true;
+}
+
+// Runs work until `done`; other host threads may have to bring what a head waits for.
+template <class Done>
+cudaError_t run_until(Done done) {
+  std::unique_lock lock(mutex);
+  while (!done()) {
+    if (step()) continue;
+    lock.unlock();
+    sched_yield();
+    lock.lock();
+  }
+  return failed.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+}  // namespace
+
+void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready) {
+  std::lock_guard lock(mutex);
+  stream->tasks.push_back({std::move(run), std::move(ready)});
+  for (uint64_t some = random_source()() % 4 == 0 ? random_source()() % 8 : 0; some > 0 && step(); --some) {
+  }
+}
+
+const char* failure() { return failed.c_str(); }
+
+uint64_t next_seed() {
+  std::lock_guard lock(mutex);
+  return random_source()();
+}
+
+}  // namespace rz::emulator
+
+using namespace rz::emulator;
+
+extern "C" {
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  std::lock_guard lock(mutex);
+  streams.push_back(*stream = new CUstream_st);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return run_until([&] { return stream->tasks.empty(); });
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  cudaStreamSynchronize(stream);
+  std::lock_guard lock(mutex);
+  std::erase(streams, stream);
+  delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() {
+  return run_until([] {
+    for (CUstream_st* stream : streams)
+      if (!stream->tasks.empty()) return false;
+    return true;
+  });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  cudaEventSynchronize(event);
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  std::lock_guard lock(mutex);
+  const uint64_t turn = ++event->recorded;
+  enqueue(stream, [event, turn] { event->completed = std::max(event->completed, turn); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  std::lock_guard lock(mutex);
+  const uint64_t turn = event->recorded;
+  enqueue(stream, [] {}, [event, turn] { return event->completed >= turn; });
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  std::lock_guard lock(mutex);
+  if (event->completed < event->recorded && random_source()() % 2) step();
+  if (!failed.empty()) return cudaErrorLaunchFailure;
+  return event->completed >= event->recorded ? cudaSuccess : cudaErrorNotReady;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  const uint64_t turn = event->recorded;
+  return run_until([&] { return event->completed >= turn; });
+}
+
+}  // extern "C"

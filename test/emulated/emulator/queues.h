@@ -1,0 +1,20 @@
+// Streams of the emulated device: queues whose heads run in random order, bound by events alone. So a missing event shows as a
+// wrong result. Work runs on whatever host thread enqueues, asks or waits; one at a time.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+struct CUstream_st;
+struct CUevent_st;
+
+namespace rz::emulator {
+
+using Ready = std::function<bool()>;
+
+// `ready` may be empty. Now and then some work, not necessarily this, runs at once.
+void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready = {});
+// What the work threw first; empty: nothing. It stays.
+const char* failure();
+uint64_t next_seed();
+
+}  // namespace rz::emulator

@@ -1,0 +1,140 @@
+// The rest of the CUDA runtime's interface that cpp/cuda uses: one device, whose memory is the host's.
+#include <cuda_runtime_api.h>
+#include <sanitizer/asan_interface.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "queues.h"
+
+using rz::emulator::enqueue;
+
+namespace {
+
+constexpr size_t kGap = 4096;
+constexpr int kGarbage = 0xff;
+std::mutex memory_mutex;
+std::map<void*, size_t> allocations;
+size_t used = 0;
+
+size_t capacity() {
+  const char* bytes = std::getenv("RANKZERO_EMULATED_MEMORY");
+  return bytes ? std::strtoull(bytes, nullptr, 10) : size_t{4} << 30;
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = CUDART_VERSION;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+
+// Few and small multiprocessors, so that grids are short and loops over them long.
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {};
+  std::snprintf(properties->name, sizeof properties->name, "emulated device");
+  properties->major = 9;
+  properties->multiProcessorCount = 2;
+  properties->maxThreadsPerMultiProcessor = 1024;
+  properties->totalGlobalMem = capacity();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() { return *rz::emulator::failure() ? cudaErrorLaunchFailure : cudaSuccess; }
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "cudaSuccess";
+    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
+    case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
+    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
+    default: return "cudaErrorUnknown";
+  }
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorLaunchFailure && *rz::emulator::failure() ? rz::emulator::failure() : cudaGetErrorName(error);
+}
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  std::lock_guard lock(memory_mutex);
+  if (used + bytes > capacity()) return cudaErrorMemoryAllocation;
+  auto* base = static_cast<char*>(std::aligned_alloc(kGap, (bytes + kGap - 1) / kGap * kGap + 2 * kGap));
+  if (!base) return cudaErrorMemoryAllocation;
+  __asan_poison_memory_region(base, kGap);
+  __asan_poison_memory_region(base + kGap + bytes, kGap);
+  *data = base + kGap;
+  allocations[*data] = bytes;
+  used += bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* data) {
+  if (!data) return cudaSuccess;
+  cudaDeviceSynchronize();
+  std::lock_guard lock(memory_mutex);
+  const size_t bytes = allocations.at(data);
+  used -= bytes;
+  allocations.erase(data);
+  __asan_unpoison_memory_region(static_cast<char*>(data) - kGap, bytes + 2 * kGap);
+  std::free(static_cast<char*>(data) - kGap);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  std::lock_guard lock(memory_mutex);
+  *total = capacity();
+  *free = *total - used;
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (!*data) return cudaErrorMemoryAllocation;
+  std::memset(*data, kGarbage, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
+
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  *device = host;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+  enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width, size_t height, cudaMemcpyKind,
+                              cudaStream_t stream) {
+  if (width > to_pitch || width > from_pitch) return cudaErrorInvalidPitchValue;
+  enqueue(stream, [=] {
+    for (size_t row = 0; row < height; ++row)
+      std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch, width);
+  });
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  enqueue(stream, [=] { std::memset(data, value, bytes); });
+  return cudaSuccess;
+}
+
+}  // extern "C"

@@ -1,0 +1,146 @@
+// Order between streams, devices and memory, on the device under test: what is only right when every wait is there.
+#include <cstring>
+#include <numeric>
+
+#include "../../native/kernels/check.h"
+#include "core/runtime.h"
+#include "ops/elementwise.h"
+
+namespace {
+
+using rz::Device;
+using rz::MemoryKind;
+using rz::Stream;
+
+constexpr int64_t kNumel = 1000;
+constexpr int kRounds = 40;
+
+rz::Runtime& runtime() { return *runtime_under_test(); }
+
+struct Floats {
+  std::shared_ptr<rz::Storage> storage;
+  int64_t numel;
+  Floats(Stream* home, int64_t n) : storage(runtime().allocate(static_cast<size_t>(n) * 4, home, MemoryKind::Other)), numel(n) {}
+  View view(Stream* used_on) const {
+    storage->used_on(used_on);
+    return {storage->data(), DType::Float32, numel};
+  }
+};
+
+bool all_are(const Floats& x, float want) {
+  std::vector<float> values(static_cast<size_t>(x.numel));
+  runtime().synchronize(*x.storage);
+  runtime().cuda().read(values.data(), x.storage->data(), values.size() * 4, *runtime().compute(Device::Cuda));
+  return std::all_of(values.begin(), values.end(), [=](float v) { return v == want; });
+}
+
+void fill(Stream* stream, const Floats& x, float value) { rz::cuda::enqueue<rz::Fill>({x.view(stream), value}, *stream); }
+
+void copy(Stream* stream, const Floats& to, const Floats& from) {
+  rz::cuda::enqueue<rz::Copy>({to.view(stream), from.view(stream)}, *stream);
+}
+
+// One stream writes what another one reads, in turn.
+void test_events(Stream* one, Stream* other) {
+  Floats x(one, kNumel);
+  std::vector<Floats> seen;
+  for (int i = 0; i < kRounds; ++i) {
+    fill(one, x, static_cast<float>(i));
+    other->wait(one->record());
+    seen.emplace_back(other, kNumel);
+    copy(other, seen.back(), x);
+    one->wait(other->record());
+  }
+  bool right = true;
+  for (int i = 0; i < kRounds; ++i) right &= all_are(seen[static_cast<size_t>(i)], static_cast<float>(i));
+  report("a stream waits for an event of another", right);
+}
+
+// Memory that another stream still reads is given back and taken again.
+void test_reuse(Stream* one, Stream* other) {
+  std::vector<Floats> seen;
+  for (int i = 0; i < kRounds; ++i) seen.emplace_back(other, kNumel);
+  bool same_memory = false;
+  void* last = nullptr;
+  for (int i = 0; i < kRounds; ++i) {
+    Floats x(one, kNumel);
+    same_memory |= x.storage->data() == last;
+    last = x.storage->data();
+    fill(one, x, static_cast<float>(i));
+    other->wait(one->record());
+    copy(other, seen[static_cast<size_t>(i)], x);
+  }
+  bool right = true;
+  for (int i = 0; i < kRounds; ++i) right &= all_are(seen[static_cast<size_t>(i)], static_cast<float>(i));
+  report("memory is reused after the streams that read it", right && same_memory);
+}
+
+// host → device → host, all enqueued before anything is waited for.
+void test_across(rz::CpuStream* host, Stream* device) {
+  auto at_host = [&] { return runtime().allocate(kNumel * 4, host, MemoryKind::Other); };
+  auto source = at_host();
+  Floats x(device, kNumel);
+  std::vector<std::shared_ptr<rz::Storage>> results;
+  for (int i = 0; i < kRounds; ++i) {
+    View in{source->data(), DType::Float32, kNumel};
+    host->enqueue("fill", [in, i] { rz::cpu::run(rz::Fill{in, static_cast<double>(i)}); });
+    runtime().cuda().upload(x.storage->data(), source->data(), kNumel * 4, *host, *device);
+    rz::cuda::enqueue<rz::Scale>({x.view(device), x.view(device), {}, 2.0f, false}, *device);
+    results.push_back(at_host());
+    runtime().cuda().download(results.back()->data(), x.storage->data(), kNumel * 4, *host, *device);
+    View out{results.back()->data(), DType::Float32, kNumel};
+    host->enqueue("scale", [out] { rz::cpu::run(rz::Scale{out, out, {}, 2.0f, false}); });
+  }
+  host->synchronize();
+  bool right = true;
+  for (int i = 0; i < kRounds; ++i) {
+    auto* values = static_cast<const float*>(results[static_cast<size_t>(i)]->data());
+    right &= std::all_of(values, values + kNumel, [=](float v) { return v == 4.0f * static_cast<float>(i); });
+  }
+  report("copies between host and device are in order with both", right);
+}
+
+// More than the ring of pinned memory holds.
+void test_large(rz::CpuStream* host, Stream* device) {
+  const int64_t numel = 7'000'001;
+  std::vector<float> source(numel), back(numel), read(numel);
+  std::iota(source.begin(), source.end(), 0.0f);
+  Floats x(device, numel);
+  runtime().cuda().upload(x.storage->data(), source.data(), source.size() * 4, *host, *device);
+  runtime().cuda().download(back.data(), x.storage->data(), back.size() * 4, *host, *device);
+  host->synchronize();
+  runtime().cuda().read(read.data(), x.storage->data(), read.size() * 4, *device);
+  report("copies larger than the pinned ring", back == source && read == source);
+}
+
+// What fails on the host fails for whoever waits on the device for it, and nothing hangs.
+void test_failure() {
+  auto* host = static_cast<rz::CpuStream*>(runtime().create_stream("failing"));
+  Stream* device = runtime().create_stream("waiting", Device::Cuda);
+  std::vector<float> source(10);
+  Floats x(device, 10);
+  host->enqueue("break", [] { rz::fail("ERR_TEST", "broken on purpose"); });
+  runtime().cuda().upload(x.storage->data(), source.data(), 40, *host, *device);
+  std::string got = "nothing";
+  try {
+    device->synchronize();
+  } catch (const rz::Error& error) {
+    got = error.code();
+  }
+  report("a failure of the host reaches the device's stream", got == "ERR_TEST", got);
+}
+
+void test_all() {
+  if (!device_under_test()) return;
+  Stream* device = runtime().compute(Device::Cuda);
+  Stream* other = runtime().create_stream("other", Device::Cuda);
+  auto* host = static_cast<rz::CpuStream*>(runtime().create_stream("host"));
+  test_events(device, other);
+  test_reuse(device, other);
+  test_across(host, device);
+  test_large(host, device);
+  test_failure();
+}
+Test registered(test_all);
+
+}  // namespace
