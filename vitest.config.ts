@@ -19,6 +19,7 @@ const config: ViteUserConfig = defineConfig({
       project('native'),
       project('reference', { testTimeout: 60_000 }),
       project('multi', alone),
+      project('emulated', { ...alone, testTimeout: 300_000 }),
       project('package', alone),
     ],
   },

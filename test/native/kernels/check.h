@@ -162,5 +162,5 @@ inline std::string label(const char* op, DType t, std::initializer_list<int64_t>
 
 // Each *_test.cc registers one function.
 struct Test {
-  Test(void (*run)());
+  Test(void (*run)(), const char* file = __builtin_FILE());
 };

@@ -1,5 +1,5 @@
 // Runs every kernel test under each instruction set, and with oneDNN held to AVX2, by starting itself again. With --cuda: once,
-// every op on the device that has it.
+// every op on the device that has it; --cuda NAME: of files whose name has NAME in it.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,12 +13,16 @@
 static int failures = 0, checks = 0;
 static bool verbose = false;
 
-static std::vector<void (*)()>& tests() {
-  static std::vector<void (*)()> all;
+struct Registered {
+  void (*run)();
+  std::string file;
+};
+static std::vector<Registered>& tests() {
+  static std::vector<Registered> all;
   return all;
 }
 
-Test::Test(void (*run)()) { tests().push_back(run); }
+Test::Test(void (*run)(), const char* file) { tests().push_back({run, std::strrchr(file, '/') ? std::strrchr(file, '/') + 1 : file}); }
 
 void report(const std::string& name, bool ok, const std::string& detail) {
   ++checks;
@@ -42,20 +46,21 @@ static rz::Runtime* runtime = nullptr;
 rz::Runtime* runtime_under_test() { return runtime; }
 rz::Stream* device_under_test() { return runtime ? runtime->compute(rz::Device::Cuda) : nullptr; }
 
-static int run_here(const char* where) {
+static int run_here(const char* where, const char* only = "") {
   rz::cpu::set_num_threads(1);
-  for (auto run : tests()) run();
+  for (const Registered& test : tests())
+    if (test.file.find(only) != std::string::npos) test.run();
   std::printf("%s %d checks, %s, oneDNN %s\n", failures ? "FAIL" : "ok", checks, where, rz::cpu::dnnl_version());
   return failures != 0;
 }
 
 int main(int argc, char** argv) {
   if (argc > 1 && !std::strcmp(argv[1], "--cuda")) {
-    verbose = argc > 2;
+    verbose = argc > 3;
     rz::Runtime here;
     runtime = &here;
     device_under_test();  // an error of opening it is one of the program
-    return run_here("device cuda");
+    return run_here("device cuda", argc > 2 ? argv[2] : "");
   }
   if (argc > 1 && !std::strcmp(argv[1], "--here")) {
     verbose = argc > 2;

@@ -1,0 +1,65 @@
+// Programs on the emulated device: the addon and the kernel tests of build/emulated, which CMake builds where CUDA's headers are.
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync, realpathSync } from 'node:fs';
+import { join } from 'node:path';
+
+const root = join(import.meta.dirname, '../..');
+const build = join(root, 'build');
+export const emulated: string = join(build, 'emulated');
+
+/** Whether the build found CUDA's headers; without them there is nothing to test here. */
+export const available: boolean = existsSync(join(build, 'test/emulated/emulator/cmake_install.cmake'));
+
+/** Orders of threads and of streams. */
+export const seeds: readonly number[] = [1, 2, 3, 4, 5];
+
+export function buildEmulated(): void {
+  execFileSync('cmake', ['--build', build, '--target', 'emulated', '--parallel', '2'], {
+    cwd: root,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    maxBuffer: 64 << 20,
+  });
+}
+
+export function environment(seed: number, extra: Record<string, string> = {}): NodeJS.ProcessEnv {
+  return {
+    ...process.env,
+    RANKZERO_EMULATED_SEED: String(seed),
+    RANKZERO_CUDA_DRIVER_PATH: join(emulated, 'libcuda.so.1'),
+    RANKZERO_CUBLASLT_PATH: join(emulated, 'libcublasLt.so.13'),
+    ASAN_OPTIONS: 'detect_leaks=0',
+    ...extra,
+  };
+}
+
+export interface Outcome {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+export function run(file: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(file, args, { env, cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
+    const timer = setTimeout(() => child.kill('SIGKILL'), 240_000);
+    const outcome = { stdout: '', stderr: '' };
+    child.stdout.on('data', (data) => {
+      outcome.stdout += data;
+    });
+    child.stderr.on('data', (data) => {
+      outcome.stderr += data;
+    });
+    child.on('error', reject);
+    child.on('close', (code) => {
+      clearTimeout(timer);
+      resolve({ ...outcome, code });
+    });
+  });
+}
+
+/** Node with the emulated addon. An addon under AddressSanitizer needs the library before everything else. */
+export function runNode(args: readonly string[], seed: number, extra: Record<string, string> = {}): Promise<Outcome> {
+  const asan = execFileSync('c++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
+  const env = { LD_PRELOAD: realpathSync(asan), RANKZERO_ADDON: join(emulated, 'rankzero.node'), ...extra };
+  return run(process.execPath, args, environment(seed, env));
+}

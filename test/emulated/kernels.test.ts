@@ -1,0 +1,15 @@
+// The kernel tests of test/native, every op that the device has on the device; and order between streams, devices and memory.
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { available, buildEmulated, emulated, environment, run, seeds } from './emulated.ts';
+
+describe.skipIf(!available)('kernels on the emulated device', () => {
+  beforeAll(buildEmulated, 600_000);
+
+  it.each(seeds)('equal their references, seed %i', async (seed) => {
+    const { code, stdout, stderr } = await run(join(emulated, 'kernels_test_emulated'), ['--cuda'], environment(seed));
+    expect(stdout + stderr).toMatch(/^ok \d+ checks, device cuda/m);
+    expect(code).toBe(0);
+    expect(Number(/^ok (\d+) checks/m.exec(stdout)![1])).toBeGreaterThan(900);
+  });
+});
