@@ -83,6 +83,9 @@ std::shared_ptr<ProcessGroup> Job::group(const std::string& title, std::vector<i
 
 void Job::leave() {
   if (left_ || !store_) return;
+  for (auto& weak : groups_) {
+    if (auto group = weak.lock()) group->close_devices();
+  }
   // First the goodbye: a peer that waits for a call of this rank must not wait while this rank waits for it to read.
   store_->leave();
   for (auto& weak : groups_) {

@@ -30,6 +30,7 @@ class Job : public std::enable_shared_from_this<Job> {
   ~Job();
 
   JobState& state() { return *state_; }
+  std::shared_ptr<JobState> shared_state() { return state_; }
   Store& store() { return *store_; }
   SegmentExchange& exchange() { return *exchange_; }
   std::shared_ptr<SharedPool> pool(Runtime* runtime);

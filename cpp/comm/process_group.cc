@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "comm/device_collectives.h"
 #include "core/error.h"
 
 namespace rz::comm {
@@ -38,11 +39,32 @@ void check_reduce(const char* op, DType dtype, ReduceOp reduce) {
   if (reduce == ReduceOp::Avg && !is_floating(dtype)) fail("ERR_DTYPE", "[", op, "] avg needs a floating dtype but got ", name_of(dtype));
 }
 
-void touch(const TensorRef& tensor, Stream* stream) {
-  if (tensor.storage) tensor.storage->used_on(stream);
+void touch(const char* op, const TensorRef& tensor, Stream* stream) {
+  if (!tensor.storage) return;
+  if (tensor.storage->device() != stream->device())
+    fail("ERR_DEVICE", "[", op, "] a tensor is on device ", name_of(tensor.storage->device()), " but the stream is on ", name_of(stream->device()));
+  tensor.storage->used_on(stream);
 }
 
+bool on_device(const Stream* stream) { return stream->device() != Device::Cpu; }
+
 }  // namespace
+
+ProcessGroup::ProcessGroup(std::string name, std::vector<int> ranks, int rank) : name_(std::move(name)), ranks_(std::move(ranks)), rank_(rank) {}
+ProcessGroup::~ProcessGroup() = default;
+
+DeviceCollectives& ProcessGroup::devices(Stream* stream) {
+  if (!devices_) {
+    if (!host_) fail("ERR_GROUP", "group ", name_, " has no CPU stream to coordinate its devices on");
+    devices_ = connect_devices(*this, job_state(), host_, stream);
+  }
+  return *devices_;
+}
+
+void ProcessGroup::close_devices() {
+  if (devices_) devices_->close();
+  devices_.reset();
+}
 
 void ProcessGroup::check_rank(const char* op, const char* what, int rank) const {
   if (rank < 0 || rank >= size()) fail("ERR_ARGUMENT", "[", op, "] ", what, " ", rank, " is not a rank of group ", name_, ", which has ", size());
@@ -58,7 +80,8 @@ void ProcessGroup::check_members(const std::vector<int>& ranks) const {
 
 void ProcessGroup::broadcast(TensorRef tensor, int root, Stream* stream) {
   check_rank("broadcast", "root", root);
-  touch(tensor, stream);
+  touch("broadcast", tensor, stream);
+  if (on_device(stream)) return devices(stream).broadcast(Operand(tensor), root, stream);
   do_broadcast(Operand(tensor), root, stream);
 }
 
@@ -74,14 +97,16 @@ void ProcessGroup::scatter(TensorRef out, TensorRef in, int root, Stream* stream
   } else {
     in = {};
   }
-  touch(out, stream);
-  touch(in, stream);
+  touch("scatter", out, stream);
+  touch("scatter", in, stream);
+  if (on_device(stream)) return devices(stream).scatter(Operand(out), Operand(in), root, stream);
   do_scatter(Operand(out), Operand(in), root, stream);
 }
 
 void ProcessGroup::all_reduce(TensorRef tensor, ReduceOp op, Stream* stream) {
   check_reduce("all_reduce", tensor.dtype, op);
-  touch(tensor, stream);
+  touch("all_reduce", tensor, stream);
+  if (on_device(stream)) return devices(stream).all_reduce(Operand(tensor), op, stream);
   do_all_reduce(Operand(tensor), op, stream);
 }
 
@@ -91,8 +116,9 @@ void ProcessGroup::all_gather(TensorRef out, TensorRef in, Stream* stream) {
   }
   check_cast("all_gather", out, in);
   check_overlap("all_gather", out, in, static_cast<std::byte*>(out.data()) + rank() * in.numel * size_of(out.dtype));
-  touch(out, stream);
-  touch(in, stream);
+  touch("all_gather", out, stream);
+  touch("all_gather", in, stream);
+  if (on_device(stream)) return devices(stream).all_gather(Operand(out), Operand(in), stream);
   do_all_gather(Operand(out), Operand(in), stream);
 }
 
@@ -104,26 +130,32 @@ void ProcessGroup::reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool
   check_reduce("reduce_scatter", in.dtype, op);
   const void* own = static_cast<std::byte*>(in.data()) + rank() * out.numel * size_of(in.dtype);
   if (accumulate || out.data() != own || out.dtype != in.dtype) check_overlap("reduce_scatter", out, in, nullptr);
-  touch(out, stream);
-  touch(in, stream);
+  touch("reduce_scatter", out, stream);
+  touch("reduce_scatter", in, stream);
+  if (on_device(stream)) return devices(stream).reduce_scatter(Operand(out), Operand(in), op, accumulate, stream);
   do_reduce_scatter(Operand(out), Operand(in), op, accumulate, stream);
 }
 
 void ProcessGroup::send(TensorRef tensor, int to, Stream* stream) {
   check_rank("send", "receiver", to);
   if (to == rank()) fail("ERR_ARGUMENT", "[send] rank ", to, " cannot send to itself");
-  touch(tensor, stream);
+  touch("send", tensor, stream);
+  if (on_device(stream)) return devices(stream).send(Operand(tensor), to, stream);
   do_send(Operand(tensor), to, stream);
 }
 
 void ProcessGroup::recv(TensorRef tensor, int from, Stream* stream) {
   check_rank("recv", "sender", from);
   if (from == rank()) fail("ERR_ARGUMENT", "[recv] rank ", from, " cannot receive from itself");
-  touch(tensor, stream);
+  touch("recv", tensor, stream);
+  if (on_device(stream)) return devices(stream).recv(Operand(tensor), from, stream);
   do_recv(Operand(tensor), from, stream);
 }
 
-void ProcessGroup::barrier(Stream* stream) { do_barrier(stream); }
+void ProcessGroup::barrier(Stream* stream) {
+  if (on_device(stream)) return devices(stream).barrier(stream);
+  do_barrier(stream);
+}
 
 std::vector<std::string> ProcessGroup::all_gather_bytes(const std::string& bytes, Stream* stream) {
   TensorRef own_size = host_tensor(1, DType::Int64, stream), sizes = host_tensor(size(), DType::Int64, stream);

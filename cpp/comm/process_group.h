@@ -1,6 +1,7 @@
 // A process group: ranks that act together. Every call takes a stream, is checked on the calling thread, enqueued,
 // and returns at once; every rank of the group must make the same calls in the same order. One abstract class for
-// every implementation; a rank number in a call is a rank of the group.
+// every implementation; a rank number in a call is a rank of the group. The stream says where the memory is: calls on a
+// device's go to the device's collectives.
 #pragma once
 #include <memory>
 #include <string>
@@ -11,6 +12,9 @@
 #include "core/task_log.h"
 
 namespace rz::comm {
+
+class DeviceCollectives;
+class JobState;
 
 // A tensor as an enqueued collective keeps it: the bytes alone. Its storage may be released meanwhile; its memory is
 // reused in the order of the streams that were marked as its users.
@@ -38,8 +42,8 @@ struct Operand {
 
 class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
-  ProcessGroup(std::string name, std::vector<int> ranks, int rank) : name_(std::move(name)), ranks_(std::move(ranks)), rank_(rank) {}
-  virtual ~ProcessGroup() = default;
+  ProcessGroup(std::string name, std::vector<int> ranks, int rank);
+  virtual ~ProcessGroup();
   ProcessGroup(const ProcessGroup&) = delete;
 
   const std::string& name() const { return name_; }
@@ -47,6 +51,11 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   int size() const { return static_cast<int>(ranks_.size()); }
   const std::vector<int>& ranks() const { return ranks_; }  // of the world, in the group's order
   virtual const char* backend() const = 0;
+
+  // The CPU stream on which its ranks coordinate their devices. Set by whoever made the group.
+  void coordinate_on(Stream* host) { host_ = host; }
+  // Before the job is left: nothing is enqueued any more. On the JavaScript thread.
+  void close_devices();
 
   // Memory that the group's collectives read at peers without a copy.
   virtual std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) = 0;
@@ -87,15 +96,20 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   virtual void do_send(Operand tensor, int to, Stream* stream) = 0;
   virtual void do_recv(Operand tensor, int from, Stream* stream) = 0;
   virtual void do_barrier(Stream* stream) = 0;
+  // Null for a group of one rank.
+  virtual std::shared_ptr<JobState> job_state() const { return nullptr; }
   // The members of a split: their ranks in this group, checked. Errors: ERR_GROUP.
   void check_members(const std::vector<int>& ranks) const;
 
  private:
   void check_rank(const char* op, const char* what, int rank) const;
+  DeviceCollectives& devices(Stream* stream);
 
   std::string name_;
   std::vector<int> ranks_;
   int rank_;
+  Stream* host_ = nullptr;
+  std::unique_ptr<DeviceCollectives> devices_;
 };
 
 }  // namespace rz::comm

@@ -39,6 +39,8 @@ class ShmGroup final : public ProcessGroup {
   void do_recv(Operand tensor, int from, Stream* stream) override;
   void do_barrier(Stream* stream) override;
 
+  std::shared_ptr<JobState> job_state() const override { return job_->shared_state(); }
+
  private:
   class Turn;
   friend class Turn;

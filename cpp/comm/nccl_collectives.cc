@@ -1,0 +1,159 @@
+#include "comm/nccl_collectives.h"
+
+#include <optional>
+
+#include "comm/single_device.h"
+#include "ops/dispatch.h"
+#include "ops/elementwise.h"
+
+namespace rz::comm {
+namespace {
+
+int type_of(DType dtype) {
+  switch (dtype) {
+    case DType::Float32: return nccl::kFloat32;
+    case DType::BFloat16: return nccl::kBFloat16;
+    case DType::Float16: return nccl::kFloat16;
+    case DType::Int64: return nccl::kInt64;
+    case DType::Int32: return nccl::kInt32;
+    default: return nccl::kUint8;
+  }
+}
+
+int op_of(ReduceOp op) {
+  constexpr int ops[] = {nccl::kSum, nccl::kAvg, nccl::kMax, nccl::kMin};
+  return ops[static_cast<int>(op)];
+}
+
+cuda::CudaStream& on(Stream* stream) { return *static_cast<cuda::CudaStream*>(stream); }
+
+Operand part_of(const Operand& whole, int64_t first, int64_t numel) {
+  Operand part = whole;
+  part.data = whole.at(first);
+  part.numel = numel;
+  return part;
+}
+
+// Memory of the stream's own, for one call.
+struct Scratch {
+  std::shared_ptr<Storage> storage;
+  Operand operand;
+  Scratch(int64_t numel, DType dtype, Stream* stream) : storage(on(stream).scratch(static_cast<size_t>(numel * size_of(dtype)))) {
+    operand.data = static_cast<std::byte*>(storage->data());
+    operand.dtype = dtype;
+    operand.numel = numel;
+  }
+};
+
+}  // namespace
+
+NcclCollectives::NcclCollectives(std::string group, int rank, int size, nccl::Comm comm, std::shared_ptr<NcclWatch> watch)
+    : group_(std::move(group)), rank_(rank), size_(size), comm_(comm), watch_(std::move(watch)) {
+  watch_->add(comm_, group_);
+}
+
+NcclCollectives::~NcclCollectives() {
+  if (comm_ && watch_->remove(comm_)) nccl_api().CommAbort(comm_);
+}
+
+void NcclCollectives::close() {
+  if (comm_ && watch_->remove(comm_)) nccl_api().CommDestroy(comm_);
+  comm_ = nullptr;
+}
+
+void NcclCollectives::check(int result, const char* operation) const {
+  if (result == 0) return;
+  const Nccl& api = nccl_api();
+  const char* more = api.GetLastError ? api.GetLastError(comm_) : "";
+  fail("ERR_NCCL", "[", operation, "] #", sequence_, " of group ", group_, " on rank ", rank_, ": ", api.GetErrorString(result), *more ? "; " : "", more);
+}
+
+template <class Call>
+void NcclCollectives::enqueue(const char* operation, Stream* stream, Call call) {
+  Doing doing{operation, ++sequence_, group_.c_str()};
+  if (watch_->state().aborted()) watch_->state().throw_abort(doing);
+  if (!comm_) fail("ERR_GROUP_CLOSED", "[", operation, "] the process group was used after destroyProcessGroup()");
+  Event before = stream->record();
+  on(stream).enqueue(operation, [&] { check(call(nccl_api(), on(stream).handle()), operation); });
+  watch_->enqueued(comm_, {operation, sequence_, before, stream->record()});
+}
+
+void NcclCollectives::broadcast(const Operand& tensor, int root, Stream* stream) {
+  enqueue("broadcast", stream, [&](const Nccl& api, cudaStream_t s) {
+    return api.Broadcast(tensor.data, tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), root, comm_, s);
+  });
+}
+
+// Everybody receives its part in the dtype of its output, which is everybody's: root casts.
+void NcclCollectives::scatter(const Operand& out, const Operand& in, int root, Stream* stream) {
+  const bool is_root = rank_ == root;
+  Operand source = in;
+  std::optional<Scratch> cast;
+  if (is_root && in.dtype != out.dtype) {
+    cast.emplace(in.numel, out.dtype, stream);
+    copy_on_device(cast->operand, in, stream);
+    source = cast->operand;
+  }
+  const auto count = static_cast<size_t>(out.numel);
+  const int type = type_of(out.dtype);
+  enqueue("scatter", stream, [&](const Nccl& api, cudaStream_t s) {
+    if (!is_root) return api.Recv(out.data, count, type, root, comm_, s);
+    int result = api.GroupStart();
+    for (int peer = 0; peer < size_ && result == 0; ++peer) {
+      if (peer != root) result = api.Send(source.at(peer * out.numel), count, type, peer, comm_, s);
+    }
+    int ended = api.GroupEnd();  // also after a failure: the group must not stay open
+    return result ? result : ended;
+  });
+  if (is_root) copy_on_device(out, part_of(source, rank_ * out.numel, out.numel), stream);
+}
+
+void NcclCollectives::all_reduce(const Operand& tensor, ReduceOp op, Stream* stream) {
+  enqueue("all_reduce", stream, [&](const Nccl& api, cudaStream_t s) {
+    return api.AllReduce(tensor.data, tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), op_of(op), comm_, s);
+  });
+}
+
+void NcclCollectives::all_gather(const Operand& out, const Operand& in, Stream* stream) {
+  Operand part = in;
+  if (in.dtype != out.dtype) {
+    part = part_of(out, rank_ * in.numel, in.numel);
+    copy_on_device(part, in, stream);
+  }
+  enqueue("all_gather", stream, [&](const Nccl& api, cudaStream_t s) {
+    return api.AllGather(part.data, out.data, static_cast<size_t>(part.numel), type_of(out.dtype), comm_, s);
+  });
+}
+
+void NcclCollectives::reduce_scatter(const Operand& out, const Operand& in, ReduceOp op, bool accumulate, Stream* stream) {
+  const bool direct = !accumulate && out.dtype == in.dtype;
+  std::optional<Scratch> apart;
+  if (!direct) apart.emplace(out.numel, in.dtype, stream);
+  const Operand to = direct ? out : apart->operand;
+  enqueue("reduce_scatter", stream, [&](const Nccl& api, cudaStream_t s) {
+    return api.ReduceScatter(in.data, to.data, static_cast<size_t>(to.numel), type_of(in.dtype), op_of(op), comm_, s);
+  });
+  if (direct || out.numel == 0) return;
+  if (accumulate) cuda::enqueue<Add>(Add{view_of(out), view_of(out), view_of(to)}, *stream);
+  else copy_on_device(out, to, stream);
+}
+
+void NcclCollectives::send(const Operand& tensor, int to, Stream* stream) {
+  enqueue("send", stream, [&](const Nccl& api, cudaStream_t s) {
+    return api.Send(tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), to, comm_, s);
+  });
+}
+
+void NcclCollectives::recv(const Operand& tensor, int from, Stream* stream) {
+  enqueue("recv", stream, [&](const Nccl& api, cudaStream_t s) {
+    return api.Recv(tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), from, comm_, s);
+  });
+}
+
+void NcclCollectives::barrier(Stream* stream) {
+  Scratch one(1, DType::Int32, stream);
+  cuda::enqueue<Fill>(Fill{view_of(one.operand), 0}, *stream);
+  all_reduce(one.operand, ReduceOp::Sum, stream);
+}
+
+}  // namespace rz::comm

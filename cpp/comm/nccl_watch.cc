@@ -1,0 +1,99 @@
+#include "comm/nccl_watch.h"
+
+#include <pthread.h>
+
+namespace rz::comm {
+
+std::shared_ptr<NcclWatch> NcclWatch::of(std::shared_ptr<JobState> state) {
+  static std::mutex mutex;
+  static std::map<JobState*, std::weak_ptr<NcclWatch>> watches;
+  std::lock_guard lock(mutex);
+  std::erase_if(watches, [](auto& entry) { return entry.second.expired(); });
+  auto& known = watches[state.get()];
+  std::shared_ptr<NcclWatch> watch = known.lock();
+  if (!watch) known = watch = std::shared_ptr<NcclWatch>(new NcclWatch(std::move(state)));
+  return watch;
+}
+
+NcclWatch::NcclWatch(std::shared_ptr<JobState> state) : state_(std::move(state)) {
+  thread_ = std::thread([this] { run(); });
+  pthread_setname_np(thread_.native_handle(), "rz-nccl-watch");
+}
+
+NcclWatch::~NcclWatch() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  stopping_.notify_all();
+  thread_.join();
+}
+
+void NcclWatch::add(nccl::Comm comm, std::string group) {
+  std::lock_guard lock(mutex_);
+  watched_[comm].group = std::move(group);
+}
+
+void NcclWatch::enqueued(nccl::Comm comm, const Enqueued& op) {
+  std::lock_guard lock(mutex_);
+  watched_.at(comm).running.push_back(op);
+}
+
+bool NcclWatch::remove(nccl::Comm comm) {
+  std::lock_guard lock(mutex_);
+  bool aborted = watched_.at(comm).aborted;
+  watched_.erase(comm);
+  return !aborted;
+}
+
+void NcclWatch::run() {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    for (auto& [comm, watched] : watched_) {
+      if (!watched.aborted) look(comm, watched);
+    }
+    stopping_.wait_for(lock, std::chrono::milliseconds(100), [&] { return stop_; });
+  }
+}
+
+// With the mutex.
+void NcclWatch::look(nccl::Comm comm, Watched& watched) {
+  const Nccl& api = nccl_api();
+  if (state_->aborted()) return abort(comm, watched);
+  int error = 0;
+  if (int asked = api.CommGetAsyncError(comm, &error)) error = asked;
+  if (error != 0 && error != nccl::kInProgress) {
+    std::string text = "NCCL on rank " + std::to_string(state_->rank()) + ", group " + watched.group + ": " + api.GetErrorString(error);
+    if (api.GetLastError) text += std::string("; ") + api.GetLastError(comm);
+    state_->announce("ERR_NCCL", text);
+    state_->abort("ERR_NCCL", text);
+    return abort(comm, watched);
+  }
+  auto& running = watched.running;
+  while (!running.empty() && running.front().after.stream->query(running.front().after)) {
+    running.pop_front();
+    watched.has_started = false;
+  }
+  if (running.empty()) return;
+  const Enqueued& op = running.front();
+  if (!watched.has_started) {
+    if (!op.before.stream->query(op.before)) return;  // work of this rank comes first
+    watched.has_started = true;
+    watched.started = Clock::now();
+  }
+  if (Clock::now() - watched.started < std::chrono::duration<double>(state_->timeout())) return;
+  std::string text = "rank " + std::to_string(state_->rank()) + " waited " + std::to_string(static_cast<long>(state_->timeout())) + " s in " +
+                     op.operation + " #" + std::to_string(op.sequence) + " of group " + watched.group + " on the device; a rank of the group did not come";
+  state_->announce("ERR_TIMEOUT", text);
+  state_->abort("ERR_TIMEOUT", text);
+  abort(comm, watched);
+}
+
+// Ends what runs: streams go on, with results that nobody may use, since every later call throws.
+void NcclWatch::abort(nccl::Comm comm, Watched& watched) {
+  watched.aborted = true;
+  watched.running.clear();
+  nccl_api().CommAbort(comm);
+}
+
+}  // namespace rz::comm

@@ -1,0 +1,56 @@
+// Watches the NCCL communicators of this process: an error of theirs, a collective that does not end, and the end of the job
+// each abort them, so that no stream waits for a peer that will not come.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "comm/job_state.h"
+#include "comm/nccl_api.h"
+#include "core/stream.h"
+
+namespace rz::comm {
+
+class NcclWatch {
+ public:
+  // One for a job, made with its first communicator.
+  static std::shared_ptr<NcclWatch> of(std::shared_ptr<JobState> state);
+  ~NcclWatch();
+
+  struct Enqueued {
+    const char* operation;
+    uint64_t sequence;
+    Event before, after;  // it runs between them
+  };
+  void add(nccl::Comm comm, std::string group);
+  void enqueued(nccl::Comm comm, const Enqueued& op);
+  // The communicator is about to be destroyed or aborted by its owner. False: it was aborted here already.
+  bool remove(nccl::Comm comm);
+  JobState& state() { return *state_; }
+
+ private:
+  struct Watched {
+    std::string group;
+    std::deque<Enqueued> running;
+    bool has_started = false;
+    Clock::time_point started;  // when the first of them was seen to run
+    bool aborted = false;
+  };
+  explicit NcclWatch(std::shared_ptr<JobState> state);
+  void run();
+  void look(nccl::Comm comm, Watched& watched);
+  void abort(nccl::Comm comm, Watched& watched);
+
+  std::shared_ptr<JobState> state_;
+  std::mutex mutex_;
+  std::condition_variable stopping_;
+  std::map<nccl::Comm, Watched> watched_;
+  bool stop_ = false;
+  std::thread thread_;
+};
+
+}  // namespace rz::comm
