@@ -32,7 +32,18 @@ Group& group(Args& a) { return comm_state(a).groups.at(a.number(0)); }
 
 TensorRef optional_tensor(Args& a, size_t i) {
   if (i >= a.count() || a.missing(i) || a.number(i) == 0) return {};
-  return a.host_tensor(i);
+  return a.tensor(i);
+}
+
+// A collective runs on the current stream of its operands' device.
+Stream* stream_of(Args& a, const TensorRef& tensor) {
+  const Device device = tensor.storage->device();
+  return device == Device::Cpu ? a.stream() : a.state().current_on(device);
+}
+
+double insert(CommState& state, Group group, Runtime& runtime) {
+  group->coordinate_on(runtime.compute());
+  return state.groups.insert(std::move(group));
 }
 
 comm::ReduceOp reduce_op(Args& a, size_t i) {
@@ -77,9 +88,9 @@ napi_value comm_init(Args& a) {
         joined->job = comm::Job::join(options);
         joined->world = joined->job->world(runtime);
       },
-      [&state, joined](Napi::Env env) -> Napi::Value {
+      [&state, joined, runtime](Napi::Env env) -> Napi::Value {
         state.job = joined->job;
-        return Napi::Number::New(env, state.groups.insert(std::move(joined->world)));
+        return Napi::Number::New(env, insert(state, std::move(joined->world), *runtime));
       });
 }
 
@@ -87,7 +98,7 @@ napi_value comm_init(Args& a) {
 napi_value comm_local(Args& a) {
   Runtime* runtime = &a.runtime();
   auto allocate = [runtime](size_t bytes, Stream* home, MemoryKind kind, bool) { return runtime->allocate(bytes, home, kind); };
-  return a.from(comm_state(a).groups.insert(std::make_shared<comm::LocalGroup>("world", 0, allocate)));
+  return a.from(insert(comm_state(a), std::make_shared<comm::LocalGroup>("world", 0, allocate), *runtime));
 }
 
 // (rank, size) → the world's handle. Begins the dry run of this process: see Runtime::make_dry.
@@ -186,7 +197,7 @@ napi_value group_split(Args& a) {
   std::vector<int> ranks;
   for (uint32_t i = 0; i < list.Length(); ++i) ranks.push_back(list.Get(i).As<Napi::Number>().Int32Value());
   Group part = group(a)->split(ranks);
-  return a.from(part ? comm_state(a).groups.insert(std::move(part)) : 0.0);
+  return a.from(part ? insert(comm_state(a), std::move(part), a.runtime()) : 0.0);
 }
 
 // (group, numel, dtype, kind, populate) → tensor
@@ -221,37 +232,37 @@ napi_value group_allocate_whole(Args& a) {
 }
 
 napi_value group_broadcast(Args& a) {
-  group(a)->broadcast(a.host_tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  group(a)->broadcast(a.tensor(1), static_cast<int>(a.integer(2)), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
 napi_value group_scatter(Args& a) {
-  group(a)->scatter(a.host_tensor(1), optional_tensor(a, 2), static_cast<int>(a.integer(3)), a.stream());
+  group(a)->scatter(a.tensor(1), optional_tensor(a, 2), static_cast<int>(a.integer(3)), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
 napi_value group_all_reduce(Args& a) {
-  group(a)->all_reduce(a.host_tensor(1), reduce_op(a, 2), a.stream());
+  group(a)->all_reduce(a.tensor(1), reduce_op(a, 2), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
 napi_value group_all_gather(Args& a) {
-  group(a)->all_gather(a.host_tensor(1), a.host_tensor(2), a.stream());
+  group(a)->all_gather(a.tensor(1), a.tensor(2), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
 napi_value group_reduce_scatter(Args& a) {
-  group(a)->reduce_scatter(a.host_tensor(1), a.host_tensor(2), reduce_op(a, 3), a.boolean(4), a.stream());
+  group(a)->reduce_scatter(a.tensor(1), a.tensor(2), reduce_op(a, 3), a.boolean(4), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
 napi_value group_send(Args& a) {
-  group(a)->send(a.host_tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  group(a)->send(a.tensor(1), static_cast<int>(a.integer(2)), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
 napi_value group_recv(Args& a) {
-  group(a)->recv(a.host_tensor(1), static_cast<int>(a.integer(2)), a.stream());
+  group(a)->recv(a.tensor(1), static_cast<int>(a.integer(2)), stream_of(a, a.tensor(1)));
   return a.undefined();
 }
 
