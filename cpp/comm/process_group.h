@@ -75,7 +75,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   void all_gather(TensorRef out, TensorRef in, Stream* stream);
   // out (+)= op over ranks of part `rank` of their `in`; float32 accumulation in rank order.
   void reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream);
-  // Small messages are buffered; a large send completes when it was received.
+  // Small messages are buffered; a large send completes when it was received, and on devices every one.
   void send(TensorRef tensor, int to, Stream* stream);
   void recv(TensorRef tensor, int from, Stream* stream);
   void barrier(Stream* stream);

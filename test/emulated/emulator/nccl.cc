@@ -31,7 +31,7 @@ constexpr int kMostRanks = 16, kInvalidArgument = 4, kInvalidUsage = 5, kSystemE
 struct Board {
   std::atomic<int> joined;
   std::atomic<uint64_t> brought[kMostRanks], read[kMostRanks];
-  std::atomic<uint64_t> sent[kMostRanks][kMostRanks];
+  std::atomic<uint64_t> sent[kMostRanks][kMostRanks], received[kMostRanks][kMostRanks];
 };
 
 struct Comm {
@@ -47,6 +47,7 @@ struct Call {
   CUstream_st* stream;
   std::function<void()> run;
   rz::emulator::Ready ready;
+  bool is_end = false;  // of something that began; in a group all begin first
 };
 thread_local int group_depth = 0;
 thread_local std::vector<Call> grouped;
@@ -226,14 +227,16 @@ int ncclReduceScatter(const void* in, void* out, size_t count, int type, int op,
                   [=](auto& parts) { reduce(parts, static_cast<size_t>(rank) * count, count, type, op, out); });
 }
 
+// As the real one, a message completes when it was received: two ranks that both send first, outside of a group, wait for ever.
 int ncclSend(const void* in, size_t count, int type, int to, nccl::Comm comm_, nccl::Stream stream) {
   Comm* comm = as_comm(comm_);
   const uint64_t turn = ++comm->sent[to];
-  return launch({stream, [=] {
+  launch({stream, [=] {
     if (comm->aborted) return;
     put(comm->name + "-to-" + std::to_string(to) + "-" + std::to_string(comm->rank) + "-" + std::to_string(turn), in, count * width(type));
     comm->board->sent[comm->rank][to] = turn;
   }, {}});
+  return launch({stream, [] {}, [=] { return comm->aborted || comm->board->received[comm->rank][to].load() >= turn; }, true});
 }
 
 int ncclRecv(void* out, size_t count, int type, int from, nccl::Comm comm_, nccl::Stream stream) {
@@ -245,6 +248,7 @@ int ncclRecv(void* out, size_t count, int type, int from, nccl::Comm comm_, nccl
     std::vector<char> data = get(name, count * width(type));
     std::memcpy(out, data.data(), data.size());
     shm_unlink(name.c_str());
+    comm->board->received[from][comm->rank] = turn;
   }, [=] { return comm->aborted || comm->board->sent[from][comm->rank].load() >= turn; }});
 }
 
@@ -256,7 +260,9 @@ int ncclGroupStart() {
 int ncclGroupEnd() {
   if (group_depth == 0) return kInvalidUsage;
   if (--group_depth > 0) return 0;
-  for (Call& call : grouped) enqueue(call.stream, std::move(call.run), std::move(call.ready));
+  for (bool ends : {false, true})
+    for (Call& call : grouped)
+      if (call.is_end == ends) enqueue(call.stream, std::move(call.run), std::move(call.ready));
   grouped.clear();
   return 0;
 }

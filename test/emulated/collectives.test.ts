@@ -1,0 +1,38 @@
+// Collectives on device tensors: the call sites of NCCL, the watch over it, and its stand-in between real processes.
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { available, buildEmulated, emulated, runNode, seeds } from './emulated.ts';
+
+const fixture = join(import.meta.dirname, 'fixtures/collectives.mjs');
+const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
+
+describe.skipIf(!available)('collectives on devices, emulated', () => {
+  beforeAll(buildEmulated, 600_000);
+
+  const job = (ranks: number, scenario: string, seed: number, env: Record<string, string> = {}) =>
+    runNode([launcher, 'run', '--nproc', String(ranks), fixture, scenario], seed, {
+      RANKZERO_NCCL_PATH: join(emulated, 'libnccl.so.2'),
+      ...env,
+    });
+
+  it.each([1, 2, 4].flatMap((ranks) => seeds.map((seed) => [ranks, seed] as const)))(
+    'give the values of %i ranks, seed %i',
+    async (ranks, seed) => {
+      const { code, stdout, stderr } = await job(ranks, 'all', seed);
+      expect(stdout.match(/passed/g)?.length, stderr).toBe(ranks);
+      expect(code).toBe(0);
+    },
+  );
+
+  it('end with an error that names the rank that died', async () => {
+    const { code, stderr } = await job(2, 'death', 1);
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(/rank 1/);
+  });
+
+  it('need NCCL on every rank: the error names it and the place that was tried', async () => {
+    const { code, stderr } = await job(2, 'all', 1, { RANKZERO_NCCL_PATH: '/nowhere/libnccl.so.2' });
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(/devices of several ranks need NCCL.*rank 0: NCCL[\s\S]*\/nowhere\/libnccl\.so\.2/);
+  });
+});
