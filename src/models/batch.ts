@@ -1,4 +1,5 @@
 // What a causal language model is fed: ids, positions and sequence boundaries as device tensors, checked on the host first.
+import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 
 /** Token ids or labels: an int64 tensor (batch, length), rows of numbers, or one flat row (with cuSeqlens). */
@@ -161,5 +162,8 @@ export function int64Tensor(values: Int32Array): Tensor {
     wide[2 * i] = values[i]!;
     wide[2 * i + 1] = values[i]! >> 31;
   }
-  return Tensor.from(new BigInt64Array(wide.buffer), [values.length], { dtype: 'int64' });
+  return Tensor.from(new BigInt64Array(wide.buffer), [values.length], {
+    dtype: 'int64',
+    device: computeDevice(),
+  });
 }

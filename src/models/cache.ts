@@ -1,5 +1,6 @@
 // Keys and values of earlier tokens, for generation. One sequence.
 import type { DType } from '../tensor/dtype.ts';
+import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 
 export class LayerCache implements Disposable {
@@ -33,7 +34,7 @@ export class LayerCache implements Disposable {
   }
 
   private allocate(width: number, dtype: DType): Tensor {
-    return Tensor.empty([this.capacity, width], dtype, 'activation');
+    return Tensor.empty([this.capacity, width], dtype, 'activation', computeDevice());
   }
 
   [Symbol.dispose](): void {

@@ -9,6 +9,7 @@ import { Linear } from '../nn/layers.ts';
 import { Module } from '../nn/module.ts';
 import type { TensorParallel } from '../parallel/transform/context.ts';
 import { scope, track } from '../tensor/scope.ts';
+import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { type ForwardInput, int64Tensor, layOut } from './batch.ts';
 import type { LayerCache } from './cache.ts';
@@ -95,7 +96,7 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
     const host = layOut(input, this.config.vocabSize, tp?.sequenceParallel ? tp.size : 1);
     tp?.checkInputs?.(host.ids);
     return scope(() => {
-      const cu = Tensor.from(host.cuSeqlens);
+      const cu = Tensor.from(host.cuSeqlens, [host.cuSeqlens.length], { device: computeDevice() });
       const balance = host.labels && this.routerBalance(host.ids.length - host.padding);
       const hidden = this.hidden(int64Tensor(host.ids), int64Tensor(host.positions), { cuQ: cu, cuK: cu, balance });
       const shape = [host.batch, host.length, this.config.vocabSize];
@@ -143,8 +144,9 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
     return scope(() => {
       const start = caches[0]!.length;
       const positions = int64Tensor(Int32Array.from(ids, (_, i) => start + i));
-      const cuQ = Tensor.from(Int32Array.of(0, ids.length));
-      const cuK = Tensor.from(Int32Array.of(0, start + ids.length));
+      const device = computeDevice();
+      const cuQ = Tensor.from(Int32Array.of(0, ids.length), [2], { device });
+      const cuK = Tensor.from(Int32Array.of(0, start + ids.length), [2], { device });
       const hidden = this.hidden(int64Tensor(ids), positions, { cuQ, cuK, caches });
       using last = hidden.narrow(ids.length - 1, 1);
       return this.outputHead.forward(last);

@@ -3,6 +3,7 @@ import { NONE, native } from '../native.ts';
 import { Parameter } from '../nn/parameter.ts';
 import { FsdpUnit } from '../parallel/fsdp/unit.ts';
 import { span } from '../profile/recorder.ts';
+import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 
 export interface AdamWOptions {
@@ -93,16 +94,15 @@ export class AdamW {
         unit?.markShardWritten();
         continue;
       }
-      slot.expAvg ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
-      slot.expAvgSq ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
+      const { expAvg, expAvgSq } = stateOf(slot);
       using values = unit ? unit.shard.slice(0, [slot.numel]) : parameter!.detach();
       using copy = unit?.computeShard?.slice(0, [slot.numel]);
       using grad = gradient.slice(0, [slot.numel]);
       native.adamw(
         values.handle,
         grad.handle,
-        slot.expAvg.handle,
-        slot.expAvgSq.handle,
+        expAvg.handle,
+        expAvgSq.handle,
         slot.segments?.handle ?? NONE,
         unit?.gradScale?.handle ?? NONE,
         copy?.handle ?? NONE,
@@ -129,10 +129,7 @@ export class AdamW {
   /** @internal State of the slots that have some; zeros are made for the others when `create`. */
   states(create = false): SlotState[] {
     if (create) {
-      for (const slot of this.slots) {
-        slot.expAvg ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
-        slot.expAvgSq ??= Tensor.zeros([slot.numel], 'float32', 'optimizer');
-      }
+      for (const slot of this.slots) stateOf(slot);
     }
     return this.slots.flatMap(({ unit, parameter, step, expAvg, expAvgSq }) =>
       expAvg && expAvgSq ? [{ unit, parameter, step, expAvg, expAvgSq }] : [],
@@ -145,9 +142,19 @@ export class AdamW {
   }
 }
 
+function stateOf(slot: Slot): { expAvg: Tensor; expAvgSq: Tensor } {
+  const device = slot.unit?.shard.device ?? slot.parameter!.device;
+  slot.expAvg ??= Tensor.zeros([slot.numel], 'float32', 'optimizer', device);
+  slot.expAvgSq ??= Tensor.zeros([slot.numel], 'float32', 'optimizer', device);
+  return { expAvg: slot.expAvg, expAvgSq: slot.expAvgSq };
+}
+
 function segmentTensor(segments: readonly (readonly [number, number])[]): Tensor | undefined {
   if (segments.length === 0) return undefined;
-  return Tensor.from(BigInt64Array.from(segments.flat(), BigInt));
+  return Tensor.from(BigInt64Array.from(segments.flat(), BigInt), [2 * segments.length], {
+    dtype: 'int64',
+    device: computeDevice(),
+  });
 }
 
 function nonNegative(name: string, value: number): number {

@@ -106,9 +106,12 @@ export function emptyModuleParams(module: Module): void {
 }
 
 /** Buffers are always real and on the CPU here; throws for one that is not. */
-export function moveBuffersToDevice(module: Module, device: 'cpu' = 'cpu'): void {
+export function moveBuffersToDevice(module: Module, device: 'cpu' | 'cuda' = 'cpu'): void {
   for (const [name, buffer] of module.namedBuffers()) {
-    if (buffer.device !== device)
-      throw new Error(`buffer ${name} is on ${buffer.device}; it must be rebuilt from the config`);
+    if (buffer.device === 'meta') throw new Error(`buffer ${name} is on meta; it must be rebuilt from the config`);
+  }
+  for (const inner of module.modules()) {
+    for (const [name, buffer, persistent] of [...inner.ownBuffers()])
+      if (buffer.device !== device) inner.registerBuffer(name, buffer.to(device), persistent);
   }
 }

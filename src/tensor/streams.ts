@@ -3,22 +3,51 @@
 import { availableParallelism } from 'node:os';
 import { type Handle, native } from '../native.ts';
 
-export const computeStream = 0;
+/** Of the device that this process computes on. */
+export let computeStream = 0;
+
+let device: 'cpu' | 'cuda' = 'cpu';
+
+/** Where models compute and their parameters live: one device a process. */
+export function computeDevice(): 'cpu' | 'cuda' {
+  return device;
+}
+
+/**
+ * Makes `cuda` the device of this process, for good. Before anything is wrapped. Errors: ERR_CUDA_UNAVAILABLE, saying why;
+ * where streams of the CPU are in use already.
+ */
+export function useDevice(name: 'cpu' | 'cuda'): void {
+  if (name === device) return;
+  if (name === 'cpu' || communication !== undefined || tensorParallel !== undefined)
+    throw new Error(`this process computes on ${device} already; ask for ${name} before models are wrapped`);
+  computeStream = native.computeStream(1);
+  device = name;
+}
 
 let communication: number | undefined;
 const loading: number[] = [];
 
 /** All collectives of FSDP run here, in the order of their enqueueing. */
 export function communicationStream(): number {
-  communication ??= native.streamCreate('comm');
+  communication ??= native.streamCreate('comm', device === 'cuda' ? 1 : 0);
   return communication;
+}
+
+let hostCommunication: number | undefined;
+
+/** Collectives on host memory, which coordinate devices and bring them their weights. */
+export function hostCommunicationStream(): number {
+  if (device === 'cpu') return communicationStream();
+  hostCommunication ??= native.streamCreate('host comm');
+  return hostCommunication;
 }
 
 let tensorParallel: number | undefined;
 
 /** Sums of gradients over tensor-parallel ranks run here while the compute stream goes on. */
 export function tensorParallelStream(): number {
-  tensorParallel ??= native.streamCreate('tensor');
+  tensorParallel ??= native.streamCreate('tensor', device === 'cuda' ? 1 : 0);
   return tensorParallel;
 }
 

@@ -10,7 +10,7 @@ import { type ScheduleName, scheduleFactor } from '../optim/schedule.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { span } from '../profile/recorder.ts';
 import { scope } from '../tensor/scope.ts';
-import { communicationStream, computeStream, onStream, order } from '../tensor/streams.ts';
+import { communicationStream, computeDevice, computeStream, onStream, order } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { StepRecord } from './reporter.ts';
 
@@ -114,7 +114,7 @@ export class Trainer {
   private enqueue(step: number, data: DataStep, wantsStop: boolean): Enqueued {
     const { fsdp, optimizer, lr, schedule = 'constant', totalSteps, warmupSteps, maxGradNorm = 0 } = this.options;
     dist.setPhase(`step ${step}`);
-    const metrics = Tensor.zeros([3]);
+    const metrics = Tensor.zeros([3], 'float32', 'other', computeDevice());
     const last = data.microBatches.length - 1;
     for (const [i, batch] of data.microBatches.entries()) {
       const run = (): void => this.forwardBackward(batch, data.numItems, metrics);

@@ -11,8 +11,16 @@ import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import { span } from '../../profile/recorder.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
-import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
+import {
+  communicationStream,
+  computeDevice,
+  computeStream,
+  onStream,
+  order,
+  StreamEvent,
+} from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
+import { moveBuffersToDevice } from '../delayed_param.ts';
 import type { TensorParallel } from '../transform/context.ts';
 import { fillFromRank0, fillLocally, openLanes, type UnitRecipes } from './fill.ts';
 import { FlatLayout } from './flat.ts';
@@ -22,7 +30,7 @@ import { canMap, GatheredMemory, MappedMemory, type UnitMemory, wholeTensors } f
 import type { FsdpOptions } from './options.ts';
 import { FsdpRuntime } from './runtime.ts';
 import { saveFullPretrained } from './save_pretrained.ts';
-import { StagingRing, scatterFromRank0 } from './scatter.ts';
+import { StagingRing, scatterFromRank0, stageLocally } from './scatter.ts';
 import {
   type FullStateDictOptions,
   fullStateDict,
@@ -112,6 +120,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     if (failure !== undefined) throw failure;
     for (const wrapper of inner) this.runtime.adopt(wrapper.runtime.units);
     this.wrap(planned);
+    moveBuffersToDevice(module, computeDevice());
     if (options.syncModuleStates) this.syncBuffers();
     communicationStreamDone();
     native.memoryTrim();
@@ -168,7 +177,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     // The host stays at most two units ahead of the transfers.
     const filled = planned.filter((plan) => plan.parameters.length > 0 || plan === planned.at(-1));
     const shapes = filled.map((plan) => this.shapeOf(plan));
-    const places = canMap(this.sourceGroup) ? this.allocateMapped(shapes) : this.allocateShards(shapes);
+    const places = canMap() ? this.allocateMapped(shapes) : this.allocateShards(shapes);
     openLanes();
     using ring = new StagingRing(this.sourceGroup);
     const inFlight: { event: StreamEvent; unit: PlannedUnit }[] = [];
@@ -186,6 +195,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
       if (inFlight.length > 2) finish();
     }
     while (inFlight.length > 0) finish();
+    if (computeDevice() !== 'cpu') return;
     // In one go; a fault a page later would cost more.
     onStream(communicationStream(), () => {
       for (const unit of this.runtime.units) native.tensorPages(unit.shard.handle, true);
@@ -237,7 +247,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   private allocateShards(shapes: readonly UnitShape[]): UnitPlace[] {
     return onStream(communicationStream(), () =>
       shapes.map(({ layout, dtypes }) => {
-        const shard = Tensor.empty([layout.shardNumel], dtypes.master, 'parameter');
+        const shard = Tensor.empty([layout.shardNumel], dtypes.master, 'parameter', computeDevice());
         return { memory: new GatheredMemory(this.groups.shard, shard, dtypes.compute), region: undefined };
       }),
     );
@@ -258,7 +268,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     let recipes: UnitRecipes | undefined;
     if (!receives)
       recipes = new Map(plan.parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-    if (!syncModuleStates) fillLocally(unit, recipes!, lane);
+    if (!syncModuleStates && computeDevice() !== 'cpu') stageLocally(unit, recipes!, ring);
+    else if (!syncModuleStates) fillLocally(unit, recipes!, lane);
     else if (region) fillFromRank0(unit, recipes, region, this.sourceGroup, lane);
     else scatterFromRank0(unit, recipes, ring, this.sourceGroup);
     for (const parameter of plan.parameters) {
@@ -353,7 +364,8 @@ export class FullyShardedDataParallel<M extends Module = Module> {
   }
 
   private clip(maxNorm: number): Tensor {
-    const [sum, factor, norm] = [Tensor.empty([1]), Tensor.empty([1]), Tensor.empty([])];
+    const empty = (shape: readonly number[]): Tensor => Tensor.empty(shape, 'float32', 'other', computeDevice());
+    const [sum, factor, norm] = [empty([1]), empty([1]), empty([])];
     gradientSquares(this.units, sum);
     const comm = communicationStream();
     if (this.groups.grid.size > 1) {

@@ -2,7 +2,7 @@
 // others (devices, several hosts) gather copies.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { dtypeNumber, type FloatDType } from '../../tensor/dtype.ts';
-import { communicationStream, numLoadingStreams, onStream } from '../../tensor/streams.ts';
+import { communicationStream, computeDevice, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 
 /** Everything here is enqueued on the current stream, which is the communication stream. */
@@ -103,7 +103,7 @@ export class GatheredMemory implements UnitMemory {
 
   private gatherAs(dtype: FloatDType, kind: MemoryKind): Tensor {
     const { numel } = this.shard;
-    const full = Tensor.empty([numel * this.group.size], dtype, kind);
+    const full = Tensor.empty([numel * this.group.size], dtype, kind, this.shard.device);
     using part = full.slice(this.group.rank * numel, [numel]);
     part.copyFrom(this.shard);
     this.group.allGather(full.handle, part.handle);
@@ -111,14 +111,15 @@ export class GatheredMemory implements UnitMemory {
   }
 }
 
-/** Whether the ranks of `group` can map each other's memory. RANKZERO_FSDP_GATHER=copy: none do, as on devices. */
-export function canMap(group: ProcessGroup): boolean {
-  return group.backend !== 'nccl' && process.env.RANKZERO_FSDP_GATHER !== 'copy';
+/** Whether ranks can map each other's memory. RANKZERO_FSDP_GATHER=copy: they do not, as on devices. */
+export function canMap(): boolean {
+  return computeDevice() === 'cpu' && process.env.RANKZERO_FSDP_GATHER !== 'copy';
 }
 
-/** A tensor in memory that the ranks of `group` can read; private when the group has one rank. */
+/** A tensor on this process's device that the ranks of `group` can read; private when the group has one rank. */
 export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDType, kind: MemoryKind): Tensor {
-  if (group.size === 1) return Tensor.empty([numel], dtype, kind);
+  const device = computeDevice();
+  if (group.size === 1 || device !== 'cpu') return Tensor.empty([numel], dtype, kind, device);
   return new Tensor(group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber(kind)), [numel], dtype);
 }
 

@@ -1,18 +1,18 @@
-// Filling shards that peers cannot map: rank 0 reads slices into a bounded ring of staging buffers and scatters them, chunk by
-// chunk, so that nobody holds more than its shard and the ring.
+// Filling shards that peers cannot map: rank 0 reads slices into a bounded ring of staging buffers on the host and scatters
+// them, chunk by chunk, so that nobody holds more than its shard and the ring. On devices each rank copies its own part up.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
-import { dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
+import { dtypeNumber, dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
 import {
   communicationStream,
   computeStream,
+  hostCommunicationStream,
   loadingStream,
   onStream,
   order,
   StreamEvent,
 } from '../../tensor/streams.ts';
-import type { Tensor } from '../../tensor/tensor.ts';
+import { memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 import { fillWindow, type UnitRecipes } from './fill.ts';
-import { sharedTensor } from './memory.ts';
 import type { FsdpUnit } from './unit.ts';
 
 // Bytes of one staging buffer on rank 0; there are two, whatever the model.
@@ -23,10 +23,11 @@ interface Slot {
   sent: StreamEvent | undefined;
 }
 
-/** Two buffers that are filled on a loading stream and sent on the communication stream in turn, for a whole wrap. */
+/** Two buffers that are filled on a loading stream and sent on the host's communication stream in turn, for a whole wrap. */
 export class StagingRing implements Disposable {
   private readonly slots: Slot[] = [];
   private turn = 0;
+  private received: Tensor | undefined;
   private readonly group: ProcessGroup;
 
   constructor(group: ProcessGroup) {
@@ -39,25 +40,25 @@ export class StagingRing implements Disposable {
   }
 
   /**
-   * `fill(part, rank)` enqueues the values for each rank on the loading stream; `send(staging)` enqueues the transfer on
-   * the communication stream. A buffer is filled again only when its transfer is done.
+   * `fill(part, i)` enqueues the values of each of `parts` on the loading stream; `send(staging)` enqueues what becomes of
+   * them on the host's communication stream. A buffer is filled again only when that is done.
    */
   pass(
     length: number,
+    parts: number,
     dtype: FloatDType,
-    fill: (part: Tensor, rank: number) => void,
+    fill: (part: Tensor, i: number) => void,
     send: (staging: Tensor) => void,
   ): void {
-    const [load, comm] = [loadingStream(0), communicationStream()];
-    const { size } = this.group;
+    const [load, comm] = [loadingStream(0), hostCommunicationStream()];
     const slot = this.slotOf(dtype);
     slot.sent?.waitOn(load);
     slot.sent?.dispose();
-    using used = slot.buffer.slice(0, [length * size]);
+    using used = slot.buffer.slice(0, [length * parts]);
     onStream(load, () => {
-      for (let r = 0; r < size; r++) {
-        using part = used.slice(r * length, [length]);
-        fill(part, r);
+      for (let i = 0; i < parts; i++) {
+        using part = used.slice(i * length, [length]);
+        fill(part, i);
       }
     });
     order(load, comm);
@@ -65,21 +66,45 @@ export class StagingRing implements Disposable {
     slot.sent = new StreamEvent(comm);
   }
 
+  /** `receive` enqueues the values of `target`, a part of a shard, into host memory; on a device they are copied from there. */
+  into(target: Tensor, dtype: FloatDType, receive: (host: Tensor) => void): void {
+    const comm = hostCommunicationStream();
+    if (target.device === 'cpu') {
+      onStream(comm, () => receive(target));
+      return;
+    }
+    if (this.received?.dtype !== dtype) {
+      this.received?.dispose();
+      this.received = onStream(comm, () => Tensor.empty([this.partNumel(dtype)], dtype, 'staging'));
+    }
+    using host = this.received.slice(0, [target.numel]);
+    onStream(comm, () => {
+      receive(host);
+      onStream(communicationStream(), () => target.copyFrom(host));
+    });
+  }
+
   private slotOf(dtype: FloatDType): Slot {
     const i = this.turn;
     this.turn = (this.turn + 1) % 2;
-    const { size } = this.group;
-    const numel = this.partNumel(dtype) * size;
+    const numel = this.partNumel(dtype) * this.group.size;
     if (this.slots[i]?.buffer.dtype !== dtype) {
       this.slots[i]?.buffer.dispose();
       const sent = this.slots[i]?.sent;
-      const buffer = onStream(loadingStream(0), () => sharedTensor(this.group, numel, dtype, 'staging'));
+      const buffer = onStream(loadingStream(0), () => this.allocate(numel, dtype));
       this.slots[i] = { buffer, sent };
     }
     return this.slots[i]!;
   }
 
+  private allocate(numel: number, dtype: FloatDType): Tensor {
+    if (this.group.size === 1) return Tensor.empty([numel], dtype, 'staging');
+    const handle = this.group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber('staging'));
+    return new Tensor(handle, [numel], dtype);
+  }
+
   [Symbol.dispose](): void {
+    this.received?.dispose();
     for (const { buffer, sent } of this.slots) {
       buffer.dispose();
       sent?.dispose();
@@ -87,10 +112,33 @@ export class StagingRing implements Disposable {
   }
 }
 
+/** The parts of a shard that pass through the ring one after the other. */
+function* chunks(shard: Tensor, step: number): Generator<{ at: number; part: Tensor }> {
+  for (let at = 0; at < shard.numel; at += step) {
+    using part = shard.slice(at, [Math.min(step, shard.numel - at)]);
+    yield { at, part };
+  }
+}
+
+/** Every rank reads its own slice of its own recipes. Enqueues. */
+export function stageLocally(unit: FsdpUnit, recipes: UnitRecipes, ring: StagingRing): void {
+  const { master } = unit.dtypes;
+  order(computeStream, loadingStream(0)); // values that were initialised there
+  for (const { at, part } of chunks(unit.shard, ring.partNumel(master))) {
+    ring.pass(
+      part.numel,
+      1,
+      master,
+      (target) => fillWindow(unit, recipes, target, unit.shardOffset + at),
+      (staging) => onStream(communicationStream(), () => part.copyFrom(staging)),
+    );
+  }
+}
+
 /**
- * Rank 0 of `group` reads and scatters; each rank receives its slice straight into its shard. `group` is the shard group,
- * or shard × tensor-parallel ranks where rank 0 alone holds the weights: then each gets its slice of its part. With
- * replicas, those of global rank 0 receive first, then each of them broadcasts to its replicas. Collective; enqueues.
+ * Rank 0 of `group` reads and scatters; each rank receives its slice. `group` is the shard group, or shard × tensor-parallel
+ * ranks where rank 0 alone holds the weights: then each gets its slice of its part. With replicas, those of global rank 0
+ * receive first, then each of them broadcasts to its replicas. Collective; enqueues.
  */
 export function scatterFromRank0(
   unit: FsdpUnit,
@@ -100,28 +148,27 @@ export function scatterFromRank0(
 ): void {
   const { shard, replicate } = unit.groups;
   const { master } = unit.dtypes;
-  const comm = communicationStream();
   const parts = group.size / shard.size;
   if (replicate.rank === 0) {
     order(computeStream, loadingStream(0)); // values that were initialised there
-    const step = ring.partNumel(master);
-    for (let at = 0; at < unit.shard.numel; at += step) {
-      const length = Math.min(step, unit.shard.numel - at);
-      using part = unit.shard.slice(at, [length]);
+    for (const { at, part } of chunks(unit.shard, ring.partNumel(master))) {
+      const scatter = (staging?: Tensor): void =>
+        ring.into(part, master, (host) => group.scatter(host.handle, staging?.handle, 0));
       if (group.rank !== 0) {
-        onStream(comm, () => group.scatter(part.handle, undefined, 0));
+        scatter();
         continue;
       }
       ring.pass(
-        length,
+        part.numel,
+        group.size,
         master,
         (target, rank) => {
           const begin = Math.floor(rank / parts) * unit.layout.shardNumel + at;
           fillWindow(unit, recipes!, target, begin, parts > 1 ? rank % parts : undefined);
         },
-        (staging) => group.scatter(part.handle, staging.handle, 0),
+        scatter,
       );
     }
   }
-  if (replicate.size > 1) onStream(comm, () => replicate.broadcast(unit.shard.handle, 0));
+  if (replicate.size > 1) onStream(communicationStream(), () => replicate.broadcast(unit.shard.handle, 0));
 }

@@ -262,7 +262,7 @@ export class FsdpUnit implements ParameterOwner {
     if (this.gradShard) native.add(this.gradShard.handle, this.gradShard.handle, part.handle);
     else if (part.dtype === this.dtypes.master) this.gradShard = part.detach();
     else {
-      this.gradShard = Tensor.empty([this.layout.shardNumel], this.dtypes.master, 'gradient');
+      this.gradShard = Tensor.empty([this.layout.shardNumel], this.dtypes.master, 'gradient', part.device);
       this.gradShard.copyFrom(part);
     }
   }
@@ -306,7 +306,7 @@ export class FsdpUnit implements ParameterOwner {
   /** Gathers a shard-sized tensor of this unit (gradients, optimizer state) whole. The caller disposes it. Collective. */
   gather(part: Tensor): Tensor {
     return this.onCommunication(() => {
-      const whole = Tensor.empty([this.layout.numel], part.dtype, 'staging');
+      const whole = Tensor.empty([this.layout.numel], part.dtype, 'staging', part.device);
       this.groups.shard.allGather(whole.handle, part.handle);
       return whole;
     });
