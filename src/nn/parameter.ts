@@ -8,6 +8,7 @@ import type { TensorSplit } from './split.ts';
 
 /** @internal What FSDP answers for a parameter that it has flattened. */
 export interface ParameterOwner {
+  readonly device: Device;
   /** The unsharded values. Throws when the unit is sharded. */
   parameterData(parameter: Parameter): Tensor;
   gradSink(parameter: Parameter): GradSink;
@@ -103,7 +104,7 @@ export class Parameter extends Tensor {
     if (this.data_ !== data) this.data_?.dispose();
     this.data_ = data;
     this.recipe_ = undefined;
-    this.device_ = 'cpu';
+    this.device_ = data.device;
     this.writer_ = writer;
   }
 
@@ -112,7 +113,7 @@ export class Parameter extends Tensor {
     this.data_?.dispose();
     this.data_ = undefined;
     this.recipe_ = undefined;
-    this.device_ = 'cpu';
+    this.device_ = owner.device;
     this.writer_ = writer;
     this.owner = owner;
   }

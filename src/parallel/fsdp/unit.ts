@@ -8,7 +8,7 @@ import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
 import { span } from '../../profile/recorder.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
-import { Tensor } from '../../tensor/tensor.ts';
+import { type Device, Tensor } from '../../tensor/tensor.ts';
 import type { FlatLayout } from './flat.ts';
 import { sharedTensor, type UnitMemory } from './memory.ts';
 
@@ -77,6 +77,10 @@ export class FsdpUnit implements ParameterOwner {
   /** This rank's elements of the flat buffer, in the master dtype. */
   get shard(): Tensor {
     return this.memory.shard;
+  }
+
+  get device(): Device {
+    return this.shard.device;
   }
 
   /** The same in the compute dtype, to be written together with the shard; undefined where gathering casts. */

@@ -10,6 +10,7 @@
 
 #include "block.h"
 
+#define __launch_bounds__(...)
 #define threadIdx (::rz::emulator::position.thread)
 #define blockIdx (::rz::emulator::position.block)
 #define blockDim (::rz::emulator::position.block_size)
