@@ -1,0 +1,95 @@
+// Cross entropy, alone and fused with the head. The fused form holds one chunk of float32 logits: product, then one kernel for
+// loss and gradient, then the two products. Rows without a label are computed too, with a gradient of zero: how many have one is
+// known on the device only. So is a label beyond the vocabulary, which makes the loss NaN here.
+#include "ops/cross_entropy.h"
+
+#include "cuda/matmul.h"
+#include "cuda/softmax_row.h"
+
+namespace rz::cuda {
+
+// Block r does row r. d may be null, or the logits themselves.
+template <class D, bool kAligned>
+static __global__ void cross_entropy_rows(D* d, double* losses, const float* logits, const int64_t* labels, int64_t vocab, Denominator denominator) {
+  const int64_t r = blockIdx.x, label = labels[r];
+  const float* row = logits + r * vocab;
+  D* d_row = d + r * vocab;
+  if (label < 0) {
+    if (threadIdx.x == 0) losses[r] = 0;
+    const float zeros[kGroup] = {};
+    if (d)
+      for (int64_t tile = 0; tile < vocab; tile += kRowTile) store_tile<kAligned>(d_row, zeros, tile, vocab);
+    return;
+  }
+  const float target = label < vocab ? row[label] : NAN;
+  const SoftmaxStats stats = softmax_stats<kAligned>(row, vocab);
+  if (threadIdx.x == 0) losses[r] = log(static_cast<double>(stats.sum)) - (static_cast<double>(target) - static_cast<double>(stats.top));
+  if (!d) return;
+  const float scale = static_cast<float>(1.0 / denominator.value()), factor = scale / stats.sum;
+  for (int64_t tile = 0; tile < vocab; tile += kRowTile) {
+    float x[kGroup];
+    load_tile<kAligned>(x, row, tile, vocab);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) x[j] = expf(x[j] - stats.top) * factor - (column_of<kAligned>(tile, j) == label ? scale : 0.0f);
+    store_tile<kAligned>(d_row, x, tile, vocab);
+  }
+}
+
+// d: in the dtype D, null if absent.
+template <class D>
+static void launch_rows(D* d, double* losses, const float* logits, const int64_t* labels, int64_t rows, int64_t vocab, Denominator denominator,
+                        CudaStream& stream) {
+  const bool aligned = vocab % 4 == 0 && vocab * static_cast<int64_t>(sizeof(D)) % 16 == 0 && is_aligned(logits) && is_aligned(d);
+  launch(aligned ? cross_entropy_rows<D, true> : cross_entropy_rows<D, false>, static_cast<unsigned>(rows), kRowThreads, 0, stream, d, losses,
+         logits, labels, vocab, denominator);
+}
+
+void run(const CrossEntropy& op, CudaStream& stream) {
+  auto scratch = stream.scratch(static_cast<size_t>(op.rows + 1) * sizeof(double));
+  auto* losses = static_cast<double*>(scratch->data());
+  const Denominator denominator = denominator_of(op.denominator, op.labels, losses + op.rows, stream);
+  launch_rows(op.d_logits.as<float>(), losses, op.logits.as<float>(), op.labels.as<int64_t>(), op.rows, op.vocab, denominator, stream);
+  write_loss(op.loss, losses, op.rows, denominator, false, stream);
+}
+
+// Every chunk passes over all of dw, which takes as long as its product where a chunk is about 900 rows (H100, float32 dw). So
+// it is 1024 rows, or more (up to 4096) while logits stay below 512 MiB.
+static int64_t chunk_rows(int64_t vocab, int64_t rows) {
+  const int64_t fitting = (int64_t{512} << 20) / (4 * vocab) / 128 * 128;
+  return std::min(rows, std::clamp<int64_t>(fitting, 1024, 4096));
+}
+
+static View rows_of(const View& v, int64_t first, int64_t rows, int64_t columns) {
+  return {v.as<char>() + first * columns * size_of(v.dtype), v.dtype, rows * columns};
+}
+
+void run(const LinearCrossEntropy& op, CudaStream& stream) {
+  const char* name = LinearCrossEntropy::name;
+  const DType type = op.x.dtype;
+  const int64_t vocab = op.vocab, dim = op.dim;
+  auto sums = stream.scratch(static_cast<size_t>(op.rows + 1) * sizeof(double));
+  auto* losses = static_cast<double*>(sums->data());
+  const Denominator denominator = denominator_of(op.denominator, op.labels, losses + op.rows, stream);
+  if (op.rows == 0 && op.dw) matmul(name, vocab, dim, 0, {op.x, true}, {op.x, false}, op.dw, View{}, op.accumulate, stream);
+
+  const int64_t chunk = chunk_rows(vocab, op.rows);
+  const bool gradients = op.dx || op.dw, separate = gradients && type != DType::Float32;  // float32 gradients overwrite the logits
+  std::shared_ptr<Storage> logits_memory, d_memory;
+  if (chunk > 0) logits_memory = stream.scratch(static_cast<size_t>(chunk * vocab) * sizeof(float));
+  if (chunk > 0 && separate) d_memory = stream.scratch(static_cast<size_t>(chunk * vocab * size_of(type)));
+  for (int64_t first = 0; first < op.rows; first += chunk) {
+    const int64_t rows = std::min(chunk, op.rows - first);
+    const View x = rows_of(op.x, first, rows, dim), logits{logits_memory->data(), DType::Float32, rows * vocab};
+    const View d{separate ? d_memory->data() : gradients ? logits.data : nullptr, type, rows * vocab};
+    matmul(name, rows, vocab, dim, {x, false}, {op.w, true}, logits, View{}, false, stream);
+    with_floating(type, [&](auto t) {
+      using T = decltype(t);
+      launch_rows(d.as<T>(), losses + first, logits.as<float>(), op.labels.as<int64_t>() + first, rows, vocab, denominator, stream);
+    });
+    if (op.dw) matmul(name, vocab, dim, rows, {d, true}, {x, false}, op.dw, View{}, op.accumulate || first > 0, stream);
+    if (op.dx) matmul(name, rows, dim, vocab, {d, false}, {op.w, false}, rows_of(op.dx, first, rows, dim), View{}, false, stream);
+  }
+  write_loss(op.loss, losses, op.rows, denominator, false, stream);
+}
+
+}  // namespace rz::cuda
