@@ -180,6 +180,8 @@ void run(const BalancingLossBackward&);
 namespace cuda {
 void run(const RoutingForward&, CudaStream&);
 void run(const RoutingBackward&, CudaStream&);
+void run(const ExpertsForward&, CudaStream&);
+void run(const ExpertsBackward&, CudaStream&);
 void run(const BalancingLossForward&, CudaStream&);
 void run(const BalancingLossBackward&, CudaStream&);
 }  // namespace cuda

@@ -6,7 +6,7 @@ import { available, buildEmulated, runNode, seeds } from './emulated.ts';
 const fixture = join(import.meta.dirname, 'fixtures/device.mjs');
 
 // Ops of the CPU that the device lacks. This list only ever gets shorter.
-const missing = ['attention_forward', 'attention_backward', 'experts_forward', 'experts_backward'];
+const missing = ['attention_forward', 'attention_backward'];
 
 describe.skipIf(!available)('device cuda, emulated', () => {
   beforeAll(buildEmulated, 600_000);

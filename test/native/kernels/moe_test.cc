@@ -251,6 +251,7 @@ void test_all() {
       if (wide == t && t == DType::Float32) break;
     }
   }
+  test_experts(DType::BFloat16, DType::Float32, 280, 136, 150, 3, 2);  // several tiles of rows, columns and inner products
   test_ties();
   test_balancing_loss(1, 4, 24);
   test_balancing_loss(32, 8, 300);
