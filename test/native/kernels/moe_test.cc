@@ -247,7 +247,7 @@ void test_all() {
     for (DType wide : {t, DType::Float32}) {
       test_experts(t, wide, 1, 5, 3, 3, 1);
       test_experts(t, wide, 61, 24, 40, 5, 2);
-      test_experts(t, wide, 120, 301, 65, 3, 2);  // several threads
+      if (!device_under_test() || t == DType::Float32) test_experts(t, wide, 120, 301, 65, 3, 2);  // several threads
       if (wide == t && t == DType::Float32) break;
     }
   }
