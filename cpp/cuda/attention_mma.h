@@ -1,0 +1,163 @@
+// Tiles of attention on tensor cores. A tile is rows of kDim 16-bit values in shared memory, in pieces of 16 bytes whose place
+// in the row depends on the row, so that a column of pieces of 8 rows lies in different banks. A warp keeps its results as
+// accumulators [m][n][4]: of 16 rows each, by 8 columns each, as mma.h lays them out; the probabilities of one product become
+// the left operand of the next without leaving the registers.
+#pragma once
+#include "cuda/attention.h"
+#include "cuda/mma.h"
+
+namespace rz::cuda {
+
+// Pieces that change places within a row: each other by the row's key.
+template <int kDim>
+constexpr int kAcross = kDim % 64 == 0 ? 8 : 4;
+template <int kDim>
+constexpr int kRowBytes = kDim * 2;
+
+template <int kDim>
+__device__ __forceinline__ int place_of(int row, int piece) {
+  constexpr int kMask = kAcross<kDim> - 1;
+  const int key = kAcross<kDim> == 8 ? row & 7 : row >> 1 & 3;
+  return row * kRowBytes<kDim> + ((piece & ~kMask) | ((piece & kMask) ^ key)) * 16;
+}
+
+// The addresses of one lane, or thread. Those of other rows and columns differ from a few by constants, since keys repeat
+// every eight rows. Tiles are given by their distance in bytes from the beginning of shared memory.
+template <int kDim>
+struct Lane {
+  static constexpr int kTurns = kAcross<kDim> / 2;
+  SharedAddress left[kTurns], right[kTurns];  // by steps of 16 columns
+  __device__ __forceinline__ explicit Lane(const void* shared) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      left[turn] = shared_address(shared) + static_cast<SharedAddress>(place_of<kDim>(lane % 16, turn * 2 + lane / 16));
+      right[turn] = shared_address(shared) + static_cast<SharedAddress>(place_of<kDim>(lane % 8 + lane / 16 * 8, turn * 2 + lane / 8 % 2));
+    }
+  }
+  __device__ __forceinline__ void renewed() {
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) renew(left[turn]), renew(right[turn]);
+  }
+  // Of a left operand or, transposed, of a right one that is summed over its rows.
+  __device__ __forceinline__ SharedAddress at_left(int tile, int row, int step) const {
+    return left[step % kTurns] + static_cast<SharedAddress>(tile + row * kRowBytes<kDim> + step / kTurns * kTurns * 32);
+  }
+  // Of a right operand that is summed along its rows.
+  __device__ __forceinline__ SharedAddress at_right(int tile, int row, int step) const {
+    return right[step % kTurns] + static_cast<SharedAddress>(tile + row * kRowBytes<kDim> + step / kTurns * kTurns * 32);
+  }
+};
+
+// Begins to copy rows of `dim` values; zeros stand where the tile is larger.
+template <int kRows, int kDim, int kThreads, class T>
+__device__ __forceinline__ void load_tile(SharedAddress tile, const T* from, int64_t stride, int rows, int dim) {
+  constexpr int kEach = kThreads / kAcross<kDim>, kPieces = kDim / kGroup;  // rows at once
+  static_assert(kRows % kEach == 0 && kEach % 8 == 0 && kPieces % kAcross<kDim> == 0);
+  const int row = static_cast<int>(threadIdx.x) / kAcross<kDim>, piece = static_cast<int>(threadIdx.x) % kAcross<kDim>;
+  const SharedAddress to = tile + static_cast<SharedAddress>(place_of<kDim>(row, piece));
+  from += row * stride + piece * kGroup;
+#pragma unroll
+  for (int r = 0; r < kRows; r += kEach, from += kEach * stride)
+#pragma unroll
+    for (int c = 0; c < kPieces; c += kAcross<kDim>)
+      copy_async_16(to + static_cast<SharedAddress>(r * kRowBytes<kDim> + c * 16), from + c * kGroup,
+                    row + r < rows && (piece + c) * kGroup < dim);
+}
+
+// The left operand of a step of 16 columns.
+template <int kDim, int M>
+__device__ __forceinline__ void load_left(uint32_t (&left)[M][4], const Lane<kDim>& lane, int tile, int row, int step) {
+#pragma unroll
+  for (int m = 0; m < M; ++m) load_matrices(left[m], lane.at_left(tile, row + m * 16, step));
+}
+
+template <class T, int kDim, int M, int N>
+__device__ __forceinline__ void add_scores(float (&s)[M][N][4], const uint32_t (&left)[M][4], const Lane<kDim>& lane, int b, int step) {
+#pragma unroll
+  for (int n = 0; n < N; n += 2) {
+    uint32_t right[4];
+    load_matrices(right, lane.at_right(b, n * 8, step));
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      mma<T>(s[m][n], left[m], right[0], right[1]);
+      mma<T>(s[m][n + 1], left[m], right[2], right[3]);
+    }
+  }
+}
+
+template <int M, int N>
+__device__ __forceinline__ void clear(float (&x)[M][N][4]) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[m][n][e] = 0.0f;
+}
+
+// s = a[row …] bᵀ: of 16 M rows and 8 N rows.
+template <class T, int kDim, int M, int N>
+__device__ __forceinline__ void scores(float (&s)[M][N][4], const Lane<kDim>& lane, int a, int row, int b) {
+  clear(s);
+#pragma unroll
+  for (int step = 0; step < kDim / 16; ++step) {
+    uint32_t left[M][4];
+    load_left(left, lane, a, row, step);
+    add_scores<T>(s, left, lane, b, step);
+  }
+}
+
+// c += p b[:, column …]: p of 16 M by 8 N, c of 16 M by 8 D.
+template <class T, int kDim, int M, int N, int D>
+__device__ __forceinline__ void accumulate(float (&c)[M][D][4], const float (&p)[M][N][4], const Lane<kDim>& lane, int b) {
+#pragma unroll
+  for (int step = 0; step < N / 2; ++step) {
+    uint32_t left[M][4];
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        const float* pair = p[m][step * 2 + w / 2] + w % 2 * 2;
+        left[m][w] = pack<T>(pair[0], pair[1]);
+      }
+#pragma unroll
+    for (int d = 0; d < D; d += 2) {
+      uint32_t right[4];
+      load_matrices_transposed(right, lane.at_left(b, step * 16, d / 2));
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        mma<T>(c[m][d], left[m], right[0], right[1]);
+        mma<T>(c[m][d + 1], left[m], right[2], right[3]);
+      }
+    }
+  }
+}
+
+// Row (0 or 1: the upper or the lower eight) of a lane's accumulators, and its first column.
+__device__ __forceinline__ int lane_row(int m, int half) { return m * 16 + static_cast<int>(threadIdx.x) % kWarp / 4 + half * 8; }
+__device__ __forceinline__ int lane_column(int n) { return n * 8 + static_cast<int>(threadIdx.x) % 4 * 2; }
+
+// Writes a warp's rows, `rows` of them, times `factor`. `room` is a tile of the warp's own rows: nobody may be using it.
+template <int kDim, int M, int D, class T>
+__device__ __forceinline__ void store_rows(T* to, int64_t stride, int rows, int dim, const float (&c)[M][D][4], float factor, unsigned char* room) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int d = 0; d < D; ++d)
+        reinterpret_cast<uint32_t*>(room + place_of<kDim>(lane_row(m, half), d))[lane % 4] =
+            pack<T>(c[m][d][half * 2] * factor, c[m][d][half * 2 + 1] * factor);
+  __syncwarp();
+#pragma unroll
+  for (int i = lane; i < M * 16 * D; i += kWarp) {
+    const int row = i / D, piece = i % D;
+    if (row < rows && piece * kGroup < dim)
+      *reinterpret_cast<Bytes16*>(to + row * stride + piece * kGroup) = *reinterpret_cast<const Bytes16*>(room + place_of<kDim>(row, piece));
+  }
+}
+
+}  // namespace rz::cuda
