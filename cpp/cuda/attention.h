@@ -26,7 +26,7 @@ struct Span {
       : q0(a.cu_q[s]), k0(a.cu_k[s]), queries(a.cu_q[s + 1] - a.cu_q[s]), keys(a.cu_k[s + 1] - a.cu_k[s]),
         offset(keys - queries), window(a.window > 0 ? a.window : kNoWindow) {}
   __device__ __forceinline__ int last_key(int i) const { return i + offset; }
-  __device__ __forceinline__ int first_key(int i) const { return max(0, last_key(i) - (window - 1)); }
+  __device__ __forceinline__ int first_key(int i) const { return std::max(0, last_key(i) - (window - 1)); }
   __device__ __forceinline__ bool sees(int i, int j) const {
     const int back = last_key(i) - j;
     return back >= 0 && back < window;

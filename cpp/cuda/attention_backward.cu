@@ -49,22 +49,22 @@ struct Place {
 };
 
 // Queries that see some of the keys j … j + keys_there - 1.
-__device__ __forceinline__ int first_query(const Span& span, int j) { return max(0, j - span.offset); }
+__device__ __forceinline__ int first_query(const Span& span, int j) { return std::max(0, j - span.offset); }
 __device__ __forceinline__ int end_of_queries(const Span& span, int j, int keys_there) {
-  return min(span.queries, min(j + keys_there, span.keys) - 1 - span.offset + span.window);
+  return std::min(span.queries, std::min(j + keys_there, span.keys) - 1 - span.offset + span.window);
 }
 
 // kWarps warps of 16 keys each; kQueries queries at a time, which fly in while those before them are used. A block sums
 // kColumns columns of the results: where they do not fit in registers, blocks along y share them.
 template <class T, int kDim, int kColumns, int kWarps, int kQueries>
-__global__ void __launch_bounds__(kWarps* kWarp) attention_backward_keys(Operands<T> at, AttentionShape a) {
+__global__ void attention_backward_keys(Operands<T> at, AttentionShape a) {
   constexpr int kThreads = kWarps * kWarp, kRows = kWarps * 16, N = kQueries / 8, D = kColumns / 8, kTile = kQueries * kRowBytes<kDim>;
   const Place place(a.kv_heads, false);
   const Slot slot(a.cu_k, a.sequences, place.slot, kRows);
   const Span span(a, slot.sequence);
   const int j0 = slot.row, rows = span.keys - j0, group = a.heads / a.kv_heads, head0 = place.head * group;
   if (rows <= 0) return;
-  const int64_t q_stride = static_cast<int64_t>(a.heads) * a.dim, k_stride = static_cast<int64_t>(a.kv_heads) * a.dim;
+  const int q_stride = a.heads * a.dim, k_stride = a.kv_heads * a.dim;
   const int64_t k_at = (span.k0 + j0) * k_stride + place.head * a.dim;
 
   // Two tiles of q, do, lse and delta: one is used while the other is filled.
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_backward_keys(Operand
   Lane<kDim> lane(shared);
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * 16, j_warp = j0 + warp_row;
   const int i_begin = first_query(span, j0), i_end = end_of_queries(span, j0, kRows);
-  const int tiles = max(0, (i_end - i_begin + kQueries - 1) / kQueries), column = static_cast<int>(blockIdx.y) * kColumns;
+  const int tiles = std::max(0, (i_end - i_begin + kQueries - 1) / kQueries), column = static_cast<int>(blockIdx.y) * kColumns;
   const auto load = [&](int n) {  // tile n of the tiles of all heads of the group
     const int head = head0 + n / tiles, i = i_begin + n % tiles * kQueries, into = n % 2;
     const int64_t from = (span.q0 + i) * q_stride + head * a.dim, row = head * a.q_rows + span.q0 + i;
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_backward_keys(Operand
 
 // kWarps warps of 16 queries each; kKeys keys and values at a time, which fly in while those before them are used.
 template <class T, int kDim, int kWarps, int kKeys>
-__global__ void __launch_bounds__(kWarps* kWarp) attention_backward_queries(Operands<T> at, AttentionShape a) {
+__global__ void attention_backward_queries(Operands<T> at, AttentionShape a) {
   constexpr int kThreads = kWarps * kWarp, kRows = kWarps * 16, N = kKeys / 8, D = kDim / 8, kTile = kKeys * kRowBytes<kDim>;
   const Place place(a.heads, true);
   const int head = place.head, kv_head = head / (a.heads / a.kv_heads);
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_backward_queries(Oper
   const Span span(a, slot.sequence);
   const int i0 = slot.row, rows = span.queries - i0;
   if (rows <= 0) return;
-  const int64_t q_stride = static_cast<int64_t>(a.heads) * a.dim, k_stride = static_cast<int64_t>(a.kv_heads) * a.dim;
+  const int q_stride = a.heads * a.dim, k_stride = a.kv_heads * a.dim;
   const int64_t q_at = (span.q0 + i0) * q_stride + head * a.dim, k_at = span.k0 * k_stride + kv_head * a.dim;
 
   constexpr int kQ = 0, kDo = kQ + kRows * kRowBytes<kDim>, kK = kDo + kRows * kRowBytes<kDim>, kV = kK + 2 * kTile;
@@ -152,11 +152,11 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_backward_queries(Oper
   const SharedAddress begin = shared_address(shared);
   Lane<kDim> lane(shared);
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * 16, i_warp = i0 + warp_row;
-  const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = min(span.keys, span.last_key(i0 + min(rows, kRows) - 1) + 1);
+  const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kRows) - 1) + 1);
   const auto load = [&](int j) {
     const int into = j / kKeys % 2;
-    load_tile<kKeys, kDim, kThreads>(begin + kK + into * kTile, at.k + k_at + j * k_stride, k_stride, span.keys - j, a.dim);
-    load_tile<kKeys, kDim, kThreads>(begin + kV + into * kTile, at.v + k_at + j * k_stride, k_stride, span.keys - j, a.dim);
+    load_tile<kKeys, kDim, kThreads>(begin + kK + into * kTile, at.k + k_at + static_cast<int64_t>(j) * k_stride, k_stride, span.keys - j, a.dim);
+    load_tile<kKeys, kDim, kThreads>(begin + kV + into * kTile, at.v + k_at + static_cast<int64_t>(j) * k_stride, k_stride, span.keys - j, a.dim);
   };
   float dq[1][D][4], base[2], delta[2];
   clear(dq);
@@ -214,7 +214,7 @@ void launch_backward(const AttentionBackward& op, const Operands<T>& at, const A
 // ---- the same without tensor cores ----
 
 template <class T, int kDim, int kTile>
-__global__ void __launch_bounds__(plain::kThreads) attention_backward_keys_plain(Operands<T> at, AttentionShape a) {
+__global__ void attention_backward_keys_plain(Operands<T> at, AttentionShape a) {
   constexpr int R = kTile / 16, C = kDim / 16;
   const Place place(a.kv_heads, false);
   const Slot slot(a.cu_k, a.sequences, place.slot, kTile);
@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(plain::kThreads) attention_backward_keys_plain
 }
 
 template <class T, int kDim, int kTile>
-__global__ void __launch_bounds__(plain::kThreads) attention_backward_queries_plain(Operands<T> at, AttentionShape a) {
+__global__ void attention_backward_queries_plain(Operands<T> at, AttentionShape a) {
   constexpr int R = kTile / 16, C = kDim / 16;
   const Place place(a.heads, true);
   const int head = place.head, kv_head = head / (a.heads / a.kv_heads);
@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(plain::kThreads) attention_backward_queries_pl
 
   plain::load_tile<kTile, kDim>(q_tile, at.q + q_at, q_stride, rows, a.dim);
   plain::load_tile<kTile, kDim>(do_tile, at.d_o + q_at, q_stride, rows, a.dim);
-  const int j_begin = span.first_key(i0) / kTile * kTile, j_end = min(span.keys, span.last_key(i0 + min(rows, kTile) - 1) + 1);
+  const int j_begin = span.first_key(i0) / kTile * kTile, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kTile) - 1) + 1);
   for (int j = j_begin; j < j_end; j += kTile) {
     __syncthreads();  // the last tile has been used
     plain::load_tile<kTile, kDim>(k_tile, at.k + k_at + j * k_stride, k_stride, span.keys - j, a.dim);

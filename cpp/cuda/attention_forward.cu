@@ -57,7 +57,7 @@ __device__ __forceinline__ void softmax_step(float (&s)[M][N][4], float (&o)[M][
 // kWarps warps of 16 M queries each; kKeys keys at a time. kKeep: queries stay in registers, else they are read again from
 // shared memory for every tile of keys.
 template <class T, int kDim, int M, int kWarps, int kKeys, bool kKeep>
-__global__ void __launch_bounds__(kWarps* kWarp) attention_forward(Operands<T> at, AttentionShape a) {
+__global__ void attention_forward(Operands<T> at, AttentionShape a) {
   constexpr int kThreads = kWarps * kWarp, kWarpRows = 16 * M, kRows = kWarps * kWarpRows, N = kKeys / 8, D = kDim / 8, kSteps = kDim / 16;
   const int head = static_cast<int>(blockIdx.x) % a.heads, kv_head = head / (a.heads / a.kv_heads);
   // The last tiles see most keys: they go first.
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_forward(Operands<T> a
   const Span span(a, slot.sequence);
   const int i0 = slot.row, rows = span.queries - i0;
   if (rows <= 0) return;
-  const int64_t q_stride = static_cast<int64_t>(a.heads) * a.dim, k_stride = static_cast<int64_t>(a.kv_heads) * a.dim;
+  const int q_stride = a.heads * a.dim, k_stride = a.kv_heads * a.dim;
   const int64_t q_at = (span.q0 + i0) * q_stride + head * a.dim;
   const T* k = at.k + span.k0 * k_stride + kv_head * a.dim;
   const T* v = at.v + span.k0 * k_stride + kv_head * a.dim;
@@ -81,16 +81,16 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_forward(Operands<T> a
   for (int m = 0; m < M; ++m) top[m][0] = top[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0.0f;
   uint32_t kept[kKeep ? kSteps : 1][M][4];
 
-  const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = min(span.keys, span.last_key(i0 + min(rows, kRows) - 1) + 1);
+  const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kRows) - 1) + 1);
   load_tile<kRows, kDim, kThreads>(begin + kQ, at.q + q_at, q_stride, rows, a.dim);
-  if (j_begin < j_end) load_tile<kKeys, kDim, kThreads>(begin + kK, k + j_begin * k_stride, k_stride, span.keys - j_begin, a.dim);
+  if (j_begin < j_end) load_tile<kKeys, kDim, kThreads>(begin + kK, k + static_cast<int64_t>(j_begin) * k_stride, k_stride, span.keys - j_begin, a.dim);
   copy_async_commit();
   for (int j = j_begin; j < j_end; j += kKeys) {
     lane.renewed();
     const bool sees = span.some(i_warp, kWarpRows, j, kKeys);
     copy_async_wait<0>();
     __syncthreads();  // the keys are here, and the values of the last tile are not needed any more
-    load_tile<kKeys, kDim, kThreads>(begin + kV, v + j * k_stride, k_stride, span.keys - j, a.dim);
+    load_tile<kKeys, kDim, kThreads>(begin + kV, v + static_cast<int64_t>(j) * k_stride, k_stride, span.keys - j, a.dim);
     copy_async_commit();
     if constexpr (kKeep)
       if (j == j_begin)
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) attention_forward(Operands<T> a
     }
     copy_async_wait<0>();
     __syncthreads();  // the values are here, and these keys are not needed any more
-    if (j + kKeys < j_end) load_tile<kKeys, kDim, kThreads>(begin + kK, k + (j + kKeys) * k_stride, k_stride, span.keys - j - kKeys, a.dim);
+    if (j + kKeys < j_end) load_tile<kKeys, kDim, kThreads>(begin + kK, k + static_cast<int64_t>(j + kKeys) * k_stride, k_stride, span.keys - j - kKeys, a.dim);
     copy_async_commit();
     if (!sees) continue;
     if (!span.all(i_warp, kWarpRows, j, kKeys)) {
@@ -151,7 +151,7 @@ void launch_forward(const AttentionForward& op, const AttentionShape& a, CudaStr
 
 // The same without tensor cores. One buffer serves keys and values in turn.
 template <class T, int kDim, int kTile>
-__global__ void __launch_bounds__(plain::kThreads) attention_forward_plain(Operands<T> at, AttentionShape a) {
+__global__ void attention_forward_plain(Operands<T> at, AttentionShape a) {
   constexpr int R = kTile / 16, C = kDim / 16;
   const int head = static_cast<int>(blockIdx.x) % a.heads, kv_head = head / (a.heads / a.kv_heads);
   const Slot slot(a.cu_q, a.sequences, static_cast<int>((gridDim.x - 1 - blockIdx.x) / a.heads), kTile);
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(plain::kThreads) attention_forward_plain(Opera
   for (int r = 0; r < R; ++r) top[r] = -INFINITY;
 
   plain::load_tile<kTile, kDim>(q_tile, at.q + q_at, q_stride, rows, a.dim);
-  const int j_begin = span.first_key(i0) / kTile * kTile, j_end = min(span.keys, span.last_key(i0 + min(rows, kTile) - 1) + 1);
+  const int j_begin = span.first_key(i0) / kTile * kTile, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kTile) - 1) + 1);
   for (int j = j_begin; j < j_end; j += kTile) {
     __syncthreads();  // the last values have been used
     plain::load_tile<kTile, kDim>(kv_tile, at.k + k_at + j * k_stride, k_stride, span.keys - j, a.dim);

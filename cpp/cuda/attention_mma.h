@@ -51,14 +51,14 @@ struct Lane {
 
 // Begins to copy rows of `dim` values; zeros stand where the tile is larger.
 template <int kRows, int kDim, int kThreads, class T>
-__device__ __forceinline__ void load_tile(SharedAddress tile, const T* from, int64_t stride, int rows, int dim) {
+__device__ __forceinline__ void load_tile(SharedAddress tile, const T* from, int stride, int rows, int dim) {
   constexpr int kEach = kThreads / kAcross<kDim>, kPieces = kDim / kGroup;  // rows at once
   static_assert(kRows % kEach == 0 && kEach % 8 == 0 && kPieces % kAcross<kDim> == 0);
   const int row = static_cast<int>(threadIdx.x) / kAcross<kDim>, piece = static_cast<int>(threadIdx.x) % kAcross<kDim>;
   const SharedAddress to = tile + static_cast<SharedAddress>(place_of<kDim>(row, piece));
   from += row * stride + piece * kGroup;
 #pragma unroll
-  for (int r = 0; r < kRows; r += kEach, from += kEach * stride)
+  for (int r = 0; r < kRows; r += kEach, from += static_cast<int64_t>(kEach) * stride)
 #pragma unroll
     for (int c = 0; c < kPieces; c += kAcross<kDim>)
       copy_async_16(to + static_cast<SharedAddress>(r * kRowBytes<kDim> + c * 16), from + c * kGroup,
@@ -140,7 +140,7 @@ __device__ __forceinline__ int lane_column(int n) { return n * 8 + static_cast<i
 
 // Writes a warp's rows, `rows` of them, times `factor`. `room` is a tile of the warp's own rows: nobody may be using it.
 template <int kDim, int M, int D, class T>
-__device__ __forceinline__ void store_rows(T* to, int64_t stride, int rows, int dim, const float (&c)[M][D][4], float factor, unsigned char* room) {
+__device__ __forceinline__ void store_rows(T* to, int stride, int rows, int dim, const float (&c)[M][D][4], float factor, unsigned char* room) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   __syncwarp();
 #pragma unroll
@@ -156,7 +156,7 @@ __device__ __forceinline__ void store_rows(T* to, int64_t stride, int rows, int 
   for (int i = lane; i < M * 16 * D; i += kWarp) {
     const int row = i / D, piece = i % D;
     if (row < rows && piece * kGroup < dim)
-      *reinterpret_cast<Bytes16*>(to + row * stride + piece * kGroup) = *reinterpret_cast<const Bytes16*>(room + place_of<kDim>(row, piece));
+      *reinterpret_cast<Bytes16*>(to + static_cast<int64_t>(row) * stride + piece * kGroup) = *reinterpret_cast<const Bytes16*>(room + place_of<kDim>(row, piece));
   }
 }
 
