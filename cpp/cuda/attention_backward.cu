@@ -72,7 +72,7 @@ __global__ void attention_backward_keys(Operands<T> at, AttentionShape a) {
   constexpr int kLse = kDo + 2 * kTile, kDelta = kLse + 2 * kQueries * 4;
   auto* shared = dynamic_shared<unsigned char>();
   const SharedAddress begin = shared_address(shared);
-  Lane<kDim> lane(shared);
+  const Lane<kDim> lane(begin);
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * 16, j_warp = j0 + warp_row;
   const int i_begin = first_query(span, j0), i_end = end_of_queries(span, j0, kRows);
   const int tiles = std::max(0, (i_end - i_begin + kQueries - 1) / kQueries), column = static_cast<int>(blockIdx.y) * kColumns;
@@ -101,29 +101,27 @@ __global__ void attention_backward_keys(Operands<T> at, AttentionShape a) {
     if (n + 1 < tiles * group) load(n + 1);
     copy_async_commit();
     const int i = i_begin + n % tiles * kQueries;
-    lane.renewed();
     if (!span.some(i, kQueries, j_warp, 16)) continue;
-    const bool all = span.all(i, kQueries, j_warp, 16);
     const int q_tile = kQ + n % 2 * kTile, do_tile = kDo + n % 2 * kTile;
     const float* lse = reinterpret_cast<const float*>(shared + kLse) + n % 2 * kQueries;
     const float* delta = reinterpret_cast<const float*>(shared + kDelta) + n % 2 * kQueries;
     float p[1][N][4], ds[1][N][4];
-    scores<T>(p, lane, kK, warp_row, q_tile);
+    scores<T>(p, lane.left(kK + warp_row * kRowBytes<kDim>), lane.right(q_tile));
 #pragma unroll
     for (int c = 0; c < N; ++c)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int query = lane_column(c) + e % 2;
         p[0][c][e] = exp2_approximate(p[0][c][e] * (a.scale * kLog2e) - base_of(lse[query]));
-        if (!all && !span.sees(i + query, j_warp + lane_row(0, e / 2))) p[0][c][e] = 0.0f;
       }
-    accumulate<T>(dv, p, lane, do_tile + column * 2);
-    scores<T>(ds, lane, kV, warp_row, do_tile);
+    if (!span.all(i, kQueries, j_warp, 16)) mask<true>(p, span, i, j_warp, 0.0f);
+    accumulate<T>(dv, p, lane.left(do_tile + column * 2));
+    scores<T>(ds, lane.left(kV + warp_row * kRowBytes<kDim>), lane.right(do_tile));
 #pragma unroll
     for (int c = 0; c < N; ++c)
 #pragma unroll
       for (int e = 0; e < 4; ++e) ds[0][c][e] = p[0][c][e] * (ds[0][c][e] - delta[lane_column(c) + e % 2]);
-    accumulate<T>(dk, ds, lane, q_tile + column * 2);
+    accumulate<T>(dk, ds, lane.left(q_tile + column * 2));
   }
   copy_async_wait<0>();
   __syncthreads();  // no key is still on its way to where the results go
@@ -150,7 +148,7 @@ __global__ void attention_backward_queries(Operands<T> at, AttentionShape a) {
   constexpr int kQ = 0, kDo = kQ + kRows * kRowBytes<kDim>, kK = kDo + kRows * kRowBytes<kDim>, kV = kK + 2 * kTile;
   auto* shared = dynamic_shared<unsigned char>();
   const SharedAddress begin = shared_address(shared);
-  Lane<kDim> lane(shared);
+  const Lane<kDim> lane(begin);
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * 16, i_warp = i0 + warp_row;
   const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kRows) - 1) + 1);
   const auto load = [&](int j) {
@@ -177,22 +175,20 @@ __global__ void attention_backward_queries(Operands<T> at, AttentionShape a) {
     __syncthreads();  // this tile is here, and the one before it is not needed any more
     if (j + kKeys < j_end) load(j + kKeys);
     copy_async_commit();
-    lane.renewed();
     if (!span.some(i_warp, 16, j, kKeys)) continue;
-    const bool all = span.all(i_warp, 16, j, kKeys);
     const int k_tile = kK + j / kKeys % 2 * kTile, v_tile = kV + j / kKeys % 2 * kTile;
     float p[1][N][4], ds[1][N][4];
-    scores<T>(p, lane, kQ, warp_row, k_tile);
-    scores<T>(ds, lane, kDo, warp_row, v_tile);
+    scores<T>(p, lane.left(kQ + warp_row * kRowBytes<kDim>), lane.right(k_tile));
+    scores<T>(ds, lane.left(kDo + warp_row * kRowBytes<kDim>), lane.right(v_tile));
 #pragma unroll
     for (int c = 0; c < N; ++c)
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float probability = exp2_approximate(p[0][c][e] * (a.scale * kLog2e) - base[e / 2]);
-        const bool seen = all || span.sees(i_warp + lane_row(0, e / 2), j + lane_column(c) + e % 2);
-        ds[0][c][e] = seen ? probability * (ds[0][c][e] - delta[e / 2]) : 0.0f;
+        p[0][c][e] = exp2_approximate(p[0][c][e] * (a.scale * kLog2e) - base[e / 2]);
+        ds[0][c][e] = p[0][c][e] * (ds[0][c][e] - delta[e / 2]);
       }
-    accumulate<T>(dq, ds, lane, k_tile);
+    if (!span.all(i_warp, 16, j, kKeys)) mask<false>(ds, span, i_warp, j, 0.0f);
+    accumulate<T>(dq, ds, lane.left(k_tile));
   }
   copy_async_wait<0>();
   __syncthreads();  // no query is still on its way to where the results go
@@ -200,15 +196,16 @@ __global__ void attention_backward_queries(Operands<T> at, AttentionShape a) {
                    shared + kQ + warp_row * kRowBytes<kDim>);
 }
 
-template <class T, int kDim, int kColumns, int kEach>
+template <class T, int kDim, int kColumns, int kQueries, int kKeys>
 void launch_backward(const AttentionBackward& op, const Operands<T>& at, const AttentionShape& a, CudaStream& stream) {
   constexpr int kWarps = 4, kRows = kWarps * 16;
-  constexpr size_t kBytes = (2 * kRows + 4 * kEach) * kDim * sizeof(T);
+  constexpr size_t kKeysBytes = (2 * kRows + 4 * kQueries) * kDim * sizeof(T) + 4 * kQueries * sizeof(float);
+  constexpr size_t kQueriesBytes = (2 * kRows + 4 * kKeys) * kDim * sizeof(T);
   const int64_t slots = tile_slots(op.rows, op.sequences, kRows);
   const dim3 of_keys(attention_blocks(AttentionBackward::name, slots, op.kv_heads), kDim / kColumns);
-  launch(attention_backward_keys<T, kDim, kColumns, kWarps, kEach>, of_keys, kWarps * kWarp, kBytes + 4 * kEach * sizeof(float), stream, at, a);
-  launch(attention_backward_queries<T, kDim, kWarps, kEach>, attention_blocks(AttentionBackward::name, slots, op.heads), kWarps * kWarp, kBytes,
-         stream, at, a);
+  launch(attention_backward_keys<T, kDim, kColumns, kWarps, kQueries>, of_keys, kWarps * kWarp, kKeysBytes, stream, at, a);
+  launch(attention_backward_queries<T, kDim, kWarps, kKeys>, attention_blocks(AttentionBackward::name, slots, op.heads), kWarps * kWarp,
+         kQueriesBytes, stream, at, a);
 }
 
 // ---- the same without tensor cores ----
@@ -339,10 +336,10 @@ void run(const AttentionBackward& op, CudaStream& stream) {
     launch(attention_delta<T>, attention_blocks(AttentionBackward::name, delta_blocks, 1), kDeltaThreads, 0, stream, at, a);
     if constexpr (sizeof(T) == 2) {
       if (!a.aligned) return launch_plain<T, 256, 16>(op, at, a, stream);
-      if (a.dim <= 64) return launch_backward<T, 64, 64, 64>(op, at, a, stream);
-      if (a.dim <= 96) return launch_backward<T, 96, 96, 64>(op, at, a, stream);
-      if (a.dim <= 128) return launch_backward<T, 128, 128, 64>(op, at, a, stream);
-      return launch_backward<T, 256, 128, 16>(op, at, a, stream);
+      if (a.dim <= 64) return launch_backward<T, 64, 64, 64, 64>(op, at, a, stream);
+      if (a.dim <= 96) return launch_backward<T, 96, 96, 64, 64>(op, at, a, stream);
+      if (a.dim <= 128) return launch_backward<T, 128, 128, 32, 64>(op, at, a, stream);
+      return launch_backward<T, 256, 128, 16, 16>(op, at, a, stream);
     } else {
       if (a.dim <= 64) return launch_plain<T, 64, 32>(op, at, a, stream);
       if (a.dim <= 128) return launch_plain<T, 128, 32>(op, at, a, stream);

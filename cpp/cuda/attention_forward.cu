@@ -1,5 +1,5 @@
 // Flash attention forward: a block has a tile of queries of one head and goes over the keys that they see with an online
-// softmax in float32, base 2. Keys fly in while the values before them are used, and values while the keys are.
+// softmax in float32, base 2. The values of a tile fly in while its keys are used, and the next keys all along.
 #include "cuda/attention_mma.h"
 #include "cuda/attention_plain.h"
 #include "cuda/launch.h"
@@ -29,36 +29,50 @@ __device__ __forceinline__ float quad_sum(float x) {
   return x + __shfl_xor_sync(kFullMask, x, 2);
 }
 
-// Scores become probabilities relative to the new maximum of their row; what was summed before shrinks to it.
+// Scores become probabilities relative to the base of their row. The base is a maximum of scores, not always the latest: it
+// moves, and what was summed before shrinks to it, only when a score exceeds it so far that probabilities could grow large.
+constexpr float kBaseLag = 8.0f;  // in base 2
+
 template <int M, int N, int D>
-__device__ __forceinline__ void softmax_step(float (&s)[M][N][4], float (&o)[M][D][4], float (&top)[M][2], float (&sum)[M][2], float scale) {
+__device__ __forceinline__ void softmax_step(float (&s)[M][N][4], float (&o)[M][D][4], float (&base)[M][2], float (&sum)[M][2], float scale) {
+  float shrink[M][2];
+  bool moved = false;
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float best = top[m][half];
+      float best = -INFINITY;
 #pragma unroll
       for (int n = 0; n < N; ++n) best = fmaxf(best, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
-      best = quad_max(best);
-      const float base = best == -INFINITY ? 0.0f : best * scale;
-      const float shrink = exp2_approximate(top[m][half] * scale - base);
-      top[m][half] = best;
-      float part = 0.0f;
+      best = quad_max(best) * scale;
+      shrink[m][half] = 1.0f;
+      if (best > base[m][half] + kBaseLag) {
+        shrink[m][half] = exp2_approximate(base[m][half] - best);
+        base[m][half] = best;
+        moved = true;
+      }
+      const float from = base[m][half] == -INFINITY ? 0.0f : base[m][half];
+      float part = 0.0f;  // of this lane's columns
 #pragma unroll
       for (int n = 0; n < N; ++n)
 #pragma unroll
-        for (int e = half * 2; e < half * 2 + 2; ++e) part += s[m][n][e] = exp2_approximate(s[m][n][e] * scale - base);
-      sum[m][half] = sum[m][half] * shrink + part;  // of this lane's columns
-#pragma unroll
-      for (int d = 0; d < D; ++d) o[m][d][half * 2] *= shrink, o[m][d][half * 2 + 1] *= shrink;
+        for (int e = half * 2; e < half * 2 + 2; ++e) part += s[m][n][e] = exp2_approximate(s[m][n][e] * scale - from);
+      sum[m][half] = sum[m][half] * shrink[m][half] + part;
     }
+  if (!__any_sync(kFullMask, moved)) return;
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int d = 0; d < D; ++d)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) o[m][d][e] *= shrink[m][e / 2];
 }
 
-// kWarps warps of 16 M queries each; kKeys keys at a time. kKeep: queries stay in registers, else they are read again from
-// shared memory for every tile of keys.
-template <class T, int kDim, int M, int kWarps, int kKeys, bool kKeep>
+// kWarps warps of 16 M queries each; kKeys keys at a time, which become scores in parts as large as registers allow. kKeep:
+// queries stay in registers, else they are read again from shared memory for every part.
+template <class T, int kDim, int M, int kWarps, int kKeys, int kPart, bool kKeep>
 __global__ void attention_forward(Operands<T> at, AttentionShape a) {
-  constexpr int kThreads = kWarps * kWarp, kWarpRows = 16 * M, kRows = kWarps * kWarpRows, N = kKeys / 8, D = kDim / 8, kSteps = kDim / 16;
+  constexpr int kThreads = kWarps * kWarp, kWarpRows = 16 * M, kRows = kWarps * kWarpRows, N = kPart / 8, D = kDim / 8, kSteps = kDim / 16;
   const int head = static_cast<int>(blockIdx.x) % a.heads, kv_head = head / (a.heads / a.kv_heads);
   // The last tiles see most keys: they go first.
   const Slot slot(a.cu_q, a.sequences, static_cast<int>((gridDim.x - 1 - blockIdx.x) / a.heads), kRows);
@@ -67,61 +81,57 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
   if (rows <= 0) return;
   const int q_stride = a.heads * a.dim, k_stride = a.kv_heads * a.dim;
   const int64_t q_at = (span.q0 + i0) * q_stride + head * a.dim;
-  const T* k = at.k + span.k0 * k_stride + kv_head * a.dim;
-  const T* v = at.v + span.k0 * k_stride + kv_head * a.dim;
+  const int64_t k_at = span.k0 * k_stride + kv_head * a.dim;
 
-  constexpr int kQ = 0, kK = kQ + kRows * kRowBytes<kDim>, kV = kK + kKeys * kRowBytes<kDim>;
+  constexpr int kQ = 0, kK = kQ + kRows * kRowBytes<kDim>, kTile = kKeys * kRowBytes<kDim>, kV = kK + 2 * kTile;  // two tiles of keys
   auto* shared = dynamic_shared<unsigned char>();
   const SharedAddress begin = shared_address(shared);
-  Lane<kDim> lane(shared);
+  const Lane<kDim> lane(begin);
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows, i_warp = i0 + warp_row;
-  float o[M][D][4], top[M][2], sum[M][2];
+  float o[M][D][4], base[M][2], sum[M][2];
   clear(o);
 #pragma unroll
-  for (int m = 0; m < M; ++m) top[m][0] = top[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0.0f;
+  for (int m = 0; m < M; ++m) base[m][0] = base[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0.0f;
   uint32_t kept[kKeep ? kSteps : 1][M][4];
 
   const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kRows) - 1) + 1);
+  const auto load_keys = [&](int j) {
+    load_tile<kKeys, kDim, kThreads>(begin + kK + j / kKeys % 2 * kTile, at.k + k_at + static_cast<int64_t>(j) * k_stride, k_stride, span.keys - j, a.dim);
+  };
   load_tile<kRows, kDim, kThreads>(begin + kQ, at.q + q_at, q_stride, rows, a.dim);
-  if (j_begin < j_end) load_tile<kKeys, kDim, kThreads>(begin + kK, k + static_cast<int64_t>(j_begin) * k_stride, k_stride, span.keys - j_begin, a.dim);
+  if (j_begin < j_end) load_keys(j_begin);
   copy_async_commit();
   for (int j = j_begin; j < j_end; j += kKeys) {
-    lane.renewed();
-    const bool sees = span.some(i_warp, kWarpRows, j, kKeys);
     copy_async_wait<0>();
-    __syncthreads();  // the keys are here, and the values of the last tile are not needed any more
-    load_tile<kKeys, kDim, kThreads>(begin + kV, v + static_cast<int64_t>(j) * k_stride, k_stride, span.keys - j, a.dim);
+    __syncthreads();  // the keys are here, and nothing of the last tile is needed any more
+    load_tile<kKeys, kDim, kThreads>(begin + kV, at.v + k_at + static_cast<int64_t>(j) * k_stride, k_stride, span.keys - j, a.dim);
     copy_async_commit();
+    if (j + kKeys < j_end) load_keys(j + kKeys);
+    copy_async_commit();
+    const int k_tile = kK + j / kKeys % 2 * kTile, q_tile = kQ + warp_row * kRowBytes<kDim>;
     if constexpr (kKeep)
       if (j == j_begin)
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) load_left(kept[step], lane, kQ, warp_row, step);
-    float s[M][N][4];
-    if (sees) {
+        for (int step = 0; step < kSteps; ++step) load_left(kept[step], lane.left(q_tile), step);
+#pragma unroll 1
+    for (int part = 0; part < kKeys; part += kPart) {
+      float s[M][N][4];
+      const auto k_walk = lane.right(k_tile + part * kRowBytes<kDim>);
       if constexpr (kKeep) {
         clear(s);
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) add_scores<T>(s, kept[step], lane, kK, step);
+        for (int step = 0; step < kSteps; ++step) add_scores<T>(s, kept[step], k_walk, step);
       } else {
-        scores<T>(s, lane, kQ, warp_row, kK);
+        scores<T>(s, lane.left(q_tile), k_walk);
       }
+      if (part == 0) {
+        copy_async_wait<1>();
+        __syncthreads();  // the values are here
+      }
+      if (!span.all(i_warp, kWarpRows, j + part, kPart)) mask<false>(s, span, i_warp, j + part, -INFINITY);
+      softmax_step(s, o, base, sum, a.scale * kLog2e);
+      accumulate<T>(o, s, lane.left(kV + part * kRowBytes<kDim>));
     }
-    copy_async_wait<0>();
-    __syncthreads();  // the values are here, and these keys are not needed any more
-    if (j + kKeys < j_end) load_tile<kKeys, kDim, kThreads>(begin + kK, k + static_cast<int64_t>(j + kKeys) * k_stride, k_stride, span.keys - j - kKeys, a.dim);
-    copy_async_commit();
-    if (!sees) continue;
-    if (!span.all(i_warp, kWarpRows, j, kKeys)) {
-#pragma unroll
-      for (int m = 0; m < M; ++m)
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-            if (!span.sees(i_warp + lane_row(m, e / 2), j + lane_column(n) + e % 2)) s[m][n][e] = -INFINITY;
-    }
-    softmax_step(s, o, top, sum, a.scale * kLog2e);
-    accumulate<T>(o, s, lane, kV);
   }
 
 #pragma unroll
@@ -133,7 +143,7 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
       for (int d = 0; d < D; ++d) o[m][d][half * 2] *= factor, o[m][d][half * 2 + 1] *= factor;
       const int row = warp_row + lane_row(m, half);
       if (threadIdx.x % 4 == 0 && row < rows)
-        at.lse[head * a.q_rows + span.q0 + i0 + row] = top[m][half] * a.scale + logf(total);
+        at.lse[head * a.q_rows + span.q0 + i0 + row] = base[m][half] * kLn2 + logf(total);
     }
   copy_async_wait<0>();
   __syncthreads();  // no query is still on its way to where the results go
@@ -141,11 +151,11 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
                    shared + kQ + warp_row * kRowBytes<kDim>);
 }
 
-template <class T, int kDim, int M, int kWarps, int kKeys, bool kKeep>
+template <class T, int kDim, int M, int kWarps, int kKeys, int kPart, bool kKeep>
 void launch_forward(const AttentionForward& op, const AttentionShape& a, CudaStream& stream) {
   constexpr int kRows = kWarps * 16 * M;
   const unsigned blocks = attention_blocks(AttentionForward::name, tile_slots(op.q_rows, op.sequences, kRows), op.heads);
-  launch(attention_forward<T, kDim, M, kWarps, kKeys, kKeep>, blocks, kWarps * kWarp, (kRows + 2 * kKeys) * kDim * sizeof(T), stream,
+  launch(attention_forward<T, kDim, M, kWarps, kKeys, kPart, kKeep>, blocks, kWarps * kWarp, (kRows + 3 * kKeys) * kDim * sizeof(T), stream,
          operands<T>(op), a);
 }
 
@@ -227,10 +237,10 @@ void run(const AttentionForward& op, CudaStream& stream) {
     using T = decltype(t);
     if constexpr (sizeof(T) == 2) {
       if (!a.aligned) return launch_plain<T, 256, 32>(op, a, stream);
-      if (a.dim <= 64) return launch_forward<T, 64, 2, 4, 64, true>(op, a, stream);
-      if (a.dim <= 96) return launch_forward<T, 96, 2, 4, 64, false>(op, a, stream);
-      if (a.dim <= 128) return launch_forward<T, 128, 2, 4, 64, false>(op, a, stream);
-      return launch_forward<T, 256, 1, 4, 32, false>(op, a, stream);
+      if (a.dim <= 64) return launch_forward<T, 64, 2, 4, 64, 64, true>(op, a, stream);
+      if (a.dim <= 96) return launch_forward<T, 96, 2, 4, 64, 64, false>(op, a, stream);
+      if (a.dim <= 128) return launch_forward<T, 128, 2, 4, 64, 32, false>(op, a, stream);
+      return launch_forward<T, 256, 1, 4, 32, 32, false>(op, a, stream);
     } else {
       if (a.dim <= 64) return launch_plain<T, 64, 64>(op, a, stream);
       if (a.dim <= 128) return launch_plain<T, 128, 64>(op, a, stream);
