@@ -101,7 +101,7 @@ __global__ void attention_backward_keys(Operands<T> at, AttentionShape a) {
     if (n + 1 < tiles * group) load(n + 1);
     copy_async_commit();
     const int i = i_begin + n % tiles * kQueries;
-    if (!span.some(i, kQueries, j_warp, 16)) continue;
+    if (j_warp >= span.keys || !span.some(i, kQueries, j_warp, 16)) continue;
     const int q_tile = kQ + n % 2 * kTile, do_tile = kDo + n % 2 * kTile;
     const float* lse = reinterpret_cast<const float*>(shared + kLse) + n % 2 * kQueries;
     const float* delta = reinterpret_cast<const float*>(shared + kDelta) + n % 2 * kQueries;
@@ -175,7 +175,7 @@ __global__ void attention_backward_queries(Operands<T> at, AttentionShape a) {
     __syncthreads();  // this tile is here, and the one before it is not needed any more
     if (j + kKeys < j_end) load(j + kKeys);
     copy_async_commit();
-    if (!span.some(i_warp, 16, j, kKeys)) continue;
+    if (i_warp >= span.queries || !span.some(i_warp, 16, j, kKeys)) continue;
     const int k_tile = kK + j / kKeys % 2 * kTile, v_tile = kV + j / kKeys % 2 * kTile;
     float p[1][N][4], ds[1][N][4];
     scores<T>(p, lane.left(kQ + warp_row * kRowBytes<kDim>), lane.right(k_tile));

@@ -116,18 +116,21 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
 #pragma unroll 1
     for (int part = 0; part < kKeys; part += kPart) {
       float s[M][N][4];
+      const bool sees = i_warp < span.queries && span.some(i_warp, kWarpRows, j + part, kPart);
       const auto k_walk = lane.right(k_tile + part * kRowBytes<kDim>);
       if constexpr (kKeep) {
         clear(s);
+        if (sees)
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) add_scores<T>(s, kept[step], k_walk, step);
+          for (int step = 0; step < kSteps; ++step) add_scores<T>(s, kept[step], k_walk, step);
       } else {
-        scores<T>(s, lane.left(q_tile), k_walk);
+        if (sees) scores<T>(s, lane.left(q_tile), k_walk);
       }
       if (part == 0) {
         copy_async_wait<1>();
         __syncthreads();  // the values are here
       }
+      if (!sees) continue;
       if (!span.all(i_warp, kWarpRows, j + part, kPart)) mask<false>(s, span, i_warp, j + part, -INFINITY);
       softmax_step(s, o, base, sum, a.scale * kLog2e);
       accumulate<T>(o, s, lane.left(kV + part * kRowBytes<kDim>));
