@@ -40,7 +40,7 @@ __global__ void attention_delta(Operands<T> at, AttentionShape a) {
   if (column == 0) at.delta[i % a.heads * a.q_rows + i / a.heads] = sum;
 }
 
-// Keys of a block, and where its slot is.
+// The head of a block, of queries or of keys, and the slot of its tile.
 struct Place {
   int head, slot;
   __device__ __forceinline__ Place(int heads, bool last_first)
@@ -335,16 +335,14 @@ void run(const AttentionBackward& op, CudaStream& stream) {
     const int64_t delta_blocks = ceil_div(op.rows * op.heads, kDeltaThreads / kWarp);
     launch(attention_delta<T>, attention_blocks(AttentionBackward::name, delta_blocks, 1), kDeltaThreads, 0, stream, at, a);
     if constexpr (sizeof(T) == 2) {
-      if (!a.aligned) return launch_plain<T, 256, 16>(op, at, a, stream);
-      if (a.dim <= 64) return launch_backward<T, 64, 64, 64, 64>(op, at, a, stream);
-      if (a.dim <= 96) return launch_backward<T, 96, 96, 64, 64>(op, at, a, stream);
-      if (a.dim <= 128) return launch_backward<T, 128, 128, 32, 64>(op, at, a, stream);
-      return launch_backward<T, 256, 128, 16, 16>(op, at, a, stream);
-    } else {
-      if (a.dim <= 64) return launch_plain<T, 64, 32>(op, at, a, stream);
-      if (a.dim <= 128) return launch_plain<T, 128, 32>(op, at, a, stream);
-      return launch_plain<T, 256, 16>(op, at, a, stream);
+      if (a.aligned && a.dim <= 64) return launch_backward<T, 64, 64, 64, 64>(op, at, a, stream);
+      if (a.aligned && a.dim <= 96) return launch_backward<T, 96, 96, 64, 64>(op, at, a, stream);
+      if (a.aligned && a.dim <= 128) return launch_backward<T, 128, 128, 32, 64>(op, at, a, stream);
+      if (a.aligned) return launch_backward<T, 256, 128, 16, 16>(op, at, a, stream);
     }
+    if (a.dim <= 64) return launch_plain<T, 64, 32>(op, at, a, stream);
+    if (a.dim <= 128) return launch_plain<T, 128, 32>(op, at, a, stream);
+    return launch_plain<T, 256, 16>(op, at, a, stream);
   });
 }
 

@@ -239,16 +239,14 @@ void run(const AttentionForward& op, CudaStream& stream) {
   with_floating(op.q.dtype, [&](auto t) {
     using T = decltype(t);
     if constexpr (sizeof(T) == 2) {
-      if (!a.aligned) return launch_plain<T, 256, 32>(op, a, stream);
-      if (a.dim <= 64) return launch_forward<T, 64, 2, 4, 64, 64, true>(op, a, stream);
-      if (a.dim <= 96) return launch_forward<T, 96, 2, 4, 64, 64, false>(op, a, stream);
-      if (a.dim <= 128) return launch_forward<T, 128, 2, 4, 64, 32, false>(op, a, stream);
-      return launch_forward<T, 256, 1, 4, 32, 32, false>(op, a, stream);
-    } else {
-      if (a.dim <= 64) return launch_plain<T, 64, 64>(op, a, stream);
-      if (a.dim <= 128) return launch_plain<T, 128, 64>(op, a, stream);
-      return launch_plain<T, 256, 32>(op, a, stream);
+      if (a.aligned && a.dim <= 64) return launch_forward<T, 64, 2, 4, 64, 64, true>(op, a, stream);
+      if (a.aligned && a.dim <= 96) return launch_forward<T, 96, 2, 4, 64, 64, false>(op, a, stream);
+      if (a.aligned && a.dim <= 128) return launch_forward<T, 128, 2, 4, 64, 32, false>(op, a, stream);
+      if (a.aligned) return launch_forward<T, 256, 1, 4, 32, 32, false>(op, a, stream);
     }
+    if (a.dim <= 64) return launch_plain<T, 64, 64>(op, a, stream);
+    if (a.dim <= 128) return launch_plain<T, 128, 64>(op, a, stream);
+    return launch_plain<T, 256, 32>(op, a, stream);
   });
 }
 
