@@ -12,6 +12,8 @@
 
 namespace rz::cuda {
 
+void run(const SwigluForward&, CudaStream&);  // until ops/activation.h declares it
+
 constexpr int kThreads = 128;
 
 // position[order[i]] = i

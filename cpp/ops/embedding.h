@@ -44,9 +44,4 @@ namespace cpu {
 void run(const EmbeddingForward&);
 void run(const EmbeddingBackward&);
 }  // namespace cpu
-
-namespace cuda {
-void run(const EmbeddingForward&, CudaStream&);
-void run(const EmbeddingBackward&, CudaStream&);
-}  // namespace cuda
 }  // namespace rz
