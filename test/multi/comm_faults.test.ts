@@ -165,15 +165,22 @@ describe('the store', () => {
     const port = nextPort + 1;
     const stranger = `
       const net = require('node:net');
-      let tries = 0;
+      const giveUp = setTimeout(() => process.exit(1), 30000);
       const attempt = () => {
-        const socket = net.connect(${port}, '127.0.0.1');
-        socket.on('error', () => { if (tries++ < 100) setTimeout(attempt, 20); });
-        socket.on('connect', () => socket.write('GET / HTTP/1.1\\r\\n\\r\\n' + 'x'.repeat(10000)));
-        socket.on('close', () => console.log('closed'));
+        let connected = false;
+        const socket = net.connect(${port}, '127.0.0.1').resume();
+        socket.on('error', () => {});
+        socket.on('connect', () => {
+          connected = true;
+          socket.write('GET / HTTP/1.1\\r\\n\\r\\n' + 'x'.repeat(10000));
+        });
+        socket.on('close', () => {
+          if (!connected) return void setTimeout(attempt, 5);
+          console.log('closed');
+          clearTimeout(giveUp);
+        });
       };
-      attempt();
-      setTimeout(() => process.exit(), 4000);`;
+      attempt();`;
     const [noise, ...results] = await Promise.all([
       runProcess(['-e', stranger], {}),
       ...[0, 1].map((rank) => runProcess([fixture('faults.mjs'), 'lastCollectiveUnawaited'], environment(rank, {}))),
