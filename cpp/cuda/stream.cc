@@ -157,12 +157,23 @@ void CudaStream::synchronize(const Event& event) {
   }
   if (cudaError_t status = await(event)) fail_with(status);
   // The device is past them, so asking does not block: a CPU stream may wait here for work that waited for itself.
+  for (HostEvent host; oldest_host_event(event.position, host);) {
+    host.event.stream->synchronize(host.event);
+    forget(host);
+  }
+}
+
+bool CudaStream::oldest_host_event(uint64_t position, HostEvent& host) const {
   std::lock_guard lock(mutex_);
   forget_completed();
-  for (; !host_events_.empty() && host_events_.front().position <= event.position; host_events_.pop_front()) {
-    const Event& host = host_events_.front().event;
-    host.stream->synchronize(host);
-  }
+  if (host_events_.empty() || host_events_.front().position > position) return false;
+  host = host_events_.front();
+  return true;
+}
+
+void CudaStream::forget(const HostEvent& host) {
+  std::lock_guard lock(mutex_);
+  if (!host_events_.empty() && host_events_.front().position == host.position) host_events_.pop_front();
 }
 
 void CudaStream::drain(const Event& event) { await(event); }

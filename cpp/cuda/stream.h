@@ -63,6 +63,8 @@ class CudaStream final : public Stream {
   void order_behind_host(const Event& event);
   EventBox recorded_at(uint64_t position) const;
   void forget_completed() const;
+  bool oldest_host_event(uint64_t position, HostEvent& host) const;
+  void forget(const HostEvent& host);
   cudaError_t await(const Event& event);
   [[noreturn]] void fail_with(cudaError_t status) const;
 

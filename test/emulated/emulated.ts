@@ -38,11 +38,20 @@ export interface Outcome {
   stderr: string;
 }
 
-export function run(file: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<Outcome> {
+/** A program that takes longer than `timeout` is killed; its output then ends with `timed out`. */
+export function run(
+  file: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+  timeout = 240_000,
+): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const child = spawn(file, args, { env, cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
-    const timer = setTimeout(() => child.kill('SIGKILL'), 240_000);
     const outcome = { stdout: '', stderr: '' };
+    const timer = setTimeout(() => {
+      outcome.stdout += '\ntimed out\n';
+      child.kill('SIGKILL');
+    }, timeout);
     child.stdout.on('data', (data) => {
       outcome.stdout += data;
     });

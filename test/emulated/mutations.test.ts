@@ -68,7 +68,7 @@ const mutations: (Mutation & { tests: string; seen: RegExp })[] = [
     to: '',
     compile: ['cuda/stream.cc'],
     tests: 'streams',
-    seen: /^FAIL copies/m,
+    seen: /^FAIL copies|^timed out/m,
   },
   {
     what: 'the wait of a CPU stream for a copy from the device',
@@ -100,7 +100,7 @@ describe.skipIf(!available)('a program without', () => {
       let text = '';
       // A few orders: the one in which nothing happens to go wrong proves nothing.
       for (const seed of seeds) {
-        const { stdout, stderr, code } = await run(program, ['--cuda', mutation.tests], environment(seed));
+        const { stdout, stderr, code } = await run(program, ['--cuda', mutation.tests], environment(seed), 60_000);
         text += stdout + stderr;
         if (code !== 0) break;
       }

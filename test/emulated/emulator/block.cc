@@ -71,8 +71,11 @@ class Block {
     ready_.push_back(&fiber);
   }
 
+  Fiber* draw(std::mt19937_64& random);
+
   std::vector<std::unique_ptr<Fiber>> fibers_;
   std::vector<Fiber*> ready_;
+  int late_warp_ = -1;  // runs only when nobody else can; -1: none
   Fiber* current_ = nullptr;
   size_t done_ = 0, at_barrier_ = 0;
   const std::function<void()>* body_ = nullptr;
@@ -111,12 +114,31 @@ void Block::suspend(State state) {
   __sanitizer_finish_switch_fiber(fiber.asan_stack, &scheduler_bottom_, &scheduler_bytes_);
 }
 
+Fiber* Block::draw(std::mt19937_64& random) {
+  if (late_warp_ < 0 || random() % 4096 == 0) late_warp_ = static_cast<int>(random() % (2 * (fibers_.size() / kWarp + 1)));
+  size_t chosen = random() % ready_.size();
+  if (ready_[chosen]->index / kWarp == late_warp_) {
+    // Somebody else, if there is anybody.
+    for (size_t i = 0; i < ready_.size(); ++i) {
+      const size_t other = (chosen + i) % ready_.size();
+      if (ready_[other]->index / kWarp == late_warp_) continue;
+      chosen = other;
+      break;
+    }
+  }
+  std::swap(ready_[chosen], ready_.back());
+  Fiber* fiber = ready_.back();
+  ready_.pop_back();
+  return fiber;
+}
+
 void Block::try_release_barrier() {
   at_barrier_ = 0;
   for (auto& fiber : fibers_) at_barrier_ += fiber->state == State::AtBarrier;
   if (at_barrier_ == 0 || at_barrier_ + done_ < fibers_.size()) return;
   for (auto& fiber : fibers_)
     if (fiber->state == State::AtBarrier) make_ready(*fiber);
+  late_warp_ = -1;
 }
 
 // Completes every exchange of the warp whose lanes are all there.
@@ -177,9 +199,7 @@ void Block::run(dim3 size, size_t shared_bytes, const std::function<void()>& bod
   }
   while (done_ < count) {
     if (ready_.empty()) fail_stuck();
-    std::swap(ready_[random() % ready_.size()], ready_.back());
-    Fiber& next = *ready_.back();
-    ready_.pop_back();
+    Fiber& next = *draw(random);
     resume(next);
     if (next.state == State::Done) ++done_;
     if (next.state != State::AtWarp) try_release_barrier();

@@ -1,5 +1,6 @@
 // One block of a kernel, on one host thread: each of its threads is a fiber, and the one that goes on is drawn at random at
-// every barrier. So what is only right in one order of threads shows as a wrong result.
+// every barrier; between two of them one warp is often kept back as long as others can go on. So what is only right in one
+// order of threads shows as a wrong result.
 #pragma once
 #include <vector_types.h>
 

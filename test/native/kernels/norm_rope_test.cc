@@ -107,6 +107,7 @@ static void test_all() {
       test_rms_norm(t, wide, 1, 1);
       test_rms_norm(t, wide, 67, 80);
       test_rms_norm(t, wide, 33, 513);
+      test_rms_norm(t, wide, 70, 1030);
       test_embedding(t, wide, 50, 23, 17, 0, 23);
       test_embedding(t, wide, 300, 11, 520, 0, 11);
       test_embedding(t, wide, 50, 23, 17, 0, 4);
