@@ -49,7 +49,8 @@ function(rankzero_backend)
   add_library(rankzero_backend OBJECT ${CUDA_SOURCES})
   target_include_directories(rankzero_backend PRIVATE cpp)
   target_include_directories(rankzero_backend SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-  target_compile_definitions(rankzero_backend PRIVATE "RANKZERO_CUDA_ARCHITECTURES=\"${CMAKE_CUDA_ARCHITECTURES}\"")
+  string(REPLACE ";" ", " architectures "${CMAKE_CUDA_ARCHITECTURES}")
+  target_compile_definitions(rankzero_backend PRIVATE "RANKZERO_CUDA_ARCHITECTURES=\"${architectures}\"")
   target_compile_options(rankzero_backend PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wextra>)
