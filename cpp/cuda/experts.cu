@@ -12,8 +12,6 @@
 
 namespace rz::cuda {
 
-void run(const SwigluForward&, CudaStream&);  // until ops/activation.h declares it
-
 constexpr int kThreads = 128;
 
 // position[order[i]] = i

@@ -59,4 +59,11 @@ void run(const SwigluBackward&);
 void run(const GeluForward&);
 void run(const GeluBackward&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const SwigluForward&, CudaStream&);
+void run(const SwigluBackward&, CudaStream&);
+void run(const GeluForward&, CudaStream&);
+void run(const GeluBackward&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

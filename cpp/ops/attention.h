@@ -70,4 +70,9 @@ namespace cpu {
 void run(const AttentionForward&);
 void run(const AttentionBackward&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const AttentionForward&, CudaStream&);
+void run(const AttentionBackward&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

@@ -108,4 +108,11 @@ void run(const CrossEntropy&);
 void run(const VocabStats&);
 void run(const VocabCrossEntropy&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const LinearCrossEntropy&, CudaStream&);
+void run(const CrossEntropy&, CudaStream&);
+void run(const VocabStats&, CudaStream&);
+void run(const VocabCrossEntropy&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

@@ -44,4 +44,9 @@ namespace cpu {
 void run(const EmbeddingForward&);
 void run(const EmbeddingBackward&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const EmbeddingForward&, CudaStream&);
+void run(const EmbeddingBackward&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

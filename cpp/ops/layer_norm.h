@@ -62,4 +62,9 @@ namespace cpu {
 void run(const LayerNormForward&);
 void run(const LayerNormBackward&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const LayerNormForward&, CudaStream&);
+void run(const LayerNormBackward&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

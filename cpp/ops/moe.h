@@ -176,4 +176,13 @@ void run(const ExpertsBackward&);
 void run(const BalancingLossForward&);
 void run(const BalancingLossBackward&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const RoutingForward&, CudaStream&);
+void run(const RoutingBackward&, CudaStream&);
+void run(const ExpertsForward&, CudaStream&);
+void run(const ExpertsBackward&, CudaStream&);
+void run(const BalancingLossForward&, CudaStream&);
+void run(const BalancingLossBackward&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

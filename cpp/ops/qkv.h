@@ -36,4 +36,9 @@ namespace cpu {
 void run(const SplitQkv&);
 void run(const MergeQkv&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const SplitQkv&, CudaStream&);
+void run(const MergeQkv&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

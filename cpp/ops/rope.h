@@ -46,4 +46,9 @@ namespace cpu {
 void run(const RopeTable&);
 void run(const Rope&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const RopeTable&, CudaStream&);
+void run(const Rope&, CudaStream&);
+}  // namespace cuda
 }  // namespace rz

@@ -5,34 +5,6 @@ import { available, buildEmulated, runNode, seeds } from './emulated.ts';
 
 const fixture = join(import.meta.dirname, 'fixtures/device.mjs');
 
-// Ops of the CPU that the device lacks. This list only ever gets shorter.
-const missing = [
-  'embedding_forward',
-  'embedding_backward',
-  'layer_norm_forward',
-  'layer_norm_backward',
-  'rope_table',
-  'rope',
-  'split_qkv',
-  'merge_qkv',
-  'attention_forward',
-  'attention_backward',
-  'swiglu_forward',
-  'swiglu_backward',
-  'gelu_forward',
-  'gelu_backward',
-  'routing_forward',
-  'routing_backward',
-  'experts_forward',
-  'experts_backward',
-  'balancing_loss_forward',
-  'balancing_loss_backward',
-  'linear_cross_entropy',
-  'cross_entropy',
-  'vocab_stats',
-  'vocab_cross_entropy',
-];
-
 describe.skipIf(!available)('device cuda, emulated', () => {
   beforeAll(buildEmulated, 600_000);
 
@@ -42,17 +14,17 @@ describe.skipIf(!available)('device cuda, emulated', () => {
     expect(code).toBe(0);
   };
 
-  it('has every op of the CPU but these', async () => {
+  it('has every op of the CPU', async () => {
     const { stdout } = await runNode([fixture, 'ops'], 1);
     const { cpu, cuda } = JSON.parse(stdout) as { cpu: string[]; cuda: string[] };
-    expect(cpu.filter((op) => !cuda.includes(op))).toEqual(missing);
-    expect(cuda.filter((op) => !cpu.includes(op))).toEqual([]);
+    expect(cpu.length).toBeGreaterThan(35);
+    expect(cuda).toEqual(cpu);
   });
 
   it.each(seeds)('moves tensors of every dtype there and back, seed %i', (seed) => scenario('tensors', seed));
   it.each(seeds)('trains as the CPU does, seed %i', (seed) => scenario('training', seed));
   it.each(seeds)('orders streams by events, seed %i', (seed) => scenario('streams', seed));
-  it('names the devices that an op mixes, and ops that it lacks', () => scenario('mixed', 1));
+  it('names the devices that an op mixes', () => scenario('mixed', 1));
   it('counts its memory, and says what is wrong when there is none left', () =>
     scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20) }));
   it('draws the random bits of the CPU', () => scenario('random', 1));

@@ -12,14 +12,27 @@ static Values cumulative(const std::vector<int64_t>& lengths) {
   return cu;
 }
 
-static void test_attention(DType t, const Case& c) {
+// The same at a multiple of 16 bytes.
+static Buffer aligned_copy(const Buffer& from) {
+  for (;;) {
+    Buffer to(from.type, from.numel);
+    if (reinterpret_cast<uintptr_t>(to.data()) % 16 != 0) continue;
+    std::copy_n(from.data(), from.numel * size_of(from.type), to.data());
+    return to;
+  }
+}
+
+// aligned: all operands begin at multiples of 16 bytes, which tensor cores want; else some do.
+static void test_attention(DType t, const Case& c, bool aligned = false) {
   Values cu_q = cumulative(c.q_lengths), cu_k = cumulative(c.k_lengths);
   auto q_rows = static_cast<int64_t>(cu_q.back()), k_rows = static_cast<int64_t>(cu_k.back());
   auto sequences = static_cast<int64_t>(c.q_lengths.size());
   int64_t H = c.heads, K = c.kv_heads, D = c.dim;
   const float scale = static_cast<float>(1.5 / std::sqrt(static_cast<double>(D)));
-  Buffer q = random_buffer(t, q_rows * H * D), k = random_buffer(t, k_rows * K * D), v = random_buffer(t, k_rows * K * D);
-  Buffer d_o = random_buffer(t, q_rows * H * D), o(t, q_rows * H * D), lse(DType::Float32, H * q_rows);
+  auto place = [&](const Buffer& b) { return aligned ? aligned_copy(b) : b; };
+  Buffer q = place(random_buffer(t, q_rows * H * D)), k = place(random_buffer(t, k_rows * K * D));
+  Buffer v = place(random_buffer(t, k_rows * K * D)), d_o = place(random_buffer(t, q_rows * H * D));
+  Buffer o = place(Buffer(t, q_rows * H * D)), lse(DType::Float32, H * q_rows);
   Buffer bq(DType::Int32, cu_q), bk(DType::Int32, cu_k);
   Values qv = q.values(), kv = k.values(), vv = v.values(), dv = d_o.values();
   Values o_want(qv.size()), lse_want(H * q_rows), dq(qv.size()), dk(kv.size()), dv_want(kv.size());
@@ -58,7 +71,7 @@ static void test_attention(DType t, const Case& c) {
       }
 
   auto longest = *std::max_element(c.q_lengths.begin(), c.q_lengths.end());
-  std::string name = label("attention", t, {sequences, longest, H, K, D, c.window});
+  std::string name = label(aligned ? "attention, aligned," : "attention", t, {sequences, longest, H, K, D, c.window});
   rz::AttentionForward forward{o.view(), lse.view(), q.view(),  k.view(), v.view(), bq.view(), bk.view(),
                                q_rows,   k_rows,     sequences, H,        K,        D,         c.window, scale};
   execute(forward);
@@ -66,7 +79,7 @@ static void test_attention(DType t, const Case& c) {
   expect_close(name + " lse", lse, lse_want);
   if (t == DType::Float32) expect_thread_independent(name + " o", o, [&] { execute(forward); });
   if (c.q_lengths != c.k_lengths) return;
-  Buffer gq(t, q.numel), gk(t, k.numel), gv(t, v.numel);
+  Buffer gq = place(Buffer(t, q.numel)), gk = place(Buffer(t, k.numel)), gv = place(Buffer(t, v.numel));
   rz::AttentionBackward backward{gq.view(), gk.view(), gv.view(),  d_o.view(), o.view(),  q.view(),
                                  k.view(),  v.view(),  lse.view(), bq.view(),  q_rows,    sequences,
                                  H,         K,         D,          c.window,   scale};
@@ -94,10 +107,22 @@ static void test_all() {
       {{40}, {300}, 2, 1, 32, 20},
       {{0, 5, 0}, {0, 5, 0}, 2, 1, 16, 0},
       {{5, 4}, {2, 4}, 2, 2, 16, 0},    // queries before the first key see nothing
-      {{1100}, {1100}, 1, 1, 16, 0},
   };
   for (DType t : {DType::Float32, DType::BFloat16, DType::Float16})
     for (const Case& c : cases) test_attention(t, c);
+  // Small, since the emulator takes long over them.
+  const std::vector<int64_t> edges = {1, 17, 70};
+  test_attention(DType::BFloat16, {edges, edges, 2, 1, 64, 0}, true);
+  test_attention(DType::Float16, {edges, edges, 1, 1, 64, 5}, true);
+  test_attention(DType::BFloat16, {{130}, {130}, 1, 1, 64, 70}, true);
+  test_attention(DType::BFloat16, {{5, 4}, {2, 4}, 2, 2, 16, 0}, true);
+  test_attention(DType::Float16, {{3, 20}, {90, 70}, 2, 1, 96, 0}, true);
+  test_attention(DType::BFloat16, {{40}, {40}, 2, 1, 96, 0}, true);
+  test_attention(DType::BFloat16, {{70}, {70}, 1, 1, 128, 0}, true);
+  test_attention(DType::Float16, {{40}, {40}, 2, 1, 72, 5}, true);
+  test_attention(DType::BFloat16, {{20}, {20}, 1, 1, 256, 0}, true);
+  if (device_under_test()) return;
+  test_attention(DType::BFloat16, {{1100}, {1100}, 1, 1, 16, 0});
   // More keys than are kept packed.
   test_attention(DType::Float32, {{97}, {9000}, 2, 1, 64, 0});
   test_attention(DType::BFloat16, {{97}, {9000}, 2, 1, 64, 8000});
