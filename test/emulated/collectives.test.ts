@@ -1,7 +1,7 @@
 // Collectives on device tensors: the call sites of NCCL, the watch over it, and its stand-in between real processes.
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { available, buildEmulated, emulated, runNode, seeds } from './emulated.ts';
+import { available, buildEmulated, runNode, seeds } from './emulated.ts';
 
 const fixture = join(import.meta.dirname, 'fixtures/collectives.mjs');
 const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
@@ -10,10 +10,7 @@ describe.skipIf(!available)('collectives on devices, emulated', () => {
   beforeAll(buildEmulated, 600_000);
 
   const job = (ranks: number, scenario: string, seed: number, env: Record<string, string> = {}) =>
-    runNode([launcher, 'run', '--nproc', String(ranks), fixture, scenario], seed, {
-      RANKZERO_NCCL_PATH: join(emulated, 'libnccl.so.2'),
-      ...env,
-    });
+    runNode([launcher, 'run', '--nproc', String(ranks), fixture, scenario], seed, env);
 
   it.each([1, 2, 4].flatMap((ranks) => seeds.map((seed) => [ranks, seed] as const)))(
     'give the values of %i ranks, seed %i',

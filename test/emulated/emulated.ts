@@ -21,15 +21,17 @@ export function buildEmulated(): void {
   });
 }
 
-export function environment(seed: number, extra: Record<string, string> = {}): NodeJS.ProcessEnv {
+function variables(seed: number): Record<string, string> {
   return {
-    ...process.env,
     RANKZERO_EMULATED_SEED: String(seed),
     RANKZERO_CUDA_DRIVER_PATH: join(emulated, 'libcuda.so.1'),
     RANKZERO_CUBLASLT_PATH: join(emulated, 'libcublasLt.so.13'),
     ASAN_OPTIONS: 'detect_leaks=0',
-    ...extra,
   };
+}
+
+export function environment(seed: number, extra: Record<string, string> = {}): NodeJS.ProcessEnv {
+  return { ...process.env, ...variables(seed), ...extra };
 }
 
 export interface Outcome {
@@ -66,9 +68,17 @@ export function run(
   });
 }
 
-/** Node with the emulated addon. An addon under AddressSanitizer needs the library before everything else. */
-export function runNode(args: readonly string[], seed: number, extra: Record<string, string> = {}): Promise<Outcome> {
+/** For Node with the emulated addon and NCCL. An addon under AddressSanitizer needs the library before everything else. */
+export function nodeVariables(seed: number): Record<string, string> {
   const asan = execFileSync('c++', ['-print-file-name=libasan.so'], { encoding: 'utf8' }).trim();
-  const env = { LD_PRELOAD: realpathSync(asan), RANKZERO_ADDON: join(emulated, 'rankzero.node'), ...extra };
-  return run(process.execPath, args, environment(seed, env));
+  return {
+    ...variables(seed),
+    LD_PRELOAD: realpathSync(asan),
+    RANKZERO_ADDON: join(emulated, 'rankzero.node'),
+    RANKZERO_NCCL_PATH: join(emulated, 'libnccl.so.2'),
+  };
+}
+
+export function runNode(args: readonly string[], seed: number, extra: Record<string, string> = {}): Promise<Outcome> {
+  return run(process.execPath, args, { ...process.env, ...nodeVariables(seed), ...extra });
 }

@@ -22,6 +22,9 @@ export interface Settings {
   steps?: number;
   /** As ranks whose memory cannot be mapped do. */
   gather?: 'copy';
+  device?: 'cuda';
+  /** Each rank trains on a row of its own, and not on the whole batch. */
+  ownRows?: boolean;
 }
 
 export interface Result {
@@ -36,11 +39,12 @@ export interface Result {
   tiedStorage: boolean;
 }
 
-/** What every rank says of each run; the runs share one job, and so a world size. */
-export async function runAll(settings: Settings[]): Promise<Result[][]> {
+/** What every rank says of each run; the runs share one job, and so a world size and an environment. */
+export async function runAll(settings: Settings[], env: Record<string, string> = {}): Promise<Result[][]> {
   const { stdout } = await expectRanks(settings[0]!.world, fixture('fsdp_reference.mjs'), {
     args: [JSON.stringify(settings)],
     timeout: 180_000,
+    env,
   });
   const perRank = stdout.map((text) =>
     text

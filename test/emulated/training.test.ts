@@ -1,0 +1,49 @@
+// Training on emulated devices over the emulated NCCL: rank 0 loads, the others start on meta, and everything is as on CPU
+// ranks: losses, norms, gradients, the whole state.
+import { beforeAll, describe, expect, it } from 'vitest';
+import { expectReference, relative, runAll, type Settings } from '../multi/reference_run.ts';
+import { available, buildEmulated, nodeVariables } from './emulated.ts';
+
+const settings: [seed: number, Settings][] = [
+  [1, { name: 'llama', world: 1 }],
+  [2, { name: 'llama', world: 2 }],
+  [3, { name: 'llama', world: 2, ownRows: true, checkpoint: true, accumulate: 2, steps: 5 }],
+  [4, { name: 'llama', world: 4, ownRows: true, steps: 5 }],
+  [5, { name: 'llama', world: 4, ownRows: true, steps: 5, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
+];
+
+describe.skipIf(!available)('training on emulated devices', () => {
+  beforeAll(buildEmulated, 600_000);
+
+  it.each(settings)('gives the losses of CPU ranks, seed %i, %o', async (seed, one) => {
+    const [cpu] = await runAll([one]);
+    const [cuda] = await runAll([{ ...one, device: 'cuda' }], nodeVariables(seed));
+    if (!one.ownRows) expectReference(cuda!, one);
+    expect(cuda!.length).toBe(one.world);
+    for (const [rank, { losses, norms, digest }] of cuda!.entries()) {
+      const wanted = cpu![rank]!;
+      expect(losses.length).toBe(wanted.losses.length);
+      for (const [i, loss] of losses.entries())
+        expect(relative(loss, wanted.losses[i]!), `rank ${rank}: loss ${i}`).toBeLessThan(1e-6);
+      for (const [i, norm] of norms.entries())
+        expect(relative(norm, wanted.norms[i]!), `rank ${rank}: norm ${i}`).toBeLessThan(1e-5);
+      expect(digest).toBe(cuda![0]!.digest);
+    }
+  });
+
+  // The bound that CPU ranks hold (test/multi/fsdp.test.ts): bfloat16 keeps 8 bits, and a loss is a mean over many roundings.
+  it('in bfloat16 stays near the float32 run', async () => {
+    const mixedPrecision = { paramDtype: 'bfloat16', reduceDtype: 'float32' };
+    const one: Settings = { name: 'llama', world: 2, device: 'cuda', mixedPrecision, steps: 4 };
+    const [[float32], [bfloat16]] = [
+      await runAll([{ name: 'llama', world: 2 }]),
+      await runAll([one], nodeVariables(1)),
+    ];
+    for (const { losses, digest, gradErrors } of bfloat16!) {
+      for (const [i, loss] of losses.entries())
+        expect(relative(loss, float32![0]!.losses[i]!), `loss ${i}`).toBeLessThan(2e-3);
+      for (const [name, { error }] of Object.entries(gradErrors)) expect(Math.sqrt(error), name).toBeLessThan(2e-2);
+      expect(digest).toBe(bfloat16![0]!.digest);
+    }
+  });
+});
