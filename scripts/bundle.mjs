@@ -101,8 +101,8 @@ function runtimePackages() {
   return [...found];
 }
 
-// Only import is used here, and packages of both kinds hold everything twice.
-const isForRequire = (path) => path.endsWith('.cjs') && existsSync(`${path.slice(0, -'.cjs'.length)}.js`);
+// zod holds everything twice, and is imported, never required.
+const isSecondCopy = (path) => path.includes('/node_modules/zod/') && path.endsWith('.cjs');
 
 const isForPeople = (name) => /\.([cm]?ts|map|md|markdown)$/.test(name);
 
@@ -168,7 +168,7 @@ function makeBundle(options) {
   copy('test/multi/fixtures/make_model.mjs', join(app, 'test/multi/fixtures/make_model.mjs')); // makes the models of bench/
   for (const name of ['package.json', 'LICENSE']) copy(name, join(app, name));
   for (const name of runtimePackages())
-    copy(`node_modules/${name}`, join(app, 'node_modules', name), (path) => !isForPeople(path) && !isForRequire(path));
+    copy(`node_modules/${name}`, join(app, 'node_modules', name), (path) => !isForPeople(path) && !isSecondCopy(path));
   for (const name of ['run.sh', 'unpack.mjs']) copy(`scripts/bundle/${name}`, join(out, name));
   chmodSync(join(out, 'run.sh'), 0o755);
 
