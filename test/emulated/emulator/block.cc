@@ -7,8 +7,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <random>
 #include <stdexcept>
+#include <utility>
 
 namespace rz::emulator {
 
@@ -20,10 +22,31 @@ constexpr size_t kStackBytes = size_t{256} << 10;
 constexpr int kWarp = 32;
 constexpr int kGarbage = 0xff;  // NaN in every floating dtype, -1 in integers
 
+struct Mapping {
+  explicit Mapping(size_t wanted)
+      : data(mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)), bytes(wanted) {
+    if (data == MAP_FAILED) throw std::bad_alloc();
+  }
+  Mapping(const Mapping&) = delete;
+  ~Mapping() { munmap(data, bytes); }
+  void* data;
+  size_t bytes;
+};
+
 enum class State { Ready, AtBarrier, AtWarp, Done };
 
+// Where to go on. The compiler's own jump costs a few instructions; swapcontext calls the kernel, and AddressSanitizer's wrapper
+// of it clears the shadow of the whole stack each time. So this file is compiled without AddressSanitizer.
+using Jump = void* [5];
+
+[[noreturn, gnu::noinline]] void go_on(Jump& jump) { __builtin_longjmp(jump, 1); }
+
+// A host thread's fiber lives on from block to block.
 struct Fiber {
-  ucontext_t context;
+  Mapping stack{kStackBytes};
+  ucontext_t context;  // how it starts
+  bool started = false;
+  Jump jump;
   void* asan_stack = nullptr;
   State state;
   uint3 thread;
@@ -32,21 +55,7 @@ struct Fiber {
   unsigned mask;
   WarpCall call;
   uint64_t brought[2];
-  Lanes lanes;
-};
-
-struct Mapping {
-  char* data = nullptr;
-  size_t bytes = 0;
-  ~Mapping() {
-    if (data) munmap(data, bytes);
-  }
-  void grow(size_t wanted) {
-    if (bytes >= wanted) return;
-    if (data) munmap(data, bytes);
-    data = static_cast<char*>(mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    bytes = wanted;
-  }
+  std::shared_ptr<const Lanes> lanes;
 };
 
 class Block {
@@ -56,15 +65,17 @@ class Block {
   Fiber& current() { return *current_; }
   Fiber* lane(int warp, int lane) {
     size_t i = static_cast<size_t>(warp * kWarp + lane);
-    return i < fibers_.size() ? fibers_[i].get() : nullptr;
+    return i < count_ ? fibers_[i].get() : nullptr;
   }
   void* shared() { return shared_.get(); }
-  void try_release_barrier();
-  void try_release_warp(int warp);
 
  private:
   static void enter();
+  void prepare(Fiber& fiber);
   void resume(Fiber& fiber);
+  void leave(Fiber& fiber);
+  void try_release_barrier();
+  void try_release_warp(const Fiber& last);
   [[noreturn]] void fail_stuck();
   void make_ready(Fiber& fiber) {
     fiber.state = State::Ready;
@@ -77,11 +88,11 @@ class Block {
   std::vector<Fiber*> ready_;
   int late_warp_ = -1;  // runs only when nobody else can; -1: none
   Fiber* current_ = nullptr;
-  size_t done_ = 0, at_barrier_ = 0;
+  size_t count_ = 0, done_ = 0, at_barrier_ = 0;
   const std::function<void()>* body_ = nullptr;
   std::unique_ptr<unsigned char[]> shared_;
-  Mapping stacks_;
-  ucontext_t scheduler_;
+  ucontext_t ignored_;
+  Jump scheduler_;
   void* scheduler_asan_stack_ = nullptr;
   const void* scheduler_bottom_ = nullptr;
   size_t scheduler_bytes_ = 0;
@@ -91,18 +102,34 @@ thread_local Block block;
 
 void Block::enter() {
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_bottom_, &block.scheduler_bytes_);
-  (*block.body_)();
-  block.current_->state = State::Done;
-  __sanitizer_start_switch_fiber(nullptr, block.scheduler_bottom_, block.scheduler_bytes_);  // null: this fiber ends
-  swapcontext(&block.current_->context, &block.scheduler_);
+  while (true) {
+    (*block.body_)();
+    block.suspend(State::Done);
+  }
+}
+
+void Block::prepare(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.data;
+  fiber.context.uc_stack.ss_size = fiber.stack.bytes;
+  fiber.context.uc_link = nullptr;
+  makecontext(&fiber.context, &Block::enter, 0);
 }
 
 void Block::resume(Fiber& fiber) {
   current_ = &fiber;
   position.thread = fiber.thread;
-  __sanitizer_start_switch_fiber(&scheduler_asan_stack_, stacks_.data + static_cast<size_t>(fiber.index) * kStackBytes, kStackBytes);
-  swapcontext(&scheduler_, &fiber.context);
+  __sanitizer_start_switch_fiber(&scheduler_asan_stack_, fiber.stack.data, fiber.stack.bytes);
+  leave(fiber);
   __sanitizer_finish_switch_fiber(scheduler_asan_stack_, nullptr, nullptr);
+}
+
+// Returns when the fiber is suspended.
+void Block::leave(Fiber& fiber) {
+  if (__builtin_setjmp(scheduler_)) return;
+  if (fiber.started) go_on(fiber.jump);
+  fiber.started = true;
+  swapcontext(&ignored_, &fiber.context);
 }
 
 // Leaves the fiber; it comes back when something made it ready.
@@ -110,12 +137,12 @@ void Block::suspend(State state) {
   Fiber& fiber = *current_;
   fiber.state = state;
   __sanitizer_start_switch_fiber(&fiber.asan_stack, scheduler_bottom_, scheduler_bytes_);
-  swapcontext(&fiber.context, &scheduler_);
-  __sanitizer_finish_switch_fiber(fiber.asan_stack, &scheduler_bottom_, &scheduler_bytes_);
+  if (!__builtin_setjmp(fiber.jump)) go_on(scheduler_);
+  __sanitizer_finish_switch_fiber(block.current_->asan_stack, &block.scheduler_bottom_, &block.scheduler_bytes_);
 }
 
 Fiber* Block::draw(std::mt19937_64& random) {
-  if (late_warp_ < 0 || random() % 4096 == 0) late_warp_ = static_cast<int>(random() % (2 * (fibers_.size() / kWarp + 1)));
+  if (late_warp_ < 0 || random() % 4096 == 0) late_warp_ = static_cast<int>(random() % (2 * (count_ / kWarp + 1)));
   size_t chosen = random() % ready_.size();
   if (ready_[chosen]->index / kWarp == late_warp_) {
     // Somebody else, if there is anybody.
@@ -133,99 +160,96 @@ Fiber* Block::draw(std::mt19937_64& random) {
 }
 
 void Block::try_release_barrier() {
+  if (at_barrier_ == 0 || at_barrier_ + done_ < count_) return;
+  for (size_t i = 0; i < count_; ++i)
+    if (fibers_[i]->state == State::AtBarrier) make_ready(*fibers_[i]);
   at_barrier_ = 0;
-  for (auto& fiber : fibers_) at_barrier_ += fiber->state == State::AtBarrier;
-  if (at_barrier_ == 0 || at_barrier_ + done_ < fibers_.size()) return;
-  for (auto& fiber : fibers_)
-    if (fiber->state == State::AtBarrier) make_ready(*fiber);
   late_warp_ = -1;
 }
 
-// Completes every exchange of the warp whose lanes are all there.
-void Block::try_release_warp(int warp) {
-  for (int first = 0; first < kWarp; ++first) {
-    Fiber* leader = lane(warp, first);
-    if (!leader || leader->state != State::AtWarp) continue;
-    bool complete = true;
-    for (int l = 0; l < kWarp && complete; ++l) {
-      if (!(leader->mask >> l & 1)) continue;
-      Fiber* peer = lane(warp, l);
-      complete = peer && peer->state == State::AtWarp && peer->mask == leader->mask && peer->call == leader->call;
-    }
-    if (!complete) continue;
-    Lanes lanes;
-    std::memset(&lanes, kGarbage, sizeof lanes);
-    for (int l = 0; l < kWarp; ++l)
-      if (leader->mask >> l & 1) std::memcpy(lanes.value[l], lane(warp, l)->brought, sizeof lanes.value[l]);
-    for (int l = 0; l < kWarp; ++l)
-      if (leader->mask >> l & 1) {
-        lane(warp, l)->lanes = lanes;
-        make_ready(*lane(warp, l));
-      }
+// Completes the exchange that `last` waits in, if all its lanes are there.
+void Block::try_release_warp(const Fiber& last) {
+  const int warp = last.index / kWarp;
+  for (int l = 0; l < kWarp; ++l) {
+    if (!(last.mask >> l & 1)) continue;
+    const Fiber* peer = lane(warp, l);
+    if (!peer || peer->state != State::AtWarp || peer->mask != last.mask || peer->call != last.call) return;
   }
+  auto lanes = std::make_shared<Lanes>();
+  std::memset(lanes.get(), kGarbage, sizeof *lanes);
+  const unsigned mask = last.mask;
+  for (int l = 0; l < kWarp; ++l)
+    if (mask >> l & 1) std::memcpy(lanes->value[l], lane(warp, l)->brought, sizeof lanes->value[l]);
+  for (int l = 0; l < kWarp; ++l)
+    if (mask >> l & 1) {
+      lane(warp, l)->lanes = lanes;
+      make_ready(*lane(warp, l));
+    }
 }
 
 void Block::fail_stuck() {
   std::string text = "threads wait for others that will never come:";
   int shown = 0;
-  for (auto& fiber : fibers_) {
-    if (fiber->state == State::Done || shown++ == 4) continue;
+  for (size_t i = 0; i < count_; ++i) {
+    const Fiber* fiber = fibers_[i].get();
+    if (fiber->state == State::Done || shown++ >= 4) continue;
     text += " thread " + std::to_string(fiber->index) + (fiber->state == State::AtBarrier ? " in __syncthreads" : " in a warp exchange") + ";";
   }
-  throw std::runtime_error(text + " " + std::to_string(done_) + " of " + std::to_string(fibers_.size()) + " have returned");
+  fibers_.clear();  // theirs are in the middle of the kernel
+  throw std::runtime_error(text + " " + std::to_string(done_) + " of " + std::to_string(count_) + " have returned");
 }
 
 void Block::run(dim3 size, size_t shared_bytes, const std::function<void()>& body, std::mt19937_64& random) {
-  const size_t count = static_cast<size_t>(size.x) * size.y * size.z;
+  count_ = static_cast<size_t>(size.x) * size.y * size.z;
   body_ = &body;
-  done_ = 0;
+  done_ = at_barrier_ = 0;
   shared_ = std::make_unique<unsigned char[]>(shared_bytes);
   std::memset(shared_.get(), kGarbage, shared_bytes);
   SharedMemory::spoil();
-  stacks_.grow(count * kStackBytes);
-  fibers_.resize(count);
   ready_.clear();
-  for (size_t i = 0; i < count; ++i) {
-    if (!fibers_[i]) fibers_[i] = std::make_unique<Fiber>();
+  for (size_t i = 0; i < count_; ++i) {
+    if (i == fibers_.size()) {
+      fibers_.push_back(std::make_unique<Fiber>());
+      prepare(*fibers_[i]);
+    }
     Fiber& fiber = *fibers_[i];
     fiber.index = static_cast<int>(i);
     fiber.thread = {static_cast<unsigned>(i) % size.x, static_cast<unsigned>(i) / size.x % size.y, static_cast<unsigned>(i) / (size.x * size.y)};
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = stacks_.data + i * kStackBytes;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, &Block::enter, 0);
     make_ready(fiber);
   }
-  while (done_ < count) {
+  while (done_ < count_) {
     if (ready_.empty()) fail_stuck();
     Fiber& next = *draw(random);
     resume(next);
-    if (next.state == State::Done) ++done_;
-    if (next.state != State::AtWarp) try_release_barrier();
-    else try_release_warp(next.index / kWarp);
+    if (next.state == State::AtWarp) {
+      try_release_warp(next);
+    } else {
+      ++(next.state == State::Done ? done_ : at_barrier_);
+      try_release_barrier();
+    }
   }
   shared_.reset();
 }
 
-struct Shared {
-  void* data;
-  size_t bytes;
-};
-std::vector<Shared>& shared_arrays() {
-  static std::vector<Shared> all;
+std::vector<SharedMemory*>& touched() {
+  static std::vector<SharedMemory*> all;
   return all;
 }
 
 }  // namespace
 
-SharedMemory::SharedMemory(void* data, size_t bytes) {
-  shared_arrays().push_back({data, bytes});
-  std::memset(data, kGarbage, bytes);
+SharedMemory::SharedMemory(void* data, size_t bytes) : data_(data), bytes_(bytes) { std::memset(data, kGarbage, bytes); }
+
+void SharedMemory::touch() {
+  if (!std::exchange(touched_, true)) touched().push_back(this);
 }
 
 void SharedMemory::spoil() {
-  for (const Shared& shared : shared_arrays()) std::memset(shared.data, kGarbage, shared.bytes);
+  for (SharedMemory* shared : touched()) {
+    std::memset(shared->data_, kGarbage, shared->bytes_);
+    shared->touched_ = false;
+  }
+  touched().clear();
 }
 
 void run_grid(dim3 grid, dim3 size, size_t shared_bytes, const std::function<void()>& body, uint64_t seed) {
@@ -256,7 +280,7 @@ const Lanes& warp_exchange(unsigned mask, WarpCall call, const void* value, size
   fiber.brought[0] = fiber.brought[1] = 0;
   std::memcpy(fiber.brought, value, bytes);
   block.suspend(State::AtWarp);
-  return fiber.lanes;
+  return *fiber.lanes;
 }
 
 }  // namespace rz::emulator

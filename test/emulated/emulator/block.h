@@ -39,13 +39,22 @@ int lane_of_thread();
 class SharedMemory {
  public:
   SharedMemory(void* data, size_t bytes);
+  void touch();  // this block uses it
   static void spoil();
+
+ private:
+  void* data_;
+  size_t bytes_;
+  bool touched_ = false;
 };
 
 template <class T, size_t kCount>
 class SharedArray {
  public:
-  T (&array())[kCount] { return data_; }
+  T (&array())[kCount] {
+    registered_.touch();
+    return data_;
+  }
 
  private:
   T data_[kCount];
