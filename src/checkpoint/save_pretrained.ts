@@ -5,6 +5,7 @@ import { configText, type ModelConfig } from '../models/config.ts';
 import type { DType } from '../tensor/dtype.ts';
 import type { Shape, Tensor } from '../tensor/tensor.ts';
 import { CheckpointWriter } from './hf-files.ts';
+import { writeFromHost } from './host_parts.ts';
 import { type CheckpointSource, copyCompanions } from './source.ts';
 
 export interface SavedTensor {
@@ -43,7 +44,8 @@ export async function openPretrained(
     ...(options.maxShardBytes === undefined ? {} : { maxShardSize: options.maxShardBytes }),
   });
   return {
-    write: (name, tensor, elementOffset) => writer.write(name, tensor.handle, elementOffset),
+    write: (name, tensor, offset = 0) =>
+      writeFromHost(tensor, (part, at) => writer.write(name, part.handle, offset + at)),
     drain: () => writer.drain(),
     finish: async () => {
       await writer.finish();

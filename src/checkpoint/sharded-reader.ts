@@ -8,6 +8,7 @@ import { native } from '../native.ts';
 import type { TensorSplit } from '../nn/split.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
 import { numelOf, type Tensor } from '../tensor/tensor.ts';
+import { readToHost } from './host_parts.ts';
 import { type BlockRange, copies, coverageProblem, type PieceCopy, realNumel, wholeBlock } from './pieces.ts';
 import { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';
@@ -62,6 +63,10 @@ export class ShardedCheckpoint {
    * Padding is zero.
    */
   read(key: string, target: Tensor, start: number, split?: TensorSplit): void {
+    readToHost(target, (host, at) => this.readInto(key, host, start + at, split));
+  }
+
+  private readInto(key: string, target: Tensor, start: number, split: TensorSplit | undefined): void {
     const { shape, pieces } = this.tensors.get(key)!;
     const block = split?.block ?? wholeBlock(shape);
     const length = Math.max(0, Math.min(target.numel, realNumel(block, shape) - start));

@@ -5,6 +5,7 @@ import type { AdamW } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { piecesOf, type ShardedStateDict } from '../parallel/fsdp/state_dict.ts';
 import type { Tensor } from '../tensor/tensor.ts';
+import { writeFromHost } from './host_parts.ts';
 import { SafetensorsWriter } from './safetensors.ts';
 import { type PieceInfo, type PieceKind, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';
 
@@ -34,7 +35,7 @@ export async function writeShard(
       pieces: JSON.stringify(infos),
     });
     try {
-      for (const { key, values } of pieces) writer.write(key, values.handle);
+      for (const { key, values } of pieces) writeFromHost(values, (part, at) => writer.write(key, part.handle, at));
       await writer.finish();
     } catch (error) {
       await writer.abort();

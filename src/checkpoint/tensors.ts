@@ -1,5 +1,6 @@
 // Plain safetensors files as maps of tensors.
 import { Tensor } from '../tensor/tensor.ts';
+import { writeFromHost } from './host_parts.ts';
 import { openSafetensors, readTensor, SafetensorsWriter } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';
 
@@ -28,7 +29,7 @@ export async function saveSafetensors(
   const entries = [...tensors].map(([name, { shape, dtype }]) => ({ name, shape, dtype }));
   const writer = SafetensorsWriter.create(path, entries, metadata);
   try {
-    for (const [name, tensor] of tensors) writer.write(name, tensor.handle);
+    for (const [name, tensor] of tensors) writeFromHost(tensor, (part, at) => writer.write(name, part.handle, at));
     await writer.finish();
   } catch (error) {
     await writer.abort();

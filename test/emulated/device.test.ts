@@ -28,6 +28,7 @@ describe.skipIf(!available)('device cuda, emulated', () => {
   it('counts its memory, and says what is wrong when there is none left', () =>
     scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20) }));
   it('draws the random bits of the CPU', () => scenario('random', 1));
+  it.each([1, 2])('goes to files and comes from them in parts, seed %i', (seed) => scenario('files', seed));
 
   it('is described by doctor, with the libraries that were found', async () => {
     const { stdout } = await runNode([join(import.meta.dirname, '../../dist/cli/main.js'), 'doctor', '--json'], 1);

@@ -11,7 +11,7 @@ import type { FsdpUnit, UnitGroups } from './unit.ts';
 export interface FullStateDictOptions {
   /** Others get an empty map. Default false. */
   rank0Only?: boolean | undefined;
-  /** Accepted for likeness: on CPU ranks tensors are in host memory anyway. */
+  /** Accepted for likeness: the tensors are in host memory in any case. */
   offloadToCpu?: boolean | undefined;
   /** Default true: whole parameters, as in the checkpoint. False: this rank's part of each, with tensor parallelism. */
   translateOnSave?: boolean | undefined;

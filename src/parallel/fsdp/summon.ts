@@ -1,5 +1,6 @@
 // Whole parameters for a moment: gather everything, run, write back.
 import { native } from '../../native.ts';
+import { computeStream } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { FsdpRuntime } from './runtime.ts';
 import type { FsdpUnit } from './unit.ts';
@@ -29,7 +30,7 @@ export function summon<T>(units: readonly FsdpUnit[], runtime: FsdpRuntime, fn: 
         parameter.grad = undefined;
       }
     }
-    native.streamSynchronize(0);
+    native.streamSynchronize(computeStream);
   };
   for (const unit of units) {
     unit.reshard();
@@ -42,7 +43,7 @@ export function summon<T>(units: readonly FsdpUnit[], runtime: FsdpRuntime, fn: 
       for (const { parameter, offset } of unit.layout.spans) {
         if (!parameter.requiresGrad) continue;
         using view = grads.slice(offset, parameter.shape);
-        parameter.grad = Tensor.empty(parameter.shape, view.dtype, 'gradient');
+        parameter.grad = Tensor.empty(parameter.shape, view.dtype, 'gradient', view.device);
         parameter.grad.copyFrom(view);
       }
     }
