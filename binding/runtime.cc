@@ -86,6 +86,7 @@ napi_value memory_stats(Args& a) {
   out.Set("total", static_cast<double>(stats.total));
   out.Set("totalPeak", static_cast<double>(stats.total_peak));
   out.Set("reserved", static_cast<double>(stats.reserved));
+  out.Set("reservedPeak", static_cast<double>(stats.reserved_peak));
   out.Set("liveHandles", static_cast<double>(a.state().tensors.live()));
   return out;
 }
@@ -111,8 +112,12 @@ napi_value cuda_set_memory_limit(Args& a) {
   return a.undefined();
 }
 
-// The index of the compute stream of a device.
-napi_value compute_stream(Args& a) { return a.from(static_cast<double>(a.runtime().compute(a.device(0))->index())); }
+// (device, index): of the compute stream; `index` says which of several devices, before it is opened
+napi_value compute_stream(Args& a) {
+  const Device device = a.device(0);
+  if (device == Device::Cuda && !a.missing(1)) a.runtime().choose_cuda(static_cast<int>(a.integer(1)));
+  return a.from(static_cast<double>(a.runtime().compute(device)->index()));
+}
 
 Napi::Object library_info(Napi::Env env, const LibraryReport& library) {
   Napi::Object out = Napi::Object::New(env);
@@ -135,6 +140,7 @@ napi_value accelerator_info(Args& a) {
   for (const cuda::DeviceInfo& device : d.devices) {
     Napi::Object info = Napi::Object::New(env);
     info.Set("name", device.name);
+    info.Set("id", device.id);
     info.Set("capability", std::to_string(device.major) + "." + std::to_string(device.minor));
     info.Set("multiprocessors", device.multiprocessors);
     info.Set("memory", static_cast<double>(device.memory));

@@ -26,6 +26,7 @@ export { DataLoader, type DataLoaderOptions, type DataLoaderState, type DataStep
 export { packRows } from './data/packing.ts';
 export { AutoTokenizer, type DecodeOptions, type EncodeOptions, Tokenizer } from './data/tokenizer.ts';
 // ranks
+export { type DeviceChoice, type SelectedDevice, selectDevice } from './distributed/compute_device.ts';
 export { DeviceMesh, initDeviceMesh } from './distributed/device_mesh.ts';
 export { dist } from './distributed/index.ts';
 export { ProcessGroup } from './distributed/process_group.ts';

@@ -28,6 +28,7 @@ export interface NativeMemoryStats {
   totalPeak: number;
   /** Held from the system, cached blocks included. */
   reserved: number;
+  reservedPeak: number;
   /** Tensors that are not disposed. */
   liveHandles: number;
 }
@@ -63,7 +64,8 @@ export interface NativeAccelerator {
   driver: number;
   /** That the kernels were compiled for. */
   architectures: string;
-  devices: { name: string; capability: string; multiprocessors: number; memory: number }[];
+  /** `id` is the same in every process of the host. */
+  devices: { name: string; id: string; capability: string; multiprocessors: number; memory: number }[];
   libraries: NativeLibrary[];
 }
 
@@ -85,8 +87,8 @@ interface NativeRuntime {
   memoryTrim(): void;
   /** The most bytes that this process takes from the device; 0 for no limit. */
   cudaSetMemoryLimit(bytes: number): void;
-  /** The compute stream of a device, which opens it. Throws ERR_CUDA_UNAVAILABLE, saying why. */
-  computeStream(device: number): number;
+  /** The compute stream of a device, which opens it: number `index` of the machine's. Throws ERR_CUDA_UNAVAILABLE, saying why. */
+  computeStream(device: number, index?: number): number;
   /** Loads the libraries, and does not use the device. */
   acceleratorInfo(): NativeAccelerator;
 }

@@ -72,6 +72,7 @@ void CachingAllocator::account(MemoryKind kind, int64_t delta) {
   stats_.peak[static_cast<int>(kind)] = std::max(stats_.peak[static_cast<int>(kind)], current);
   stats_.total += delta;
   stats_.total_peak = std::max(stats_.total_peak, stats_.total);
+  stats_.reserved_peak = std::max(stats_.reserved_peak, static_cast<int64_t>(reserved()));
 }
 
 MemoryStats CachingAllocator::stats() const {
@@ -85,6 +86,7 @@ void CachingAllocator::reset_peak() {
   std::lock_guard lock(mutex_);
   stats_.peak = stats_.current;
   stats_.total_peak = stats_.total;
+  stats_.reserved_peak = static_cast<int64_t>(reserved());
 }
 
 void CachingAllocator::trim() {

@@ -14,7 +14,7 @@ namespace rz {
 struct MemoryStats {
   std::array<int64_t, kMemoryKinds> current{}, peak{};  // bytes in use, by kind
   int64_t total = 0, total_peak = 0;                     // sum over kinds
-  int64_t reserved = 0;                                  // held from the system: in use, or cached
+  int64_t reserved = 0, reserved_peak = 0;               // held from the system: in use, or cached
 };
 
 class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {

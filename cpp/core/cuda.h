@@ -11,7 +11,7 @@
 namespace rz::cuda {
 
 struct DeviceInfo {
-  std::string name;
+  std::string name, id;  // id: UUID, the same in every process
   int major, minor;  // compute capability
   int multiprocessors;
   size_t memory;  // bytes
@@ -46,7 +46,8 @@ class Backend {
   virtual void read(void* host_bytes, const void* device, size_t bytes, Stream& stream) = 0;
 };
 
-// Device LOCAL_RANK of this process. `streams` is the runtime's table. Errors: ERR_CUDA_UNAVAILABLE, saying why.
-std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* streams);
+// Device `index` of those that describe() has, or with -1 the one of LOCAL_RANK. `streams` is the runtime's table.
+// Errors: ERR_CUDA_UNAVAILABLE, saying why.
+std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* streams, int index);
 
 }  // namespace rz::cuda

@@ -14,7 +14,7 @@ Description describe() {
   return description;
 }
 
-std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>*) {
+std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>*, int) {
   fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: ", kReason);
 }
 

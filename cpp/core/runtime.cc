@@ -32,10 +32,15 @@ Stream* Runtime::create_stream(std::string name, Device device) {
   return streams_.back().get();
 }
 
+void Runtime::choose_cuda(int index) {
+  if (has_cuda() && index != cuda_index_) fail("ERR_ARGUMENT", "this process has opened another device cuda already");
+  cuda_index_ = index;
+}
+
 cuda::Backend& Runtime::cuda() {
   if (!cuda_) {
     if (dry_) fail("ERR_DRY_RUN", "a dry run has no device cuda");
-    cuda_ = cuda::open(&streams_);
+    cuda_ = cuda::open(&streams_, cuda_index_);
     cuda_compute_ = create_stream("cuda compute", Device::Cuda);
   }
   return *cuda_;

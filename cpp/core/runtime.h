@@ -29,6 +29,8 @@ class Runtime {
 
   // Opens the device at the first call: ERR_CUDA_UNAVAILABLE, saying why.
   cuda::Backend& cuda();
+  // Which of the machine's devices that is: before it is opened. Default: the one of LOCAL_RANK.
+  void choose_cuda(int index);
   bool has_cuda() const { return cuda_ != nullptr; }
 
   // Blocks until no stream has work on the storage; throws what failed there.
@@ -44,6 +46,7 @@ class Runtime {
   std::unique_ptr<cuda::Backend> cuda_;  // outlives its streams
   std::vector<std::unique_ptr<Stream>> streams_;
   Stream* cuda_compute_ = nullptr;
+  int cuda_index_ = -1;
   std::shared_ptr<CpuAllocator> allocator_;
   Profiler profiler_;
   bool dry_ = false;

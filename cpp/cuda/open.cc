@@ -14,6 +14,16 @@ namespace rz::cuda {
 
 bool is_built() { return true; }
 
+static std::string hexadecimal(const cudaUUID_t& id) {
+  std::string text;
+  for (char byte : id.bytes) {
+    constexpr const char* digits = "0123456789abcdef";
+    text += digits[static_cast<unsigned char>(byte) >> 4];
+    text += digits[static_cast<unsigned char>(byte) & 15];
+  }
+  return text;
+}
+
 Description describe() {
   Description d;
   d.built = true;
@@ -35,7 +45,7 @@ Description describe() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    d.devices.push_back({properties.name, properties.major, properties.minor, properties.multiProcessorCount, properties.totalGlobalMem});
+    d.devices.push_back({properties.name, hexadecimal(properties.uuid), properties.major, properties.minor, properties.multiProcessorCount, properties.totalGlobalMem});
   }
   if (d.devices.empty()) d.unavailable = "no device can be opened";
   return d;
@@ -47,10 +57,12 @@ static int device_of_this_rank(size_t count) {
   return rank ? std::atoi(rank) % static_cast<int>(count) : 0;
 }
 
-std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* streams) {
+std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* streams, int index) {
   Description d = describe();
   if (!d.unavailable.empty()) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: ", d.unavailable);
-  return std::make_unique<CudaBackend>(device_of_this_rank(d.devices.size()), streams);
+  const int count = static_cast<int>(d.devices.size());
+  if (index >= count) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: there is no device ", index, " among ", count);
+  return std::make_unique<CudaBackend>(index >= 0 ? index : device_of_this_rank(d.devices.size()), streams);
 }
 
 }  // namespace rz::cuda

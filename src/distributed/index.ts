@@ -96,7 +96,7 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
   joined = { environment, group };
   const quiet = options.quiet ?? !['', '0', undefined].includes(process.env.RANKZERO_QUIET);
   if (environment.rank === 0 && !quiet) {
-    process.stderr.write(`rankzero: no GPU, using ${group.backend} (${group.size} CPU ranks of one host)\n`);
+    process.stderr.write(`rankzero: ${group.size} ranks of one host, connected by ${group.backend}\n`);
   }
 }
 

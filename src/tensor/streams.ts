@@ -13,15 +13,20 @@ export function computeDevice(): 'cpu' | 'cuda' {
   return device;
 }
 
+/** Whether it is too late for another. */
+export function isDeviceInUse(): boolean {
+  return device === 'cuda' || communication !== undefined || tensorParallel !== undefined;
+}
+
 /**
- * Makes `cuda` the device of this process, for good. Before anything is wrapped. Errors: ERR_CUDA_UNAVAILABLE, saying why;
- * where streams of the CPU are in use already.
+ * Makes `cuda` the device of this process, for good: number `index` of the machine's, by default that of LOCAL_RANK. Before
+ * anything is wrapped. Errors: ERR_CUDA_UNAVAILABLE, saying why; where streams of the CPU are in use already.
  */
-export function useDevice(name: 'cpu' | 'cuda'): void {
+export function useDevice(name: 'cpu' | 'cuda', index?: number): void {
   if (name === device) return;
-  if (name === 'cpu' || communication !== undefined || tensorParallel !== undefined)
+  if (isDeviceInUse())
     throw new Error(`this process computes on ${device} already; ask for ${name} before models are wrapped`);
-  computeStream = native.computeStream(1);
+  computeStream = native.computeStream(1, index);
   device = name;
 }
 

@@ -4,6 +4,7 @@ import { mkdir } from 'node:fs/promises';
 import { fromRank0, onAllRanks } from '../checkpoint/agree.ts';
 import { loadShardedCheckpoint, saveShardedCheckpoint } from '../checkpoint/sharded.ts';
 import { readManifest } from '../checkpoint/sharded-reader.ts';
+import { type SelectedDevice, selectDevice } from '../distributed/compute_device.ts';
 import { dist } from '../distributed/index.ts';
 import { init } from '../distributed/state.ts';
 import type { JsonObject } from '../json.ts';
@@ -24,7 +25,7 @@ import { answer } from './samples.ts';
 import { StepProfiler } from './step_profiler.ts';
 import { loadTrainData, type TrainData } from './train_data.ts';
 import { changedOptions, parseTrainState, type TrainState, totalSteps } from './train_state.ts';
-import { Trainer } from './trainer.ts';
+import { deviceMemory, Trainer } from './trainer.ts';
 
 /**
  * Fine-tunes a model. Every rank calls it with the same options; the reporter of rank 0 hears of it. Joins the job if this
@@ -43,6 +44,7 @@ export async function runFinetune(options: FinetuneOptions, reporter: Reporter =
 
 interface Prepared {
   options: FinetuneOptions;
+  device: SelectedDevice;
   reporter: Reporter;
   config: ModelConfig;
   dir: string;
@@ -71,6 +73,7 @@ class Run {
   /** Everything that can go wrong before a weight is read. */
   static async prepare(options: FinetuneOptions, reporter: Reporter): Promise<Run> {
     dist.setPhase('prepare');
+    const device = selectDevice(options.device);
     if (options.tp > 1) init({ tensorParallelDegree: options.tp });
     const dir = await resolveModel(options.model);
     const config = await AutoConfig.fromPretrained(dir);
@@ -86,7 +89,7 @@ class Run {
     const total = totalSteps(data.train, options, state.step);
     const profiler = await StepProfiler.prepare(options, state.step, total, (record) => reporter.onProfile?.(record));
     manualSeed(options.seed);
-    return new Run({ options, reporter, config, dir, data, resume: resume ?? undefined, state, profiler });
+    return new Run({ options, device, reporter, config, dir, data, resume: resume ?? undefined, state, profiler });
   }
 
   async execute(): Promise<RunSummary> {
@@ -101,6 +104,7 @@ class Run {
     const stopped = await this.train();
     if (!stopped) await this.finish();
     const { step, tokens } = this.trainer;
+    const { deviceMemoryBytes, deviceReservedBytes } = deviceMemory();
     const summary: RunSummary = {
       output: options.out,
       steps: step,
@@ -110,6 +114,8 @@ class Run {
       evalBefore: state.evalBefore ?? undefined,
       evalAfter: this.lastEval && this.lastEval.step > 0 ? this.lastEval : undefined,
       peakMemoryBytes: process.resourceUsage().maxRSS * 1024,
+      peakDeviceMemoryBytes: deviceMemoryBytes,
+      peakDeviceReservedBytes: deviceReservedBytes,
       interrupted: stopped,
     };
     reporter.onEnd?.(summary);
@@ -117,7 +123,7 @@ class Run {
   }
 
   private async load(total: number): Promise<void> {
-    const { options, reporter, config, dir, data, resume, state } = this.prepared;
+    const { options, device, reporter, config, dir, data, resume, state } = this.prepared;
     dist.setPhase('load');
     const model = await onAllRanks(dist.group, `loading ${dir}`, () => buildModel(dir, config, resume));
     const { group } = dist;
@@ -127,7 +133,9 @@ class Run {
       parameters: countNumParams(model),
       output: options.out,
       worldSize: group.size,
-      backend: group.size === 1 ? 'none' : group.backend,
+      backend: group.size === 1 ? 'none' : device.device === 'cuda' ? 'nccl' : group.backend,
+      device: device.device,
+      deviceReason: device.reason,
       trainExamples: data.train.dataset.length,
       evalExamples: data.eval?.dataset.length ?? 0,
       totalSteps: total,

@@ -1,5 +1,6 @@
 // The options of a fine-tuning run, as `rankzero finetune`, its config file and programs give them.
 // Types only, so that `import 'rankzero'` does not pay for zod; the schema behind them is options_schema.ts.
+import type { DeviceChoice } from '../distributed/compute_device.ts';
 
 /** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
 export type StrategyName = 'FULL_SHARD' | 'SHARD_GRAD_OP' | 'NO_SHARD' | 'HYBRID_SHARD' | '_HYBRID_SHARD_ZERO2';
@@ -16,6 +17,8 @@ export interface FinetuneOptions {
   out: string;
   /** Ranks on this host. */
   nproc: number;
+  /** What to compute on: `cuda` gives each rank a GPU; `auto` is `cuda` where that can be, else `cpu`. */
+  device: DeviceChoice;
 
   /** Passes over the data. May be fractional. */
   epochs: number;

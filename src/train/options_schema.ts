@@ -66,6 +66,12 @@ export const finetuneFields: Fields = {
   evalData: { ...optional(text), value: '<file>', group: 'Main', help: 'JSONL to evaluate on' },
   out: { ...text, value: '<dir>', group: 'Main', help: 'folder for the model, checkpoints, metrics and report' },
   nproc: { ...count, group: 'Main', default: 1, help: 'ranks on this host' },
+  device: {
+    ...oneOf('auto', 'cpu', 'cuda'),
+    group: 'Main',
+    default: 'auto',
+    help: 'compute on a GPU for each rank, or the CPU; auto: GPUs where they can be used',
+  },
 
   epochs: { ...positive, group: 'Batches', default: 3, help: 'passes over the data' },
   maxSteps: { ...optional(count), group: 'Batches', help: 'stop after n steps; wins over --epochs' },

@@ -33,6 +33,10 @@ export interface StepRecord {
   etaSeconds: number;
   /** Resident memory of this rank. */
   memoryBytes: number;
+  /** Highest so far that tensors of this rank took of its GPU; absent on the CPU. */
+  deviceMemoryBytes?: number | undefined;
+  /** Highest so far that this rank held of its GPU, cached blocks included; absent on the CPU. */
+  deviceReservedBytes?: number | undefined;
 }
 
 /** One pass over the evaluation data. */
@@ -65,8 +69,12 @@ export interface RunInfo {
   parameters: number;
   output: string;
   worldSize: number;
-  /** `shm`, `nccl`, or `none` for a world of one. */
+  /** What carries tensors between ranks: `shm`, `nccl`, or `none` for a world of one. */
   backend: string;
+  /** What the ranks compute on. */
+  device: 'cpu' | 'cuda';
+  /** Why, and which GPU. */
+  deviceReason: string;
   trainExamples: number;
   evalExamples: number;
   totalSteps: number;
@@ -92,6 +100,10 @@ export interface RunSummary {
   evalAfter?: EvalRecord | undefined;
   /** Highest resident memory seen on rank 0. */
   peakMemoryBytes?: number | undefined;
+  /** As in the last step's record; absent on the CPU. */
+  peakDeviceMemoryBytes?: number | undefined;
+  /** As in the last step's record; absent on the CPU. */
+  peakDeviceReservedBytes?: number | undefined;
   /** True after Ctrl-C: the state was saved and the run can resume. */
   interrupted: boolean;
 }

@@ -9,6 +9,7 @@ import type { AdamW } from '../optim/adamw.ts';
 import { type ScheduleName, scheduleFactor } from '../optim/schedule.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { span } from '../profile/recorder.ts';
+import { memoryStats } from '../tensor/memory.ts';
 import { scope } from '../tensor/scope.ts';
 import { communicationStream, computeDevice, computeStream, onStream, order } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -170,9 +171,17 @@ export class Trainer {
       seconds,
       etaSeconds: this.smoothedSeconds * (totalSteps - step),
       memoryBytes: process.memoryUsage.rss(),
+      ...deviceMemory(),
     });
     return wantsStop > 0;
   }
+}
+
+/** The peaks of this rank on its device. */
+export function deviceMemory(): Pick<StepRecord, 'deviceMemoryBytes' | 'deviceReservedBytes'> {
+  if (computeDevice() === 'cpu') return {};
+  const { totalPeak, reservedPeak } = memoryStats(computeDevice());
+  return { deviceMemoryBytes: totalPeak, deviceReservedBytes: reservedPeak };
 }
 
 function write(metrics: Tensor, at: number, value: Tensor | number): void {

@@ -50,6 +50,7 @@ export async function finetune(
     model: join(examples, 'moby-llama'),
     data: join(dir, 'train.jsonl'),
     nproc,
+    device: 'cpu',
     epochs: 1,
     batchSize: 4,
     lr: 6e-4,

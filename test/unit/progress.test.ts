@@ -69,6 +69,16 @@ describe('Progress', () => {
     expect(text).toMatch(/report {2}out\/report\.html/);
   });
 
+  it('says what it computes on, and what that took', () => {
+    const text = run({}, (progress) => {
+      progress.onStart(runInfo({ device: 'cuda', deviceReason: 'as asked: NVIDIA H100' }));
+      progress.onEnd(runSummary({ peakDeviceMemoryBytes: 21e9, peakDeviceReservedBytes: 24e9 }));
+    });
+    expect(text).toContain('\ncuda, as asked: NVIDIA H100\n');
+    expect(text).toContain('GPU memory  at most 21.0 GB in use, 24.0 GB reserved (rank 0)');
+    expect(run({}, wholeRun)).not.toContain('GPU memory');
+  });
+
   it('says how to go on after an interruption', () => {
     const text = run({}, (progress) => {
       progress.onStart(runInfo());

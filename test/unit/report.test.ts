@@ -130,5 +130,18 @@ describe('report.html', () => {
   it('draws a run that ended before its first step', () => {
     const html = renderReport([{ kind: 'start', time: 1.7e9, ...runInfo(), environment }]);
     expect(html).toContain('of 100');
+    expect(html).not.toContain('GPU memory');
+  });
+
+  it('shows the memory of a GPU, and which one it was', () => {
+    const info = runInfo({ device: 'cuda', deviceReason: 'auto: NVIDIA H100', backend: 'nccl' });
+    const memory = [2e9, 3e9].map((deviceMemoryBytes) => ({ deviceMemoryBytes, deviceReservedBytes: 5e9 }));
+    const html = renderReport([
+      { kind: 'start', time: 1.7e9, ...info, environment },
+      ...memory.map((fields, i) => ({ kind: 'step' as const, time: 1.7e9, ...stepRecord({ step: i + 1, ...fields }) })),
+    ]);
+    expect(html).toMatch(/Peak GPU memory.*3\.0 GB.*in use, 5\.0 GB reserved, rank 0/);
+    expect(html).toContain('"deviceMemoryBytes":[2000000000,3000000000]');
+    expect(html).toContain('cuda, auto: NVIDIA H100');
   });
 });

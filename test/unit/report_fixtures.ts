@@ -8,6 +8,8 @@ export const runInfo = (fields: Partial<RunInfo> = {}): RunInfo => ({
   output: 'out',
   worldSize: 2,
   backend: 'shm',
+  device: 'cpu',
+  deviceReason: 'auto: no GPU',
   trainExamples: 765,
   evalExamples: 85,
   totalSteps: 100,

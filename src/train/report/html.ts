@@ -22,7 +22,7 @@ function columns(steps: readonly StepRecord[]): Record<string, number[]> {
   const groups: StepRecord[][] = [];
   for (let i = 0; i < steps.length; i += stride) groups.push(steps.slice(i, i + stride));
   const mean = (key: keyof StepRecord): number[] =>
-    groups.map((group) => Number((group.reduce((sum, r) => sum + r[key], 0) / group.length).toPrecision(7)));
+    groups.map((group) => Number((group.reduce((sum, r) => sum + (r[key] ?? 0), 0) / group.length).toPrecision(7)));
   return {
     step: groups.map((group) => group.at(-1)!.step),
     loss: mean('loss'),
@@ -30,8 +30,11 @@ function columns(steps: readonly StepRecord[]): Record<string, number[]> {
     gradNorm: mean('gradNorm'),
     tokensPerSecond: mean('tokensPerSecond'),
     memoryBytes: mean('memoryBytes'),
+    ...(hasDevice(steps) ? { deviceMemoryBytes: mean('deviceMemoryBytes') } : {}),
   };
 }
+
+const hasDevice = (steps: readonly StepRecord[]): boolean => steps.some((r) => r.deviceMemoryBytes !== undefined);
 
 const tile = (label: string, value: string, detail = ''): string =>
   `<div class="card tile"><div class="label">${label}</div><div class="value">${value}</div><div class="detail">${detail}</div></div>`;
@@ -69,6 +72,13 @@ function tiles(start: Line<'start'>, steps: StepRecord[], evals: EvalRecord[]): 
     ),
     tile('Peak memory', formatBytes(Math.max(0, ...steps.map((r) => r.memoryBytes))), 'resident, rank 0'),
   );
+  if (hasDevice(steps)) {
+    const most = (key: 'deviceMemoryBytes' | 'deviceReservedBytes'): string =>
+      formatBytes(Math.max(...steps.map((r) => r[key] ?? 0)));
+    parts.push(
+      tile('Peak GPU memory', most('deviceMemoryBytes'), `in use, ${most('deviceReservedBytes')} reserved, rank 0`),
+    );
+  }
   return `<div class="tiles">${parts.join('')}</div>`;
 }
 
@@ -105,7 +115,13 @@ function table(title: string, rows: Record<string, unknown>): string {
   return `<section class="card"><h2>${title}</h2><table>${cells.join('')}</table></section>`;
 }
 
-function environmentRows({ environment: e, backend, worldSize }: Line<'start'>): Record<string, unknown> {
+function environmentRows({
+  environment: e,
+  backend,
+  worldSize,
+  device,
+  deviceReason,
+}: Line<'start'>): Record<string, unknown> {
   return {
     rankzero: e.rankzero,
     'Node.js': e.node,
@@ -113,6 +129,7 @@ function environmentRows({ environment: e, backend, worldSize }: Line<'start'>):
     processor: `${e.processor}, ${e.cores} cores`,
     memory: formatBytes(e.memoryBytes),
     kernels: `${e.isa}, oneDNN ${e.oneDNN}`,
+    device: `${device}, ${deviceReason}`,
     ranks: `${worldSize} (${backend}), ${e.threads} thread${e.threads > 1 ? 's' : ''} each`,
   };
 }
@@ -158,7 +175,7 @@ ${chart('loss', 'Loss')}
 ${chart('lr', 'Learning rate')}
 ${chart('grad', 'Gradient norm, before clipping')}
 ${chart('rate', 'Throughput, all ranks')}
-${chart('memory', 'Resident memory of rank 0')}
+${chart('memory', hasDevice(steps) ? 'Memory of rank 0' : 'Resident memory of rank 0')}
 </div>
 ${samples(of('sample'))}
 <div class="two">

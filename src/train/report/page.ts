@@ -62,6 +62,7 @@ const data = JSON.parse(document.getElementById('data').textContent);
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue('--' + name).trim();
 const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 });
 const short = (v) => v == null ? '' : v === 0 ? '0' : Math.abs(v) < 1e-3 ? v.toExponential(1) : compact.format(v);
+const whole = (v) => v == null ? '–' : Math.round(v).toLocaleString('en');
 const fixed = (digits) => (v) => v == null ? '–' : v.toFixed(digits);
 
 function smooth(values) {
@@ -90,8 +91,11 @@ const charts = [
       { ...line('evaluation', 'eval', 2, fixed(3)), points: { show: true, size: 7, fill: color('eval') } }] },
   one('lr', 'learning rate', s.learningRate, (v) => v == null ? '–' : v === 0 ? '0' : v.toExponential(2)),
   one('grad', 'gradient norm', s.gradNorm, fixed(3)),
-  one('rate', 'tokens/s', s.tokensPerSecond, (v) => v == null ? '–' : Math.round(v).toLocaleString('en'), { zero: true }),
-  one('memory', 'resident MB', s.memoryBytes.map((b) => b / 1e6), (v) => v == null ? '–' : Math.round(v).toLocaleString('en'), { zero: true }),
+  one('rate', 'tokens/s', s.tokensPerSecond, whole, { zero: true }),
+  { id: 'memory', height: 200, zero: true,
+    columns: [s.step, s.memoryBytes, s.deviceMemoryBytes].filter(Boolean).map((c, i) => i ? c.map((b) => b / 1e6) : c),
+    series: () => [line('resident MB', 'other', 1.5, whole),
+      ...(s.deviceMemoryBytes ? [line('GPU MB, peak so far', 'train', 1.5, whole)] : [])] },
 ];
 const sync = uPlot.sync('step');
 let drawn = [];

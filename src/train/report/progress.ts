@@ -73,6 +73,7 @@ export class Progress implements Reporter {
     const ranks = info.worldSize === 1 ? '1 rank' : `${info.worldSize} ranks (${info.backend}, ${o.strategy})`;
     const sizes = `${formatCount(info.parameters)} parameters`;
     this.#line(`${this.#bold(info.model)}  ${info.modelType}, ${sizes}, ${o.precision}, ${ranks}`);
+    this.#line(`${info.device}, ${info.deviceReason}`);
     const evaluation = info.evalExamples > 0 ? `, ${formatWhole(info.evalExamples)} to evaluate` : '';
     this.#line(`${formatWhole(info.trainExamples)} examples${evaluation}, ${formatWhole(info.totalSteps)} steps`);
     this.#lastShown = this.#now();
@@ -153,6 +154,12 @@ export class Progress implements Reporter {
       this.#line(
         `  evaluation loss  ${before.loss.toFixed(3)} before, ${this.#bold(after.loss.toFixed(3))} after ` +
           `(${formatChange(before.loss, after.loss)})`,
+      );
+    }
+    if (summary.peakDeviceMemoryBytes !== undefined) {
+      const reserved = formatBytes(summary.peakDeviceReservedBytes ?? 0);
+      this.#line(
+        `  GPU memory  at most ${formatBytes(summary.peakDeviceMemoryBytes)} in use, ${reserved} reserved (rank 0)`,
       );
     }
     for (const [prompt, first] of this.#first) {

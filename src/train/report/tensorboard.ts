@@ -111,6 +111,12 @@ export class TensorBoardWriter implements Reporter {
       'speed/tokens_per_second': record.tokensPerSecond,
       'speed/step_seconds': record.seconds,
       'memory/resident_gb': record.memoryBytes / 1e9,
+      ...(record.deviceMemoryBytes === undefined
+        ? {}
+        : {
+            'memory/device_peak_gb': record.deviceMemoryBytes / 1e9,
+            'memory/device_reserved_gb': (record.deviceReservedBytes ?? 0) / 1e9,
+          }),
     });
   }
 

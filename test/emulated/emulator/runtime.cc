@@ -1,4 +1,4 @@
-// The rest of the CUDA runtime's interface that cpp/cuda uses: one device, whose memory is the host's.
+// The rest of the CUDA runtime's interface that cpp/cuda uses. Devices are of the host's memory; a process opens one of them.
 #include <cuda_runtime_api.h>
 #include <sanitizer/asan_interface.h>
 
@@ -25,6 +25,11 @@ size_t capacity() {
   return bytes ? std::strtoull(bytes, nullptr, 10) : size_t{4} << 30;
 }
 
+int devices() {
+  const char* count = std::getenv("RANKZERO_EMULATED_DEVICES");
+  return count ? std::atoi(count) : 1;
+}
+
 }  // namespace
 
 extern "C" {
@@ -35,16 +40,17 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = devices();
+  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) { return device >= 0 && device < devices() ? cudaSuccess : cudaErrorInvalidDevice; }
 
 // Few and small multiprocessors, so that grids are short and loops over them long.
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated device");
+  properties->uuid.bytes[0] = static_cast<char>(device + 1);
   properties->major = 9;
   properties->multiProcessorCount = 2;
   properties->maxThreadsPerMultiProcessor = 1024;

@@ -1,0 +1,121 @@
+// `rankzero finetune` on two emulated devices: loading, training, evaluation, checkpoints, samples, the saved model. What it
+// computes is what CPU ranks compute.
+import { copyFile, mkdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { AutoConfig, AutoModelForCausalLM, manualSeed } from '../../src/index.ts';
+import { expectFinetune, type FinetuneResult, relativeError, workFolder } from '../multi/finetune_helpers.ts';
+import { available, buildEmulated, nodeVariables, runNode } from './emulated.ts';
+
+const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
+const example = join(import.meta.dirname, '../../examples/moby-llama');
+
+/** A smaller model with the tokenizer of the example. */
+async function tinyModel(dir: string): Promise<string> {
+  await mkdir(dir);
+  for (const name of ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'])
+    await copyFile(join(example, name), join(dir, name));
+  const config = JSON.parse(await readFile(join(example, 'config.json'), 'utf8'));
+  const sizes = { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 96 };
+  manualSeed(7);
+  const tiny = AutoConfig.fromObject({ ...config, ...sizes, num_hidden_layers: 2, dtype: 'float32' });
+  await AutoModelForCausalLM.fromConfig(tiny).savePretrained(dir);
+  return dir;
+}
+
+describe.skipIf(!available)('finetune on emulated devices', () => {
+  let dir: string;
+  let model: string;
+  let cpu: FinetuneResult;
+  let cuda: FinetuneResult;
+  const options = {
+    batchSize: 2,
+    epochs: 1,
+    maxSteps: 5,
+    seqLength: 32,
+    lossOn: 'all' as const,
+    schedule: 'constant' as const,
+  };
+  const devices = (seed: number, count: number) => ({
+    env: { ...nodeVariables(seed), RANKZERO_EMULATED_DEVICES: String(count) },
+    timeout: 200_000,
+  });
+  const onCpu = (more: object) => expectFinetune(2, dir, { ...options, model, ...more });
+  const onDevices = (seed: number, more: object) =>
+    expectFinetune(2, dir, { ...options, model, device: 'cuda', ...more }, devices(seed, 2));
+  const weights = (out: string): Promise<Buffer> => readFile(join(dir, out, 'model.safetensors'));
+
+  beforeAll(async () => {
+    buildEmulated();
+    dir = await workFolder(20, 3);
+    model = await tinyModel(join(dir, 'tiny'));
+    const more = {
+      saveSteps: 2,
+      evalData: join(dir, 'eval.jsonl'),
+      samplePrompts: ['Define whale'],
+    };
+    cpu = await onCpu({ ...more, out: 'cpu' });
+    cuda = await onDevices(1, { ...more, device: 'auto', out: 'cuda' });
+  }, 600_000);
+  afterAll(() => rm(dir, { recursive: true }));
+
+  it('learns as CPU ranks do', () => {
+    const norms = ({ steps }: FinetuneResult): number[] => steps.map(({ gradNorm }) => gradNorm);
+    expect(relativeError(cuda.losses, cpu.losses)).toBeLessThan(1e-6);
+    expect(relativeError(norms(cuda), norms(cpu))).toBeLessThan(1e-5);
+    const losses = ({ evals }: FinetuneResult): number[] => evals.map(({ loss }) => loss);
+    expect(losses(cuda).length).toBe(1);
+    expect(relativeError(losses(cuda), losses(cpu))).toBeLessThan(1e-6);
+    expect(cuda.samples).toEqual(cpu.samples);
+  });
+
+  it('says on what, and how much of it', () => {
+    expect(cpu.start).toMatchObject({ device: 'cpu', deviceReason: 'as asked', backend: 'shm' });
+    expect(cuda.start).toMatchObject({ device: 'cuda', backend: 'nccl' });
+    expect(cuda.start!.deviceReason).toBe('auto: emulated device on rank 0, one for each rank');
+    for (const { deviceMemoryBytes: used, deviceReservedBytes: reserved } of cuda.steps) {
+      expect(used).toBeGreaterThan(1e5);
+      expect(reserved).toBeGreaterThanOrEqual(used!);
+    }
+    expect(cuda.summary!.peakDeviceMemoryBytes).toBeGreaterThanOrEqual(cuda.steps.at(-1)!.deviceMemoryBytes!);
+    expect(cpu.steps[0]!.deviceMemoryBytes).toBe(undefined);
+  });
+
+  it('resumes bit for bit', async () => {
+    const resume = join(dir, 'cuda/checkpoint-2');
+    const rest = await onDevices(2, { resume, out: 'rest' });
+    expect(rest.start).toMatchObject({ startStep: 2, device: 'cuda' });
+    expect(rest.losses).toEqual(cuda.losses.slice(2));
+    expect((await weights('rest')).equals(await weights('cuda'))).toBe(true);
+  });
+
+  it('reads the checkpoints of CPU ranks, and they read its own', async () => {
+    const there = await onDevices(3, { resume: join(dir, 'cpu/checkpoint-4'), out: 'there' });
+    const back = await onCpu({ resume: join(dir, 'cuda/checkpoint-4'), out: 'back' });
+    expect(relativeError(there.losses, cpu.losses.slice(4))).toBeLessThan(1e-6);
+    expect(relativeError(back.losses, cpu.losses.slice(4))).toBeLessThan(1e-6);
+  });
+
+  const command = (more: string[], count: number) => {
+    const args = ['--model', model, '--data', join(dir, 'train.jsonl'), '--out', join(dir, 'command'), ...more];
+    return runNode([launcher, 'finetune', ...args], 1, { RANKZERO_EMULATED_DEVICES: String(count) });
+  };
+
+  it('is refused where ranks would share a device', async () => {
+    const { code, stderr } = await command(['--device', 'cuda', '--nproc', '3'], 2);
+    expect(code).toBe(1);
+    expect(stderr).toContain(
+      'device cuda cannot be used: ranks 0 and 2 would share one device (emulated device): ' +
+        '3 ranks of this host want as many devices, but 2 are visible',
+    );
+  });
+
+  it('is refused without a device, and auto takes the CPU and says why', async () => {
+    const refused = await command(['--device', 'cuda'], 0);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/device cuda cannot be used: there is no device/);
+    const auto = await command(['--max-steps', '1', '--batch-size', '2', '--nproc', '2'], 1);
+    expect(auto.code, auto.stderr).toBe(0);
+    expect(auto.stdout).toMatch(/^cpu, auto: ranks 0 and 1 would share one device/m);
+  });
+});
