@@ -1,10 +1,14 @@
 # Whether the CUDA backend is compiled: where nvcc is found and either a driver is present or RANKZERO_CUDA=on says so;
 # RANKZERO_CUDA=off refuses. Included before any target. Without it cpp/core/no_cuda.cc stands in, and the addon is the same
 # otherwise: nothing of CUDA but the runtime, which is linked statically, is known before run time.
+# A build folder remembers what the environment said last: it configures itself anew when sources come or go.
 set(RANKZERO_CUDA "auto" CACHE STRING "auto, on or off")
-if(DEFINED ENV{RANKZERO_CUDA})
-  set(RANKZERO_CUDA "$ENV{RANKZERO_CUDA}")
-endif()
+set(RANKZERO_CUDA_ARCHITECTURES "" CACHE STRING "a list; empty: this machine's, else 90a")
+foreach(variable RANKZERO_CUDA RANKZERO_CUDA_ARCHITECTURES)
+  if(DEFINED ENV{${variable}})
+    set_property(CACHE ${variable} PROPERTY VALUE "$ENV{${variable}}")
+  endif()
+endforeach()
 if(NOT RANKZERO_CUDA MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "RANKZERO_CUDA must be auto, on or off but is ${RANKZERO_CUDA}")
 endif()
@@ -20,8 +24,8 @@ endif()
 if(CMAKE_CUDA_COMPILER AND (RANKZERO_CUDA STREQUAL "on" OR (RANKZERO_CUDA STREQUAL "auto" AND EXISTS /proc/driver/nvidia/version)))
   set(RANKZERO_WITH_CUDA TRUE)
   # One architecture compiles soonest: this machine's, else Hopper's. `npm run build:release` names them all.
-  if(DEFINED ENV{RANKZERO_CUDA_ARCHITECTURES})
-    set(CMAKE_CUDA_ARCHITECTURES $ENV{RANKZERO_CUDA_ARCHITECTURES})
+  if(RANKZERO_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES ${RANKZERO_CUDA_ARCHITECTURES})
   elseif(EXISTS /proc/driver/nvidia/version AND CMAKE_VERSION VERSION_GREATER_EQUAL 3.24)
     set(CMAKE_CUDA_ARCHITECTURES native)
   else()
@@ -51,9 +55,16 @@ function(rankzero_backend)
   target_include_directories(rankzero_backend SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   string(REPLACE ";" ", " architectures "${CMAKE_CUDA_ARCHITECTURES}")
   target_compile_definitions(rankzero_backend PRIVATE "RANKZERO_CUDA_ARCHITECTURES=\"${architectures}\"")
+  # One architecture: line numbers for profilers, and device code that test/emulated can read. Several: small.
+  list(LENGTH CMAKE_CUDA_ARCHITECTURES architecture_count)
+  if(architecture_count GREATER 1)
+    set(FOR_USE -Xfatbin=-compress-all)
+  else()
+    set(FOR_USE -lineinfo)
+  endif()
   target_compile_options(rankzero_backend PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr -lineinfo -Xcompiler=-Wall,-Wextra>)
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr ${FOR_USE} -Xcompiler=-Wall,-Wextra -Werror=all-warnings>)
   # Random numbers have the same bits everywhere: a fused multiply-add would change them.
   set_source_files_properties(cpp/cuda/random.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
   target_link_libraries(rankzero_backend INTERFACE CUDA::cudart_static)

@@ -109,10 +109,11 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
     if (j + kKeys < j_end) load_keys(j + kKeys);
     copy_async_commit();
     const int k_tile = kK + j / kKeys % 2 * kTile, q_tile = kQ + warp_row * kRowBytes<kDim>;
-    if constexpr (kKeep)
+    if constexpr (kKeep) {
       if (j == j_begin)
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) load_left(kept[step], lane.left(q_tile), step);
+    }
 #pragma unroll 1
     for (int part = 0; part < kKeys; part += kPart) {
       float s[M][N][4];
