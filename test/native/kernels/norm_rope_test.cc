@@ -108,6 +108,7 @@ static void test_all() {
       test_rms_norm(t, wide, 67, 80);
       test_rms_norm(t, wide, 33, 513);
       test_rms_norm(t, wide, 70, 1030);
+      test_rms_norm(t, wide, 3, 8200);  // more than 512 threads a row on a device
       test_embedding(t, wide, 50, 23, 17, 0, 23);
       test_embedding(t, wide, 300, 11, 520, 0, 11);
       test_embedding(t, wide, 50, 23, 17, 0, 4);
