@@ -1,5 +1,6 @@
 // Fill, copy and cast, add, scale: one pass, eight elements a thread.
 #include <cstring>
+#include <type_traits>
 
 #include "cuda/over_groups.h"
 #include "ops/elementwise.h"
@@ -12,14 +13,24 @@ template <class T>
 struct FillMap {
   T* x;
   T value;
+  bool aligned;
   __device__ void operator()(int64_t first, int64_t count) const {
+    constexpr int kPieces = kGroup * sizeof(T) / 16;  // 0: a group of bytes is less than a piece
+    if (kPieces > 0 && aligned && count == kGroup) {
+      Bytes16 piece;
+#pragma unroll
+      for (int i = 0; i < static_cast<int>(16 / sizeof(T)); ++i) reinterpret_cast<T*>(&piece)[i] = value;
+#pragma unroll
+      for (int p = 0; p < kPieces; ++p) reinterpret_cast<Bytes16*>(x + first)[p] = piece;
+      return;
+    }
     for (int64_t i = 0; i < count; ++i) x[first + i] = value;
   }
 };
 
 template <class T>
 static void fill_with(const View& x, T value, CudaStream& stream) {
-  over_groups(x.numel, stream, FillMap<T>{x.as<T>(), value});
+  over_groups(x.numel, stream, FillMap<T>{x.as<T>(), value, is_aligned(x.data)});
 }
 
 void run(const Fill& op, CudaStream& stream) {
@@ -53,8 +64,10 @@ void run(const Copy& op, CudaStream& stream) {
   }
   with_floating(op.dst.dtype, [&](auto d) {
     with_floating(op.src.dtype, [&](auto s) {
-      over_groups(op.dst.numel, stream, CastMap<decltype(d), decltype(s)>{op.dst.as<decltype(d)>(), op.src.as<decltype(s)>(),
-                                                                         is_aligned(op.dst.data), is_aligned(op.src.data)});
+      using D = decltype(d);
+      using S = decltype(s);
+      if constexpr (!std::is_same_v<D, S>)
+        over_groups(op.dst.numel, stream, CastMap<D, S>{op.dst.as<D>(), op.src.as<S>(), is_aligned(op.dst.data), is_aligned(op.src.data)});
     });
   });
 }
@@ -91,7 +104,8 @@ void run(const CopyRows& op, CudaStream& stream) {
     with_floating(op.src.dtype, [&](auto s) {
       using D = decltype(d);
       using S = decltype(s);
-      launch(cast_rows<D, S>, grid, kThreads, 0, stream, op.dst.as<D>() + op.dst_offset, op.src.as<S>() + op.src_offset, op.rows,
+      if constexpr (!std::is_same_v<D, S>)
+        launch(cast_rows<D, S>, grid, kThreads, 0, stream, op.dst.as<D>() + op.dst_offset, op.src.as<S>() + op.src_offset, op.rows,
              op.cols, op.dst_pitch, op.src_pitch);
     });
   });

@@ -253,7 +253,7 @@ void with_types(DType operands, DType result, Visit visit) {
 
 void grouped_matmul(const char* op, const Groups& groups, int64_t n, int64_t k, PairRows a, const std::vector<View>& w, bool transposed,
                     const View& c, bool accumulate, CudaStream& stream) {
-  expect(c.dtype == DType::Float32 || c.dtype == a.view.dtype, op, "a product has the dtype of its operands or float32");
+  expect(c.dtype == DType::Float32 || (transposed && c.dtype == a.view.dtype), op, "a product has the dtype of its operands or float32");
   if (groups.rows == 0) return;
   for (int64_t first = 0; first < groups.count; first += kMostGroups) {
     const int64_t count = std::min(kMostGroups, groups.count - first);
@@ -270,9 +270,12 @@ void grouped_matmul(const char* op, const Groups& groups, int64_t n, int64_t k, 
       using P = Product<T>;
       // Every group may end in a tile that is not full.
       const dim3 grid(static_cast<unsigned>(ceil_div(n, P::kN)), static_cast<unsigned>(groups.rows / P::kM + std::min(count, groups.rows)));
-      launch(transposed ? multiply_groups<T, C, true> : multiply_groups<T, C, false>, grid, kThreads,
-             transposed ? shared_bytes<T, false, true>() : shared_bytes<T, false, false>(), stream, c.as<C>(), rows_of<T>(a, k), matrices,
-             groups.offsets, first, count, n, k, accumulate, rows_aligned(a.view, k), aligned);
+      const auto start = [&](auto* kernel, size_t shared) {
+        launch(kernel, grid, kThreads, shared, stream, c.as<C>(), rows_of<T>(a, k), matrices, groups.offsets, first, count, n, k, accumulate,
+               rows_aligned(a.view, k), aligned);
+      };
+      if (transposed) return start(multiply_groups<T, C, true>, shared_bytes<T, false, true>());
+      if constexpr (std::is_same_v<C, float>) start(multiply_groups<T, C, false>, shared_bytes<T, false, false>());
     });
   }
 }

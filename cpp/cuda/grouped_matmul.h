@@ -20,8 +20,8 @@ struct PairRows {
   int64_t top_k = 1;
 };
 
-// c (rows, n) (+)= a (rows, k) wₑ for each group's rows, or a wₑᵀ: w is (k, n), or (n, k) when transposed. c: float32, or the dtype
-// of a.
+// c (rows, n) (+)= a (rows, k) wₑ for each group's rows, or a wₑᵀ: w is (k, n), or (n, k) when transposed. c: float32, or, when
+// transposed, the dtype of a.
 void grouped_matmul(const char* op, const Groups& groups, int64_t n, int64_t k, PairRows a, const std::vector<View>& w, bool transposed,
                     const View& c, bool accumulate, CudaStream& stream);
 

@@ -40,15 +40,15 @@ template <class T>
 static __global__ void route_rows(float* weights, int32_t* chosen, float* probs, const T* logits, int64_t rows, int experts, int top_k) {
   auto* candidates = dynamic_shared<Candidate>();
   const int pitch = experts | 1;  // an odd number of 8-byte words: threads in step are in different banks
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarp, row = first + threadIdx.x;
-  const int count = static_cast<int>(rows - first < kWarp ? rows - first : kWarp) * experts;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x, row = first + threadIdx.x;
+  const int threads = static_cast<int>(blockDim.x), count = static_cast<int>(rows - first < threads ? rows - first : threads) * experts;
   Candidate* own = candidates + threadIdx.x * pitch;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kWarp)
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += threads)
     candidates[i / experts * pitch + i % experts].probability = widen(logits[first * experts + i]);
   __syncthreads();
   if (row < rows) softmax(own, experts);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kWarp)
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += threads)
     probs[first * experts + i] = candidates[i / experts * pitch + i % experts].probability;
   __syncthreads();
   if (row >= rows) return;
@@ -124,9 +124,16 @@ static __global__ void measure_balance(float* balance, const int32_t* chosen, co
 
 void run(const RoutingForward& op, CudaStream& stream) {
   const auto experts = static_cast<unsigned>(op.experts);
+  constexpr int64_t kSharedBytes = 48 << 10;
+  const int64_t row_bytes = (op.experts | 1) * static_cast<int64_t>(sizeof(Candidate));
+  int64_t rows = kWarp;  // of a block
+  while (rows > 1 && rows * row_bytes > kSharedBytes) rows /= 2;
+  if (row_bytes > kSharedBytes)
+    fail("ERR_SHAPE", "[", RoutingForward::name, "] on device cuda there are at most ", kSharedBytes / static_cast<int64_t>(sizeof(Candidate)) - 1,
+         " experts but ", op.experts, " are wanted");
   with_floating(op.logits.dtype, [&](auto t) {
     using T = decltype(t);
-    launch(route_rows<T>, static_cast<unsigned>(ceil_div(op.rows, kWarp)), kWarp, kWarp * (experts | 1) * sizeof(Candidate), stream,
+    launch(route_rows<T>, static_cast<unsigned>(ceil_div(op.rows, rows)), static_cast<unsigned>(rows), static_cast<size_t>(rows * row_bytes), stream,
            op.weights.as<float>(), op.chosen.as<int32_t>(), op.probs.as<float>(), op.logits.as<T>(), op.rows, op.experts, op.top_k);
   });
   launch(group_by_expert, experts, kThreads, 0, stream, op.order.as<int32_t>(), op.offsets.as<int32_t>(), op.chosen.as<int32_t>(),

@@ -254,6 +254,8 @@ void test_all() {
   test_ties();
   test_balancing_loss(1, 4, 24);
   test_balancing_loss(32, 8, 300);
+  // More than 32 rows of which share memory on a device.
+  test_routing(DType::Float32, 20, 400, 8);
 
   // No rows: groups are empty, and weight gradients are zero.
   Buffer none(DType::Float32, int64_t{0}), index(DType::Int32, int64_t{0}), offsets(DType::Int32, 3), w = random_buffer(DType::Float32, 6);
