@@ -1,0 +1,79 @@
+// The CUDA backend as nvcc compiles it, for sm_90a: its kernels, and what its launchers launch.
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { deviceCode, type Kernel } from './cubin.ts';
+
+const root = join(import.meta.dirname, '../..');
+const build = join(root, 'build');
+
+/** Whether nvcc is here; without it there is nothing to look at. */
+export const available: boolean = spawnSync('nvcc', ['--version']).status === 0;
+
+/** A folder with device code of this checkout: the addon's own if CUDA is compiled into it for one architecture, else another. */
+function folder(): string {
+  const cache = join(build, 'CMakeCache.txt');
+  const text = existsSync(cache) ? readFileSync(cache, 'utf8') : '';
+  const settings = /^RANKZERO_CUDA:STRING=on$/m.test(text) && /^RANKZERO_CUDA_ARCHITECTURES:STRING=(90a)?$/m.test(text);
+  return settings && !existsSync('/proc/driver/nvidia/version') ? build : join(build, 'device');
+}
+
+const options = { cwd: root, encoding: 'utf8', maxBuffer: 64 << 20 } as const;
+
+/** Compiles what is not up to date. Returns the folder. */
+export function buildDevice(): string {
+  const into = folder();
+  const env = { ...process.env, RANKZERO_CUDA: 'on', RANKZERO_CUDA_ARCHITECTURES: '90a' };
+  if (into !== build) execFileSync('cmake', ['-S', root, '-B', into], { ...options, env });
+  execFileSync('cmake', ['--build', into, '--target', 'launches', '--parallel', '2'], { ...options, env });
+  return into;
+}
+
+export interface CompiledKernel extends Kernel {
+  /** As in the source: `rope<bf16>`. */
+  title: string;
+}
+
+/** `rz::cuda::(anonymous namespace)::rope<rz::bf16>(…)` as `rope<bf16>`. */
+function withTitles(kernels: readonly Kernel[]): CompiledKernel[] {
+  const input = kernels.map(({ name }) => name).join('\n');
+  const names = execFileSync('c++filt', { input, encoding: 'utf8', maxBuffer: 64 << 20 }).split('\n');
+  return kernels.map((kernel, i) => {
+    const plain = names[i]!.replace(/rz::|cuda::|\(anonymous namespace\)::|^void /g, '').replace(/ >/g, '>');
+    return { ...kernel, title: plain.replace(/\(.*/, '') };
+  });
+}
+
+export function compiledKernels(into: string): CompiledKernel[] {
+  const objects = join(into, 'CMakeFiles/rankzero_backend.dir/cpp/cuda');
+  const files = readdirSync(objects).filter((name) => name.endsWith('.cu.o'));
+  return withTitles(files.flatMap((name) => deviceCode(readFileSync(join(objects, name)))));
+}
+
+/** Kernels of fixtures/known.cu. */
+export function knownKernels(): Map<string, Kernel> {
+  const cubin = join(build, 'device', 'known.cubin');
+  mkdirSync(join(build, 'device'), { recursive: true });
+  const source = join(import.meta.dirname, 'fixtures/known.cu');
+  execFileSync('nvcc', ['-std=c++20', '-arch=sm_90a', '-cubin', source, '-o', cubin], options);
+  return new Map(deviceCode(readFileSync(cubin)).map((kernel) => [kernel.name, kernel]));
+}
+
+export interface Launch {
+  /** Its mangled name. */
+  kernel: string;
+  grid: [number, number, number];
+  block: [number, number, number];
+  /** Dynamic shared memory, and how much of it the kernel was allowed, in bytes. */
+  shared: number;
+  allowed: number;
+}
+
+/** What is launched for the sizes in launches/main.cc. */
+export function launches(into: string): Launch[] {
+  const text = execFileSync(join(into, 'test/emulated/launches/launches'), [], options);
+  return text
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as Launch);
+}
