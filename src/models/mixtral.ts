@@ -8,6 +8,7 @@ import { Module, ModuleList } from '../nn/module.ts';
 import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
+import { computeDevice } from '../tensor/streams.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { windowOf } from './decoder-config.ts';
 import { decoderPlan, type LayerContext, LlamaAttention, LlamaForCausalLM } from './llama.ts';
@@ -101,7 +102,8 @@ export class MixtralForCausalLM extends LlamaForCausalLM<MixtralConfig> {
 
   protected override routerBalance(rows: number): RouterBalance | undefined {
     const { outputRouterLogits, numHiddenLayers, numLocalExperts, routerAuxLossCoef } = this.config;
-    return outputRouterLogits ? routerBalance(numHiddenLayers, numLocalExperts, rows, routerAuxLossCoef) : undefined;
+    if (!outputRouterLogits) return undefined;
+    return routerBalance(numHiddenLayers, numLocalExperts, rows, routerAuxLossCoef, computeDevice());
   }
 }
 

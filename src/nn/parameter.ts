@@ -1,6 +1,6 @@
 // A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
 import type { GradSink, GradSum } from '../autograd/record.ts';
-import { type Handle, native } from '../native.ts';
+import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
 import { ConstantRecipe, NormalRecipe, type Recipe, SplitRecipe, TensorRecipe, type Writer } from './recipe.ts';
@@ -138,7 +138,7 @@ export class Parameter extends Tensor {
       this.toMeta();
       return;
     }
-    this.setData(Tensor.empty(this.shape, this.dtype, 'parameter'), 'none');
+    this.setData(Tensor.empty(this.shape, this.dtype, 'parameter', device), 'none');
   }
 
   /** Back to the values of a fresh model. Leaves meta. */
@@ -189,7 +189,7 @@ export class Parameter extends Tensor {
     if (source.numel !== this.numel) {
       throw new RangeError(`${this.name}: shape [${source.shape}] was given but [${this.shape}] is wanted`);
     }
-    if (this.owner) native.copy(this.handle, source.handle);
+    if (this.owner) this.materialize().copyFrom(source);
     else {
       const data = Tensor.empty(this.shape, this.dtype, 'parameter');
       data.copyFrom(source);
@@ -201,7 +201,7 @@ export class Parameter extends Tensor {
   gradSink(): GradSink {
     if (this.owner) return this.owner.gradSink(this);
     const accumulate = this.grad !== undefined;
-    this.grad ??= Tensor.empty(this.shape, this.dtype, 'gradient');
+    this.grad ??= Tensor.empty(this.shape, this.dtype, 'gradient', this.device);
     return { target: this.grad, accumulate };
   }
 

@@ -10,6 +10,19 @@ const settings: [seed: number, Settings][] = [
   [3, { name: 'llama', world: 2, ownRows: true, checkpoint: true, accumulate: 2, steps: 5 }],
   [4, { name: 'llama', world: 4, ownRows: true, steps: 5 }],
   [5, { name: 'llama', world: 4, ownRows: true, steps: 5, shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
+  [1, { name: 'llama', world: 2, flow: 'C', tp: 2, steps: 4 }],
+  [2, { name: 'llama', world: 4, flow: 'C', tp: 2, steps: 4 }],
+  [3, { name: 'qwen3', world: 4, flow: 'B', tp: 2, sequenceParallel: true, checkpoint: true, steps: 4 }],
+  [4, { name: 'mixtral', world: 2, flow: 'C', tp: 2, steps: 4 }],
+  [5, { name: 'mixtral', world: 2, ownRows: true, checkpoint: true, steps: 4 }],
+];
+const otherFamilies = [
+  'gpt-neox',
+  'gpt-neox-sequential',
+  'llama3-rope-tied',
+  'mistral-window',
+  'qwen2',
+  'qwen3-window',
 ];
 
 describe.skipIf(!available)('training on emulated devices', () => {
@@ -29,6 +42,12 @@ describe.skipIf(!available)('training on emulated devices', () => {
         expect(relative(norm, wanted.norms[i]!), `rank ${rank}: norm ${i}`).toBeLessThan(1e-5);
       expect(digest).toBe(cuda![0]!.digest);
     }
+  });
+
+  it('equals Transformers in every family', async () => {
+    const all = otherFamilies.map((name): Settings => ({ name, world: 1, device: 'cuda', steps: 3 }));
+    const results = await runAll(all, nodeVariables(3));
+    for (const [i, one] of all.entries()) expectReference(results[i]!, one);
   });
 
   // The bound that CPU ranks hold (test/multi/fsdp.test.ts): bfloat16 keeps 8 bits, and a loss is a mean over many roundings.

@@ -14,13 +14,13 @@ function place(whole: Tensor, part: Tensor, split: TensorSplit): void {
 
 /** The whole parameter of which `part` is this rank's, in `kind` of memory, on every rank of the group. Collective. */
 export function gatherParts(part: Tensor, split: TensorSplit, group: ProcessGroup, kind: MemoryKind): Tensor {
-  const whole = Tensor.empty(split.fullShape, part.dtype, kind);
+  const whole = Tensor.empty(split.fullShape, part.dtype, kind, part.device);
   onCommunication(() => {
     if (split.parts === 1) {
       whole.copyFrom(part);
       return;
     }
-    using all = Tensor.empty([group.size, part.numel], part.dtype, 'staging');
+    using all = Tensor.empty([group.size, part.numel], part.dtype, 'staging', part.device);
     group.allGather(all.handle, part.handle);
     for (let rank = 0; rank < group.size; rank += split.replicas) {
       using theirs = all.narrow(rank, 1);
@@ -37,10 +37,10 @@ export function gatherPartsToFirst(part: Tensor, split: TensorSplit, group: Proc
       if (split.parts > 1 && split.isPrimary) group.send(part.handle, 0);
       return undefined;
     }
-    const whole = Tensor.empty(split.fullShape, part.dtype, 'staging');
+    const whole = Tensor.empty(split.fullShape, part.dtype, 'staging', part.device);
     place(whole, part, split);
     if (split.parts === 1) return whole;
-    using theirs = Tensor.empty([part.numel], part.dtype, 'staging');
+    using theirs = Tensor.empty([part.numel], part.dtype, 'staging', part.device);
     for (let rank = split.replicas; rank < group.size; rank += split.replicas) {
       group.recv(theirs.handle, rank);
       place(whole, theirs, split.at(rank));
