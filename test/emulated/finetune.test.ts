@@ -3,8 +3,9 @@
 import { copyFile, mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AutoConfig, AutoModelForCausalLM, manualSeed } from '../../src/index.ts';
+import { AutoConfig, AutoModelForCausalLM, loadSafetensors, manualSeed, type Tensor } from '../../src/index.ts';
 import { expectFinetune, type FinetuneResult, relativeError, workFolder } from '../multi/finetune_helpers.ts';
+import { relativeError as tensorError } from '../reference/cases.ts';
 import { available, buildEmulated, nodeVariables, runNode } from './emulated.ts';
 
 const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
@@ -45,6 +46,16 @@ describe.skipIf(!available)('finetune on emulated devices', () => {
     expectFinetune(2, dir, { ...options, model, device: 'cuda', ...more }, devices(seed, 2));
   const weights = (out: string): Promise<Buffer> => readFile(join(dir, out, 'model.safetensors'));
 
+  const expectSameModel = async (out: string, wanted: string): Promise<void> => {
+    const [got, want] = await Promise.all(
+      [out, wanted].map((name) => loadSafetensors(join(dir, name, 'model.safetensors'))),
+    );
+    expect([...got!.keys()]).toEqual([...want!.keys()]);
+    const values = async (tensor: Tensor | undefined) => Array.from(await tensor!.data(), Number);
+    for (const [name, tensor] of want!)
+      expect(tensorError(await values(got!.get(name)), await values(tensor)), name).toBeLessThan(1e-4);
+  };
+
   beforeAll(async () => {
     buildEmulated();
     dir = await workFolder(20, 3);
@@ -67,6 +78,14 @@ describe.skipIf(!available)('finetune on emulated devices', () => {
     expect(losses(cuda).length).toBe(1);
     expect(relativeError(losses(cuda), losses(cpu))).toBeLessThan(1e-6);
     expect(cuda.samples).toEqual(cpu.samples);
+  });
+
+  it('saves the model that CPU ranks save', () => expectSameModel('cuda', 'cpu'));
+
+  it('divides layers over devices, and saves them whole', async () => {
+    const divided = await onDevices(4, { tp: 2, batchSize: 4, out: 'divided' });
+    expect(relativeError(divided.losses, cpu.losses)).toBeLessThan(1e-6);
+    await expectSameModel('divided', 'cpu');
   });
 
   it('says on what, and how much of it', () => {
