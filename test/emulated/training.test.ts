@@ -1,6 +1,8 @@
 // Training on emulated devices over the emulated NCCL: rank 0 loads, the others start on meta, and everything is as on CPU
 // ranks: losses, norms, gradients, the whole state.
+import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { expectRanks } from '../multi/helpers.ts';
 import { expectReference, relative, runAll, type Settings } from '../multi/reference_run.ts';
 import { available, buildEmulated, nodeVariables } from './emulated.ts';
 
@@ -25,6 +27,14 @@ const otherFamilies = [
   'qwen3-window',
 ];
 
+/** What fixtures/gathers.mjs says; bytes. */
+interface Gathers {
+  losses: number[];
+  gathered: number;
+  gradients: number;
+  units: number[];
+}
+
 describe.skipIf(!available)('training on emulated devices', () => {
   beforeAll(buildEmulated, 600_000);
 
@@ -48,6 +58,25 @@ describe.skipIf(!available)('training on emulated devices', () => {
     const all = otherFamilies.map((name): Settings => ({ name, world: 1, device: 'cuda', steps: 3 }));
     const results = await runAll(all, nodeVariables(3));
     for (const [i, one] of all.entries()) expectReference(results[i]!, one);
+  });
+
+  // The root has a few parameters of its own here. Blocks are a little larger than what was asked for.
+  it('gathers two units at a time, and has two whole gradients, however far ahead the program is', async () => {
+    const script = join(import.meta.dirname, 'fixtures/gathers.mjs');
+    const results = async (device: string, env: Record<string, string> = {}): Promise<Gathers[]> => {
+      const { stdout } = await expectRanks(2, script, { args: [device], env, timeout: 120_000 });
+      return stdout.map((text) => JSON.parse(text.replace(/^RESULT /, '')));
+    };
+    const cpu = await results('cpu');
+    for (const [rank, { losses, gathered, gradients, units }] of (await results('cuda', nodeVariables(4))).entries()) {
+      for (const [i, loss] of losses.entries()) expect(relative(loss, cpu[rank]!.losses[i]!)).toBeLessThan(1e-6);
+      const largest = Math.max(...units);
+      const shards = units.reduce((sum, bytes) => sum + bytes, 0) / 2;
+      expect(gathered / (2 * largest + units.at(-1)!)).toBeLessThan(1.01);
+      // Two at a time, so that backward goes on while the one before is reduced.
+      expect((gradients - shards) / largest).toBeGreaterThan(1.2);
+      expect((gradients - shards) / largest).toBeLessThan(2);
+    }
   });
 
   // The bound that CPU ranks hold (test/multi/fsdp.test.ts): bfloat16 keeps 8 bits, and a loss is a mean over many roundings.

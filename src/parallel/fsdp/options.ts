@@ -50,7 +50,10 @@ export interface FsdpOptions {
   forwardPrefetch?: boolean | undefined;
   /** Gather the previous unit while this one's backward computes. Default true. */
   backwardPrefetch?: boolean | undefined;
-  /** Accepted for likeness: on one host gathering takes no memory, so there is nothing to limit. */
+  /**
+   * Accepted for likeness. Memory is given back in the order of enqueueing, and reused behind events on the streams: at most two
+   * units and the root are gathered at a time, however far the program is ahead of the device, and it is never made to wait.
+   */
   limitAllGathers?: boolean | undefined;
   onProgress?: ((progress: SyncProgress) => void) | undefined;
 }

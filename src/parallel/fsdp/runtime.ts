@@ -5,7 +5,7 @@ import { type GradNode, nextSequence } from '../../autograd/node.ts';
 import { hook } from '../../nn/hook.ts';
 import { OpenSpan, span } from '../../profile/recorder.ts';
 import { track } from '../../tensor/scope.ts';
-import { communicationStream, computeStream, order } from '../../tensor/streams.ts';
+import { communicationStream, computeDevice, computeStream, order } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { FsdpOptions, ShardingStrategy } from './options.ts';
 import type { FsdpUnit } from './unit.ts';
@@ -26,6 +26,8 @@ export class FsdpRuntime {
   private depth = 0;
   /** The backward whose end this runtime waits for. One that threw has no end, and is replaced by the next. */
   private endsWith: object | undefined;
+  /** The whole gradients of the unit that was reduced last, on a device. */
+  private reduced: Tensor | undefined;
   /** In profiles: the unit whose backward is being enqueued, one after the other. */
   private readonly inBackward = new OpenSpan();
 
@@ -127,9 +129,20 @@ export class FsdpRuntime {
   }
 
   private finish(unit: FsdpUnit): void {
-    unit.reduceGradients();
+    if (unit.isUnreduced) {
+      // On a device, backward of the next unit would wait for this reduction to write where these gradients are: they are kept
+      // until that unit is reduced itself, so that two whole gradients take turns. On the host nothing runs meanwhile.
+      this.dropReduced();
+      this.reduced = unit.reduceGradients();
+      if (computeDevice() === 'cpu') this.dropReduced();
+    }
     if (!unit.accumulateOnly || this.strategy !== 'SHARD_GRAD_OP') unit.reshard();
     this.inBackward.close();
+  }
+
+  private dropReduced(): void {
+    this.reduced?.dispose();
+    this.reduced = undefined;
   }
 
   private registerEnd(): void {
@@ -140,6 +153,7 @@ export class FsdpRuntime {
       this.endsWith = undefined;
       this.inBackward.close();
       for (const unit of [...this.units].reverse()) this.finish(unit);
+      this.dropReduced();
       order(communicationStream(), computeStream);
     });
   }

@@ -216,11 +216,17 @@ export class FsdpUnit implements ParameterOwner {
     return this.groups.shard.size > 1 ? this.groups.shard : this.groups.replicate;
   }
 
-  /** Backward is past this unit: reduce what it accumulated (not inside noSync), and drop the full gradient. */
-  reduceGradients(): void {
+  /** Whether reduceGradients() has anything to do: not inside noSync. */
+  get isUnreduced(): boolean {
+    return this.fullGrad !== undefined && !this.accumulateOnly;
+  }
+
+  /** Backward is past this unit: enqueues the reduction of what it accumulated. The caller disposes the full gradient. */
+  reduceGradients(): Tensor | undefined {
     const grad = this.fullGrad;
-    if (!grad || this.accumulateOnly) return;
+    if (!grad || this.accumulateOnly) return undefined;
     span('reduce', this.title, () => this.reduce(grad));
+    return grad;
   }
 
   private reduce(grad: Tensor): void {
@@ -249,7 +255,6 @@ export class FsdpUnit implements ParameterOwner {
     for (const view of this.gradViews!.values()) view.dispose();
     this.gradViews = undefined;
     this.fullGrad = undefined;
-    grad.dispose();
   }
 
   private emptyGradShard(readers: ProcessGroup): Tensor {
