@@ -102,7 +102,8 @@ describe.skipIf(!available)('finetune on emulated devices', () => {
 
   it('resumes bit for bit', async () => {
     const resume = join(dir, 'cuda/checkpoint-2');
-    const rest = await onDevices(2, { resume, out: 'rest' });
+    const rest = await onDevices(2, { resume, out: 'rest', profile: join(dir, 'profile'), profileSteps: '4' });
+    expect(rest.notes.join('\n')).toMatch(/the profile has the work of the host/);
     expect(rest.start).toMatchObject({ startStep: 2, device: 'cuda' });
     expect(rest.losses).toEqual(cuda.losses.slice(2));
     expect((await weights('rest')).equals(await weights('cuda'))).toBe(true);
