@@ -69,8 +69,8 @@ export function buildMutant({ file, from, to, compile }: Mutation, folder: strin
   const folders = ['rankzero_emulated_backend', 'kernels_test_emulated'].map((target) =>
     join(build, `test/emulated/emulator/CMakeFiles/${target}.dir`),
   );
-  // Core objects come before the archive that has the original of them.
-  const objects = [...folders.flatMap(objectsBelow), ...replaced.values()].filter((object) => !replaced.has(object));
+  // The changed ones first: of an inline function that several objects have, the linker takes the first.
+  const objects = [...replaced.values(), ...folders.flatMap(objectsBelow).filter((object) => !replaced.has(object))];
   const program = join(folder, 'program');
   const libraries = [join(build, 'librankzero_core.a'), join(emulated, 'librankzero_emulator.so')];
   const system = ['-ldnnl', '-fopenmp', '-lpthread', '-ldl', `-Wl,-rpath,${emulated}`];

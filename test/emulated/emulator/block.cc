@@ -14,7 +14,7 @@
 
 namespace rz::emulator {
 
-thread_local Position position;
+constinit thread_local Position position;
 
 namespace {
 
@@ -98,7 +98,7 @@ class Block {
   size_t scheduler_bytes_ = 0;
 };
 
-thread_local Block block;
+thread_local Block block [[gnu::tls_model("initial-exec")]];
 
 void Block::enter() {
   __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_bottom_, &block.scheduler_bytes_);

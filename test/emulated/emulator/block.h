@@ -14,10 +14,11 @@ namespace rz::emulator {
 
 // Where the running fiber is: what kernels call threadIdx and so on.
 struct Position {
-  uint3 thread, block;
-  dim3 block_size, grid;
+  uint3 thread{}, block{};
+  dim3 block_size{}, grid{};
 };
-extern thread_local Position position;
+// Reached without a call, as the registers of a thread are.
+extern constinit thread_local Position position [[gnu::tls_model("initial-exec")]];
 
 // Runs `body` once for every thread of every block, blocks in random order. Throws std::runtime_error when threads wait for
 // others that will never come.

@@ -2,6 +2,7 @@
 #include "cuda/cublaslt.h"
 
 #include <cstring>
+#include <vector>
 
 #include "core/dtype.h"
 #include "queues.h"
@@ -35,17 +36,24 @@ void write(int type, void* data, int64_t i, float x) {
   else static_cast<rz::f16*>(data)[i] = rz::to_f16(x);
 }
 
+[[gnu::no_sanitize_address]] double dot(const float* a, const float* b, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(a[i]) * b[i];
+  return sum;
+}
+
 void multiply(const Desc& desc, float alpha, const void* a, const Layout& al, const void* b, const Layout& bl, float beta, void* c,
               const Layout& cl) {
   const auto m = static_cast<int64_t>(cl.rows), n = static_cast<int64_t>(cl.columns);
   const auto k = static_cast<int64_t>(desc.transpose_a ? al.rows : al.columns);
+  std::vector<float> rows(static_cast<size_t>(m * k)), columns(static_cast<size_t>(n * k));
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t p = 0; p < k; ++p) rows[i * k + p] = read(al.type, a, desc.transpose_a ? i * al.leading + p : p * al.leading + i);
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t p = 0; p < k; ++p) columns[j * k + p] = read(bl.type, b, desc.transpose_b ? p * bl.leading + j : j * bl.leading + p);
   for (int64_t j = 0; j < n; ++j)
     for (int64_t i = 0; i < m; ++i) {
-      double sum = 0;
-      for (int64_t p = 0; p < k; ++p)
-        sum += static_cast<double>(read(al.type, a, desc.transpose_a ? i * al.leading + p : p * al.leading + i)) *
-               read(bl.type, b, desc.transpose_b ? p * bl.leading + j : j * bl.leading + p);
-      double out = alpha * sum;
+      double out = alpha * dot(rows.data() + i * k, columns.data() + j * k, k);
       if (beta != 0) out += beta * read(cl.type, c, j * cl.leading + i);  // c is not read without it
       if (desc.epilogue == lt::kEpilogueBias) out += read(cl.type, desc.bias, i);
       write(cl.type, c, j * cl.leading + i, static_cast<float>(out));
