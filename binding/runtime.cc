@@ -112,6 +112,32 @@ napi_value cuda_set_memory_limit(Args& a) {
   return a.undefined();
 }
 
+Stream& cuda_stream(Args& a, size_t i) {
+  Stream* stream = a.runtime().stream(static_cast<int>(a.integer(i)));
+  if (stream->device() != Device::Cuda) fail("ERR_DEVICE", "stream ", stream->name(), " is on cpu; timestamps are of streams on cuda");
+  return *stream;
+}
+
+// (stream): a place in it, counted from 0
+napi_value cuda_timestamp(Args& a) { return a.from(static_cast<double>(a.runtime().cuda().timestamp(cuda_stream(a, 0)))); }
+
+// (from, to)
+napi_value cuda_milliseconds(Args& a) {
+  return a.from(a.runtime().cuda().milliseconds(static_cast<int>(a.integer(0)), static_cast<int>(a.integer(1))));
+}
+
+// (bytes, to_device)
+napi_value cuda_pinned_copy(Args& a) {
+  int64_t bytes = a.integer(0);
+  if (bytes < 1) fail("ERR_ARGUMENT", "a copy has 1 byte or more but got ", bytes);
+  return a.from(a.runtime().cuda().pinned_copy_milliseconds(static_cast<size_t>(bytes), a.boolean(1), *a.runtime().compute(Device::Cuda)));
+}
+
+napi_value cuda_forget_timestamps(Args& a) {
+  a.runtime().cuda().forget_timestamps();
+  return a.undefined();
+}
+
 // (device, index): of the compute stream; `index` says which of several devices, before it is opened
 napi_value compute_stream(Args& a) {
   const Device device = a.device(0);
@@ -176,6 +202,10 @@ void register_runtime(Napi::Object exports) {
   define<memory_reset_peak>(exports, "memoryResetPeak");
   define<memory_trim>(exports, "memoryTrim");
   define<cuda_set_memory_limit>(exports, "cudaSetMemoryLimit");
+  define<cuda_timestamp>(exports, "cudaTimestamp");
+  define<cuda_milliseconds>(exports, "cudaMilliseconds");
+  define<cuda_pinned_copy>(exports, "cudaPinnedCopy");
+  define<cuda_forget_timestamps>(exports, "cudaForgetTimestamps");
   define<compute_stream>(exports, "computeStream");
   define<accelerator_info>(exports, "acceleratorInfo");
 }

@@ -87,6 +87,13 @@ interface NativeRuntime {
   memoryTrim(): void;
   /** The most bytes that this process takes from the device; 0 for no limit. */
   cudaSetMemoryLimit(bytes: number): void;
+  /** A place in a stream of the device, counted from 0, for measurements. */
+  cudaTimestamp(stream: number): number;
+  /** Of the device's time between two of them. Waits for the later. */
+  cudaMilliseconds(from: number, to: number): number;
+  cudaForgetTimestamps(): void;
+  /** The milliseconds of one copy between pinned memory and the device. */
+  cudaPinnedCopy(bytes: number, toDevice: boolean): number;
   /** The compute stream of a device, which opens it: number `index` of the machine's. Throws ERR_CUDA_UNAVAILABLE, saying why. */
   computeStream(device: number, index?: number): number;
   /** Loads the libraries, and does not use the device. */

@@ -44,6 +44,14 @@ class Backend {
   virtual void download(void* host_bytes, const void* device, size_t bytes, CpuStream& host, Stream& stream) = 0;
   // Copies to host memory and waits.
   virtual void read(void* host_bytes, const void* device, size_t bytes, Stream& stream) = 0;
+
+  // Measurements, in the device's own time: a place in a stream, the milliseconds between two (waits for the later one), and
+  // the end of all places.
+  virtual int timestamp(Stream& stream) = 0;
+  virtual double milliseconds(int from, int to) = 0;
+  virtual void forget_timestamps() = 0;
+  // How long one copy of so many bytes between pinned memory and the device takes.
+  virtual double pinned_copy_milliseconds(size_t bytes, bool to_device, Stream& stream) = 0;
 };
 
 // Device `index` of those that describe() has, or with -1 the one of LOCAL_RANK. `streams` is the runtime's table.

@@ -67,4 +67,44 @@ void CudaBackend::read(void* host_bytes, const void* device, size_t bytes, Strea
   }
 }
 
+int CudaBackend::timestamp(Stream& stream) {
+  context_.bind();
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDefault), "creating an event");
+  timestamps_.emplace_back(event, [](cudaEvent_t done) { cudaEventDestroy(done); });
+  auto& queue = static_cast<CudaStream&>(stream);
+  queue.enqueue("timestamp", [&] { check(cudaEventRecord(event, queue.handle()), "recording an event"); });
+  return static_cast<int>(timestamps_.size()) - 1;
+}
+
+double CudaBackend::milliseconds(int from, int to) {
+  const int count = static_cast<int>(timestamps_.size());
+  if (from < 0 || to < 0 || from >= count || to >= count)
+    fail("ERR_ARGUMENT", "timestamps are 0 … ", count - 1, " but ", from, " and ", to, " were given");
+  context_.bind();
+  check(cudaEventSynchronize(timestamps_[static_cast<size_t>(to)].get()), "waiting for a timestamp");
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, timestamps_[static_cast<size_t>(from)].get(), timestamps_[static_cast<size_t>(to)].get()),
+        "reading timestamps");
+  return milliseconds;
+}
+
+double CudaBackend::pinned_copy_milliseconds(size_t bytes, bool to_device, Stream& stream) {
+  context_.bind();
+  void* pinned = nullptr;
+  check(cudaHostAlloc(&pinned, bytes, cudaHostAllocDefault), "allocating pinned memory");
+  std::unique_ptr<void, cudaError_t (*)(void*)> freed(pinned, cudaFreeHost);
+  std::memset(pinned, 1, bytes);
+  auto& queue = static_cast<CudaStream&>(stream);
+  std::shared_ptr<Storage> device = queue.scratch(bytes);
+  const int from = timestamp(stream);
+  queue.enqueue("pinned copy", [&] {
+    check(to_device ? cudaMemcpyAsync(device->data(), pinned, bytes, cudaMemcpyHostToDevice, queue.handle())
+                    : cudaMemcpyAsync(pinned, device->data(), bytes, cudaMemcpyDeviceToHost, queue.handle()),
+          "[pinned copy]");
+  });
+  const int to = timestamp(stream);
+  return milliseconds(from, to);
+}
+
 }  // namespace rz::cuda

@@ -17,11 +17,16 @@ class CudaBackend final : public Backend {
   void upload(void* device, const void* host_bytes, size_t bytes, CpuStream& host, Stream& stream) override;
   void download(void* host_bytes, const void* device, size_t bytes, CpuStream& host, Stream& stream) override;
   void read(void* host_bytes, const void* device, size_t bytes, Stream& stream) override;
+  int timestamp(Stream& stream) override;
+  double milliseconds(int from, int to) override;
+  void forget_timestamps() override { timestamps_.clear(); }
+  double pinned_copy_milliseconds(size_t bytes, bool to_device, Stream& stream) override;
 
  private:
   Context context_;
   std::shared_ptr<CudaAllocator> allocator_;
   PinnedRing ring_;
+  std::vector<std::shared_ptr<CUevent_st>> timestamps_;  // with timing, unlike those of the context
 };
 
 // Sets the table of ops (ops/dispatch.h).

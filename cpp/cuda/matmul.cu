@@ -1,5 +1,6 @@
 #include "cuda/matmul.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -45,6 +46,13 @@ bool allows_tf32() {
   return value && std::strcmp(value, "1") == 0;
 }
 
+// Which of the library's proposals is taken, from 0; for measurements (src/gpu/measure/products.ts).
+constexpr int kMostProposals = 16;
+int wanted_proposal() {
+  const char* value = std::getenv("RANKZERO_CUBLASLT_PROPOSAL");
+  return value ? std::clamp(std::atoi(value), 0, kMostProposals - 1) : 0;
+}
+
 // A product of one shape: its descriptors and the algorithm that the library chose.
 struct Plan {
   lt::MatmulDesc desc = nullptr;
@@ -71,8 +79,9 @@ struct Request {
   Operand a, b;
   const View& c;
   bool bias, tf32;
+  int proposal;
   auto key(int device) const {
-    return std::tuple(device, m, n, k, a.view.dtype, c.dtype, a.transposed, b.transposed, bias, tf32, alignment_of(a.view.data),
+    return std::tuple(device, proposal, m, n, k, a.view.dtype, c.dtype, a.transposed, b.transposed, bias, tf32, alignment_of(a.view.data),
                       alignment_of(b.view.data), alignment_of(c.data));
   }
 };
@@ -109,9 +118,10 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   prefer(lt::kMinAlignmentB, alignment_of(r.a.view.data));
   prefer(lt::kMinAlignmentC, alignment_of(r.c.data));
   prefer(lt::kMinAlignmentD, alignment_of(r.c.data));
-  lt::HeuristicResult result{};
+  lt::HeuristicResult results[kMostProposals] = {};
   int found = 0;
-  int status = lib.MatmulAlgoGetHeuristic(handle_of_thread(r.op), plan->desc, plan->a, plan->b, plan->c, plan->c, preference, 1, &result, &found);
+  int status = lib.MatmulAlgoGetHeuristic(handle_of_thread(r.op), plan->desc, plan->a, plan->b, plan->c, plan->c, preference, r.proposal + 1, results, &found);
+  const lt::HeuristicResult& result = results[std::clamp(found - 1, 0, r.proposal)];
   if (status != 0 || found == 0 || result.state != 0)
     fail("ERR_CUDA", "[", r.op, "] cuBLASLt ", lib.report.version, " has no algorithm for a product of (", r.m, ", ", r.k, ") and (", r.k, ", ",
          r.n, ") of ", name_of(r.a.view.dtype), " to ", name_of(r.c.dtype), " (status ", status, ")");
@@ -158,7 +168,7 @@ void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand 
   }
   const bool epilogue = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
   const bool tf32 = a.view.dtype == DType::Float32 && allows_tf32();
-  Plan& plan = plan_for({op, m, n, k, a, b, c, epilogue, tf32}, stream.context().device());
+  Plan& plan = plan_for({op, m, n, k, a, b, c, epilogue, tf32, wanted_proposal()}, stream.context().device());
   if (epilogue)
     check_lt(library(op).MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &bias.data, sizeof bias.data), op, "cublasLtMatmulDescSetAttribute");
   std::shared_ptr<Storage> workspace;

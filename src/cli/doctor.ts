@@ -1,10 +1,12 @@
 // `rankzero doctor`: machine, Node, addon, libraries, GPU, and a numeric self-test. Exit code 1 when something is wrong.
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
+import { partNames } from '../gpu/part.ts';
 import type { NativeAccelerator } from '../native.ts';
 import { formatBytes } from '../train/report/format.ts';
 import { packageVersion } from '../version.ts';
 import { acceleratorRows } from './accelerator.ts';
+import type { GpuOptions } from './doctor_gpu.ts';
 import { describeMachine, mappedLibraries } from './machine.ts';
 import { runSelfTest, type SelfTestResult } from './self_test.ts';
 
@@ -12,6 +14,8 @@ const examples = `
 Examples:
   rankzero doctor
   rankzero doctor --json > doctor.json     (to attach to an issue)
+  rankzero doctor --gpu --out gpu          (proves and measures the GPU, with gpu/doctor-gpu.json; minutes)
+  rankzero doctor --gpu --only ops --units attention,rms_norm
 `;
 
 interface Addon {
@@ -102,8 +106,24 @@ export async function doctorCommand(argv: string[]): Promise<number> {
   const command = new Command('rankzero doctor')
     .description('Checks this machine and this installation, and computes small examples on them.')
     .option('--json', 'print the findings as JSON')
+    .option('--gpu', 'check every op, collective and the memory of the GPU, and measure its speed')
+    .optionsGroup('With --gpu:')
+    .option('--only <parts>', `of ${partNames.join(', ')}; or checks, measurements`)
+    .option('--units <texts>', 'only what has one of these in its name, such as the op')
+    .option('--size <full|small>', 'small: tiny shapes, to see that everything runs (default: full)')
+    .option('--seed <n>', 'of the random inputs (default: another one each time)')
+    .option('--time-limit <seconds>', 'what has not begun by then is left out (default: 3600)')
+    .option('--peak <TFLOP/s>', "the device's dense bfloat16 rate, where it is not known")
+    .option('--out <dir>', 'keep text and JSON there, as they come')
     .addHelpText('after', examples);
-  const { json } = command.parse(argv, { from: 'user' }).opts<{ json?: boolean }>();
+  const { gpu, ...options } = command.parse(argv, { from: 'user' }).opts<GpuOptions & { gpu?: boolean }>();
+  const { json } = options;
+  if (gpu) return (await import('./doctor_gpu.ts')).doctorGpu(options);
+  const unused = Object.keys(options).filter((name) => name !== 'json');
+  if (unused.length > 0) {
+    console.error(`rankzero doctor: --${unused[0]!.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)} needs --gpu`);
+    return 2;
+  }
   const diagnosis = await diagnose();
   if (json) console.log(JSON.stringify(diagnosis, null, 2));
   else print(diagnosis);

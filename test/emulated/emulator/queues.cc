@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <sched.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -16,6 +17,7 @@
 
 struct CUevent_st {
   uint64_t recorded = 0, completed = 0;
+  std::chrono::steady_clock::time_point at;
 };
 
 namespace rz::emulator {
@@ -143,7 +145,10 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   std::lock_guard lock(mutex);
   const uint64_t turn = ++event->recorded;
-  enqueue(stream, [event, turn] { event->completed = std::max(event->completed, turn); });
+  enqueue(stream, [event, turn] {
+    event->completed = std::max(event->completed, turn);
+    event->at = std::chrono::steady_clock::now();
+  });
   return cudaSuccess;
 }
 
@@ -164,6 +169,12 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   const uint64_t turn = event->recorded;
   return run_until([&] { return event->completed >= turn; });
+}
+
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  std::lock_guard lock(mutex);
+  *milliseconds = std::chrono::duration<float, std::milli>(to->at - from->at).count();
+  return cudaSuccess;
 }
 
 }  // extern "C"

@@ -1,0 +1,56 @@
+// `rankzero doctor --gpu` with small shapes on the emulated device: every op passes, every measurement gives numbers, and a
+// device that computes wrongly is found out.
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { PartRun } from '../../src/gpu/run_part.ts';
+import { available, buildEmulated, runNode } from './emulated.ts';
+
+const cli = join(import.meta.dirname, '../../dist/cli/main.js');
+
+describe.skipIf(!available)('doctor --gpu, emulated', () => {
+  let folder: string;
+  beforeAll(buildEmulated, 600_000);
+  beforeAll(() => {
+    folder = mkdtempSync(join(tmpdir(), 'rankzero-doctor-'));
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  const doctor = (...args: string[]) => runNode([cli, 'doctor', '--gpu', '--size', 'small', ...args], 1);
+
+  it('proves every op of the table, the memory and the collectives', async () => {
+    const out = join(folder, 'checks');
+    const { code, stdout } = await doctor('--only', 'checks', '--out', out);
+    expect(stdout).toMatch(/\d+ passed, 0 failed\. All is well\.\n$/);
+    expect(code).toBe(0);
+    const found = JSON.parse(readFileSync(join(out, 'doctor-gpu.json'), 'utf8')) as Findings;
+    const ops = found.parts.ops!.results;
+    expect(ops.length).toBeGreaterThan(37);
+    expect(ops.filter(({ unit }) => unit !== 'table of ops').every(({ cases }) => cases! >= 2)).toBe(true);
+    expect(found.parts.allocator!.results[0]!.cases).toBeGreaterThan(50);
+    expect(found.parts.collectives!.results[0]!.cases).toBeGreaterThan(6);
+    expect(readFileSync(join(out, 'doctor-gpu.txt'), 'utf8')).toBe(stdout);
+  });
+
+  it('measures everything that it measures', async () => {
+    const { code, stdout } = await doctor('--only', 'measurements', '--json', '--peak', '100');
+    expect(code).toBe(0);
+    const { parts } = JSON.parse(stdout) as Findings;
+    expect(Object.keys(parts)).toEqual(['bandwidth', 'products', 'kernels', 'attention', 'step', 'load']);
+    const measures = Object.values(parts).flatMap((run) => run.results.flatMap((result) => result.measures ?? []));
+    expect(measures.length).toBeGreaterThan(50);
+    expect(measures.filter(({ value }) => !(value > 0 && Number.isFinite(value)))).toEqual([]);
+    expect(measures.some(({ of }) => of === 'peak (MFU)')).toBe(true);
+  });
+
+  it('leaves out what the time does not suffice for, and says so', async () => {
+    const { code, stdout } = await doctor('--only', 'ops', '--time-limit', '0.01');
+    expect(code).toBe(1);
+    expect(stdout).toMatch(/Something is wrong/);
+  });
+});
+
+interface Findings {
+  parts: Record<string, PartRun>;
+}
