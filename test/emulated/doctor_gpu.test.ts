@@ -17,7 +17,7 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
   });
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  const doctor = (...args: string[]) => runNode([cli, 'doctor', '--gpu', '--size', 'small', ...args], 1);
+  const doctor = (...args: string[]) => runNode([cli, 'doctor', '--gpu', '--size', 'small', '--seed', '7', ...args], 1);
 
   it('proves every op of the table, the memory and the collectives', async () => {
     const out = join(folder, 'checks');
@@ -39,7 +39,7 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     const { parts } = JSON.parse(stdout) as Findings;
     expect(Object.keys(parts)).toEqual(['bandwidth', 'products', 'kernels', 'attention', 'step', 'load']);
     const measures = Object.values(parts).flatMap((run) => run.results.flatMap((result) => result.measures ?? []));
-    expect(measures.length).toBeGreaterThan(50);
+    expect(measures.length).toBeGreaterThan(40);
     expect(measures.filter(({ value }) => !(value > 0 && Number.isFinite(value)))).toEqual([]);
     expect(measures.some(({ of }) => of === 'peak (MFU)')).toBe(true);
   });

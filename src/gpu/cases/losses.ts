@@ -215,7 +215,7 @@ function* routingBackward(draw: Draw): Iterable<OpCase> {
 const mixtures = (draw: Draw): number[][] =>
   draw.sizes(
     [
-      [1, 8, 8, 2, 1],
+      [9, 8, 8, 2, 1],
       [19, 24, 40, 4, 2],
     ],
     [
