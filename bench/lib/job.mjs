@@ -8,12 +8,12 @@ import { freePortPair } from '../../dist/distributed/ports.js';
 const root = join(import.meta.dirname, '../..');
 const killDelay = 10_000;
 
-/** The environment without any rank's variables. */
+/** The environment without any rank's variables; which libraries of the GPU are used stays. */
 function environment(extra) {
   const env = { ...process.env };
   for (const name of Object.keys(env))
     if (
-      /^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_|SLURM_|OMPI_|OMP_|RANKZERO_|VITEST|NODE_OPTIONS)/.test(
+      /^(RANK$|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|MASTER_|SLURM_|OMPI_|OMP_|RANKZERO_(?!ADDON|CUDA|CUBLASLT|NCCL|EMULATED)|VITEST|NODE_OPTIONS)/.test(
         name,
       )
     )

@@ -6,16 +6,26 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const maker = join(import.meta.dirname, '../../test/multi/fixtures/make_model.mjs');
+const gpuMaker = join(import.meta.dirname, '../programs/make_gpu_model.mjs');
 
 /** The folder of the `small` (32M parameters) or `medium` (254M) random Llama. */
 export function modelFolder(name) {
-  const version = createHash('sha256').update(readFileSync(maker)).digest('hex').slice(0, 8);
+  return folderOf(name, maker, [name]);
+}
+
+/** The folder of the random Llama that doctor --gpu measures with: `full` (1B-class, bfloat16) or `small`. */
+export function gpuModelFolder(size) {
+  return folderOf(`gpu-${size}`, gpuMaker, [size]);
+}
+
+function folderOf(name, program, args) {
+  const version = createHash('sha256').update(readFileSync(program)).digest('hex').slice(0, 8);
   const folder = join(tmpdir(), 'rankzero-bench', `${name}-${version}`);
   if (existsSync(folder)) return folder;
   mkdirSync(join(folder, '..'), { recursive: true });
   const made = mkdtempSync(`${folder}-`);
   try {
-    execFileSync(process.execPath, [maker, name, made]);
+    execFileSync(process.execPath, [program, ...args, made]);
     renameSync(made, folder);
   } catch (error) {
     rmSync(made, { recursive: true, force: true });

@@ -1,7 +1,8 @@
 // One run of the training programs, of either side, and what comes out of it.
 import { lastAt, marksOf, ourJob, peerJob, runJob } from './job.mjs';
 
-const flags = (options) =>
+/** { steps: 8, read: true } → --steps 8 --read */
+export const flags = (options) =>
   Object.entries(options).flatMap(([name, value]) =>
     value === undefined || value === false ? [] : value === true ? [`--${name}`] : [`--${name}`, String(value)],
   );

@@ -18,6 +18,7 @@ import {
   transform,
 } from '../../dist/index.js';
 import { native } from '../../dist/native.js';
+import { useDevice } from '../../dist/tensor/streams.js';
 
 const { values: options } = parseArgs({
   options: {
@@ -31,6 +32,7 @@ const { values: options } = parseArgs({
     tp: { type: 'string', default: '1' },
     'sequence-parallel': { type: 'boolean', default: false },
     threads: { type: 'string' },
+    device: { type: 'string', default: 'cpu' },
     clip: { type: 'string', default: '1' }, // 0: no clipping
     read: { type: 'boolean', default: false }, // reads every shard once when all is loaded
   },
@@ -42,6 +44,7 @@ const warmUp = steps > 0 ? 2 : 0;
 
 await dist.initProcessGroup({ quiet: true });
 if (options.threads) native.setNumThreads(Number(options.threads));
+useDevice(options.device);
 const rank = dist.getRank();
 const say = (mark, more) => console.log(JSON.stringify({ mark, rank, pid: process.pid, ...more }));
 dist.barrier();
@@ -75,7 +78,7 @@ const optimizer = new AdamW(fsdp.namedParameters(), { lr: 1e-4 });
 say('ready');
 
 if (options.read) {
-  const sum = Tensor.zeros([1]);
+  const sum = Tensor.zeros([1], 'float32', 'other', options.device);
   for (const { shard } of fsdp.units) native.sumSquares(sum.handle, shard.handle, true);
   const sumOfSquares = sum.item();
   dist.barrier();
@@ -105,7 +108,7 @@ for (let step = 0; step < warmUp + steps; step++) {
   loss.dispose();
   seconds.push((performance.now() - start) / 1000);
 }
-const memory = memoryStats();
+const memory = memoryStats(options.device);
 const measured = seconds.slice(warmUp).sort((a, b) => a - b);
 const stepSeconds = measured[measured.length >> 1];
 say('done', {

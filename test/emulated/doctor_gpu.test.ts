@@ -44,6 +44,23 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     expect(measures.some(({ of }) => of === 'peak (MFU)')).toBe(true);
   });
 
+  it('is part of the one command for a GPU host, with the benches on the device', async () => {
+    const out = join(folder, 'visit');
+    const visit = join(import.meta.dirname, '../../bench/gpu/visit.mjs');
+    const { code, stdout } = await runNode(
+      [visit, out, '--size', 'small', '--python', '', '--only', 'doctor,training,load'],
+      1,
+    );
+    expect(stdout).toMatch(/doctor +ok\ntraining +ok\nload +ok\n/);
+    expect(code).toBe(0);
+    for (const name of ['training', 'load']) {
+      const { results } = JSON.parse(readFileSync(join(out, `${name}.json`), 'utf8'));
+      expect(results[0].sides.rankzero).toBeDefined();
+    }
+    expect(JSON.parse(readFileSync(join(out, 'doctor.json'), 'utf8')).accelerator.devices).toHaveLength(1);
+    expect(readFileSync(join(out, 'visit.txt'), 'utf8')).toBe(stdout);
+  });
+
   it('leaves out what the time does not suffice for, and says so', async () => {
     const { code, stdout } = await doctor('--only', 'ops', '--time-limit', '0.01');
     expect(code).toBe(1);

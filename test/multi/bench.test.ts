@@ -57,6 +57,8 @@ describe('bench', () => {
     ['ops', []],
     ['calls', []],
     ['growth', []],
+    ['gpu/training', ['--device', 'cpu']],
+    ['gpu/load', ['--device', 'cpu']],
   ])('%s %j', async (bench, args) => {
     const { json, table } = await run(bench, ...args);
     expect(json).toMatchObject({
