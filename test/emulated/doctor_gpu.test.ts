@@ -33,6 +33,17 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     expect(readFileSync(join(out, 'doctor-gpu.txt'), 'utf8')).toBe(stdout);
   });
 
+  it('finds an op that leaves elements unwritten, is wrong, or takes the device down, and one without cases', async () => {
+    const { stdout, stderr } = await runNode([join(import.meta.dirname, 'fixtures/doctor_faults.mjs')], 1);
+    expect(stdout, stderr).toMatch(/^\{/);
+    const found = JSON.parse(stdout);
+    expect(found.none).toEqual([]);
+    expect(found.unwritten[0]).toMatch(/error NaN.*NaN should be/);
+    expect(found.wrong[0]).toMatch(/float32, y: error 2\.00e-2, at most 0\.00001/);
+    expect(found.lost).toMatch(/^ERR_DEVICE: .*illegal memory access/);
+    expect(found.table).toEqual(['rope exists on the CPU only', 'dance has no cases in src/gpu/cases']);
+  });
+
   it('measures everything that it measures', async () => {
     const { code, stdout } = await doctor('--only', 'measurements', '--json', '--peak', '100');
     expect(code).toBe(0);
