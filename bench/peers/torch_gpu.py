@@ -64,7 +64,7 @@ def wrapped(dtype, compiled=False):
     state = {name: tensor.to(dtype) for name, tensor in state.items()}
     set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True))
     rope = model.model.rotary_emb
-    rope.inv_freq.copy_(rope.compute_default_rope_parameters(config, "cpu")[0])
+    rope.inv_freq.copy_(type(rope)(config).inv_freq)
     return model
 
 
@@ -74,9 +74,7 @@ def to_device():
     model.load_state_dict(read(), strict=False, assign=True)
     model.tie_weights()
     # Buffers are built, not loaded.
-    rope = model.model.rotary_emb
-    rope.inv_freq = rope.compute_default_rope_parameters(config, "cpu")[0]
-    rope.original_inv_freq = rope.inv_freq
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model.to(device)
 
 
