@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include "cuda/stream.h"
+
 namespace rz::comm {
 
 std::shared_ptr<NcclWatch> NcclWatch::of(std::shared_ptr<JobState> state) {
@@ -89,10 +91,18 @@ void NcclWatch::look(nccl::Comm comm, Watched& watched) {
   abort(comm, watched);
 }
 
-// Ends what runs: streams go on, with results that nobody may use, since every later call throws.
+// Ends what runs: streams go on without the values, so whoever waits for the device gets the error.
 void NcclWatch::abort(nccl::Comm comm, Watched& watched) {
   watched.aborted = true;
-  watched.running.clear();
+  if (!watched.running.empty()) {
+    const Enqueued& op = watched.running.front();
+    try {
+      state_->throw_abort({op.operation, op.sequence, watched.group.c_str()});
+    } catch (...) {
+      static_cast<cuda::CudaStream*>(op.after.stream)->context().fail(std::current_exception());
+    }
+    watched.running.clear();
+  }
   nccl_api().CommAbort(comm);
 }
 

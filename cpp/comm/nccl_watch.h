@@ -24,7 +24,7 @@ class NcclWatch {
   struct Enqueued {
     const char* operation;
     uint64_t sequence;
-    Event before, after;  // it runs between them
+    Event before, after;  // it runs between them, on a stream of the device
   };
   void add(nccl::Comm comm, std::string group);
   void enqueued(nccl::Comm comm, const Enqueued& op);

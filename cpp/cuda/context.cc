@@ -55,4 +55,15 @@ unsigned long long Context::signal_address(int stream) const {
   return reinterpret_cast<unsigned long long>(address);
 }
 
+void Context::fail(std::exception_ptr error) {
+  std::call_once(failing_, [&] {
+    failure_ = std::move(error);
+    failed_.store(true, std::memory_order_release);
+  });
+}
+
+void Context::throw_failure() const {
+  if (failed()) std::rethrow_exception(failure_);
+}
+
 }  // namespace rz::cuda

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -32,6 +33,12 @@ class Context {
   uint64_t next_signal(int stream) { return ++last_signal_[static_cast<size_t>(stream)]; }
   unsigned long long signal_address(int stream) const;
 
+  // Called when work of the device was cut off, before what waits for it goes on: from then on whoever waits for the device gets
+  // the first such error, since no value that came later can be trusted.
+  void fail(std::exception_ptr error);
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  void throw_failure() const;
+
   // The op that was enqueued last on any stream; for the text of an out-of-memory error.
   const char* last_op = nullptr;
 
@@ -43,6 +50,9 @@ class Context {
   cudaDeviceProp properties_;
   Signal* signals_;
   std::array<uint64_t, 32> last_signal_{};
+  std::once_flag failing_;
+  std::exception_ptr failure_;
+  std::atomic<bool> failed_{false};
   struct EventPool;
   std::shared_ptr<EventPool> events_;
 };

@@ -131,6 +131,7 @@ void CudaStream::order_behind_host(const Event& event) {
 }
 
 bool CudaStream::query(const Event& event) const {
+  if (context_.failed()) return false;  // as of a CPU stream: the waiter must see the error
   context_.bind();
   std::lock_guard lock(mutex_);
   recorded_at(event.position);
@@ -156,6 +157,7 @@ void CudaStream::synchronize(const Event& event) {
     return;
   }
   if (cudaError_t status = await(event)) fail_with(status);
+  context_.throw_failure();
   // The device is past them, so asking does not block: a CPU stream may wait here for work that waited for itself.
   for (HostEvent host; oldest_host_event(event.position, host);) {
     host.event.stream->synchronize(host.event);

@@ -21,10 +21,17 @@ describe.skipIf(!available)('collectives on devices, emulated', () => {
     },
   );
 
-  it('end with an error that names the rank that died', async () => {
-    const { code, stderr } = await job(2, 'death', 1);
-    expect(code).not.toBe(0);
-    expect(stderr).toMatch(/rank 1/);
+  it('end with an error that names the rank that died, where their values are read', async () => {
+    // Without the launcher, which would end rank 0.
+    const port = 35_000 + (process.pid % 500) * 4;
+    const rank = (RANK: string) =>
+      runNode([fixture, 'death'], 1, { RANK, WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port) });
+    const [{ code, stdout }] = await Promise.all([rank('0'), rank('1')]);
+    expect(code).toBe(1);
+    expect(stdout).not.toContain('read');
+    expect(stdout).toMatch(
+      /caught ERR_PEER: rank 1 \(pid \d+\) died .*; this rank \(0\) was in all_reduce #\d+ of group world/,
+    );
   });
 
   it('need NCCL on every rank: the error names it and the place that was tried', async () => {

@@ -3,8 +3,11 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { available, buildEmulated, environment, run, seeds } from './emulated.ts';
+import { available, buildEmulated, environment, run, runNode, seeds } from './emulated.ts';
 import { buildMutant, type Mutation } from './mutations.ts';
+
+const collectives = join(import.meta.dirname, 'fixtures/collectives.mjs');
+const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
 
 const mutations: (Mutation & { tests: string; seen: RegExp })[] = [
   {
@@ -90,6 +93,25 @@ const mutations: (Mutation & { tests: string; seen: RegExp })[] = [
   },
 ];
 
+const groupCalls: (Mutation & { seen: RegExp })[] = [
+  {
+    what: 'the beginning of a group of NCCL calls',
+    file: 'comm/nccl_collectives.cc',
+    from: 'int result = api.GroupStart();',
+    to: 'int result = 0;',
+    compile: ['comm/nccl_collectives.cc'],
+    seen: /\[scatter\] #\d+ of group world on rank 1: invalid usage/,
+  },
+  {
+    what: 'the end of a group of NCCL calls',
+    file: 'comm/nccl_collectives.cc',
+    from: 'int ended = api.GroupEnd();',
+    to: 'int ended = 0;',
+    compile: ['comm/nccl_collectives.cc'],
+    seen: /^rank \d failed: .*got 0,0, wanted|ERR_TIMEOUT/m,
+  },
+];
+
 describe.skipIf(!available)('a program without', () => {
   beforeAll(buildEmulated, 600_000);
 
@@ -105,6 +127,20 @@ describe.skipIf(!available)('a program without', () => {
         if (code !== 0) break;
       }
       expect(text).toMatch(mutation.seen);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  it.each(groupCalls)('$what fails on two ranks', async (mutation) => {
+    const folder = mkdtempSync(join(tmpdir(), 'rankzero-mutant-'));
+    try {
+      const { code, stdout, stderr } = await runNode([launcher, 'run', '--nproc', '2', collectives, 'all'], 1, {
+        RANKZERO_ADDON: buildMutant(mutation, folder, 'addon'),
+        RANKZERO_TIMEOUT: '5',
+      });
+      expect(stdout + stderr).toMatch(mutation.seen);
+      expect(code).not.toBe(0);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }

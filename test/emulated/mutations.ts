@@ -38,8 +38,12 @@ function objectsBelow(folder: string): string[] {
     .map((name) => join(folder, name));
 }
 
-/** Builds the program with the mutation in `folder`; returns its path. */
-export function buildMutant({ file, from, to, compile }: Mutation, folder: string): string {
+/** Builds with the mutation, in `folder`, the kernel tests as a program or the addon; returns its path. */
+export function buildMutant(
+  { file, from, to, compile }: Mutation,
+  folder: string,
+  target: 'program' | 'addon' = 'program',
+): string {
   const source = readFileSync(join(root, 'cpp', file), 'utf8');
   if (source.split(from).length !== 2) throw new Error(`${file} must contain once: ${from}`);
   // Headers are found in the folder of the mutant first; sources are compiled from there.
@@ -66,15 +70,19 @@ export function buildMutant({ file, from, to, compile }: Mutation, folder: strin
     execFileSync('sh', ['-c', command], { cwd: build, stdio: ['ignore', 'pipe', 'pipe'] });
     replaced.set(join(build, objectOf(entry)), object);
   }
-  const folders = ['rankzero_emulated_backend', 'kernels_test_emulated'].map((target) =>
-    join(build, `test/emulated/emulator/CMakeFiles/${target}.dir`),
-  );
+  const folders = [
+    'test/emulated/emulator/CMakeFiles/rankzero_emulated_backend.dir',
+    target === 'addon'
+      ? 'CMakeFiles/rankzero_binding.dir'
+      : 'test/emulated/emulator/CMakeFiles/kernels_test_emulated.dir',
+  ].map((name) => join(build, name));
   // The changed ones first: of an inline function that several objects have, the linker takes the first.
   const objects = [...replaced.values(), ...folders.flatMap(objectsBelow).filter((object) => !replaced.has(object))];
-  const program = join(folder, 'program');
+  const program = join(folder, target === 'addon' ? 'rankzero.node' : 'program');
   const libraries = [join(build, 'librankzero_core.a'), join(emulated, 'librankzero_emulator.so')];
   const system = ['-ldnnl', '-fopenmp', '-lpthread', '-ldl', `-Wl,-rpath,${emulated}`];
-  execFileSync('c++', ['-fsanitize=address,alignment', ...objects, ...libraries, ...system, '-o', program], {
+  const kind = target === 'addon' ? ['-shared'] : [];
+  execFileSync('c++', [...kind, '-fsanitize=address,alignment', ...objects, ...libraries, ...system, '-o', program], {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   return program;
