@@ -49,7 +49,7 @@ class Context {
   int device_;
   cudaDeviceProp properties_;
   Signal* signals_;
-  std::array<uint64_t, 32> last_signal_{};
+  std::array<std::atomic<uint64_t>, 32> last_signal_{};
   std::once_flag failing_;
   std::exception_ptr failure_;
   std::atomic<bool> failed_{false};

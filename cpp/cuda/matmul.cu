@@ -78,11 +78,12 @@ struct Request {
   int64_t m, n, k;
   Operand a, b;
   const View& c;
-  bool bias, tf32;
+  const void* bias;  // null: none, or none that the library adds
+  bool tf32;
   int proposal;
   auto key(int device) const {
-    return std::tuple(device, proposal, m, n, k, a.view.dtype, c.dtype, a.transposed, b.transposed, bias, tf32, alignment_of(a.view.data),
-                      alignment_of(b.view.data), alignment_of(c.data));
+    return std::tuple(device, proposal, m, n, k, a.view.dtype, c.dtype, a.transposed, b.transposed, bias ? alignment_of(bias) : 0, tf32,
+                      alignment_of(a.view.data), alignment_of(b.view.data), alignment_of(c.data));
   }
 };
 
@@ -98,7 +99,10 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   };
   set(lt::kTransA, transpose_first);
   set(lt::kTransB, transpose_second);
-  if (r.bias) set(lt::kEpilogue, static_cast<int>(lt::kEpilogueBias));
+  if (r.bias) {
+    set(lt::kEpilogue, static_cast<int>(lt::kEpilogueBias));
+    set(lt::kBiasPointer, r.bias);  // what is chosen may depend on there being one
+  }
   auto layout = [&](lt::MatrixLayout* to, DType t, int64_t rows, int64_t columns) {
     check_lt(lib.MatrixLayoutCreate(to, type_of(t), static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), columns), r.op,
              "cublasLtMatrixLayoutCreate");
@@ -168,7 +172,7 @@ void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand 
   }
   const bool epilogue = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
   const bool tf32 = a.view.dtype == DType::Float32 && allows_tf32();
-  Plan& plan = plan_for({op, m, n, k, a, b, c, epilogue, tf32, wanted_proposal()}, stream.context().device());
+  Plan& plan = plan_for({op, m, n, k, a, b, c, epilogue ? bias.data : nullptr, tf32, wanted_proposal()}, stream.context().device());
   if (epilogue)
     check_lt(library(op).MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &bias.data, sizeof bias.data), op, "cublasLtMatmulDescSetAttribute");
   std::shared_ptr<Storage> workspace;

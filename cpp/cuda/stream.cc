@@ -14,11 +14,16 @@ namespace {
 constexpr size_t kNames = 4096;
 
 // Raises a signal when it goes out of existence: a CPU stream destroys the closure of a task also when it skips the task
-// after a failure, so the device never waits for ever.
+// after a failure, so the device never waits for ever. It never falls: threads that wait at once may enqueue in another order
+// than they drew their values.
 class RaiseOnDestruction {
  public:
   RaiseOnDestruction(std::atomic<uint64_t>& signal, uint64_t value) : signal_(signal), value_(value) {}
-  ~RaiseOnDestruction() { signal_.store(value_, std::memory_order_release); }
+  ~RaiseOnDestruction() {
+    uint64_t now = signal_.load(std::memory_order_relaxed);
+    while (now < value_ && !signal_.compare_exchange_weak(now, value_, std::memory_order_release, std::memory_order_relaxed)) {
+    }
+  }
 
  private:
   std::atomic<uint64_t>& signal_;

@@ -6,6 +6,7 @@ import {
   buildDevice,
   type CompiledKernel,
   compiledKernels,
+  intermediate,
   knownKernels,
   type Launch,
   launches,
@@ -84,12 +85,13 @@ function registersOf(registers: number, threads: number): number {
 const product = (numbers: readonly number[]): number => numbers.reduce((a, b) => a * b, 1);
 
 describe.skipIf(!available)(`device code${available ? '' : ' (skipped: nvcc was not found)'}`, () => {
+  let folder: string;
   let kernels: CompiledKernel[];
   let launched: Launch[];
   const matching = (pattern: string) => kernels.filter(({ title }) => new RegExp(`^${pattern}$`).test(title));
 
   beforeAll(() => {
-    const folder = buildDevice();
+    folder = buildDevice();
     kernels = compiledKernels(folder);
     launched = launches(folder);
   }, 1_200_000);
@@ -134,6 +136,18 @@ describe.skipIf(!available)(`device code${available ? '' : ' (skipped: nvcc was 
       ({ count }) => count.hmma < 32 || count.ldsm === 0 || (asynchronous && count.ldgsts === 0),
     );
     expect(other).toEqual([]);
+  });
+
+  // A product and a sum without a rounding of its own may become one instruction, whose bits are not the CPU's.
+  it('draws random numbers in the arithmetic of the CPU', () => {
+    const arithmetic = intermediate(folder, 'random.cu')
+      .match(/^\s*(?:\w+)\.\S*f32\b/gm)!
+      .map((text) => text.trim());
+    const rounded = /^(?:add|sub|mul|sqrt|cvt)\.rn\.|^cvt\.rn|^(?:ld|st|mov|selp|neg|xor|setp)\./;
+    expect(arithmetic.length).toBeGreaterThan(50);
+    expect([...new Set(arithmetic.filter((text) => !rounded.test(text)))]).toEqual([]);
+    const contracted = intermediate(folder, 'rms_norm.cu');
+    expect(contracted).toMatch(/^\s*fma\.rn\.f32/m);
   });
 
   it('is launched whole by the sizes in launches/main.cc', () => {

@@ -50,6 +50,20 @@ export function compiledKernels(into: string): CompiledKernel[] {
   return withTitles(files.flatMap((name) => deviceCode(readFileSync(join(objects, name)))));
 }
 
+/** What a source of cpp/cuda becomes before it is made for one device, with the options that it is compiled with. */
+export function intermediate(into: string, source: string): string {
+  const all = JSON.parse(readFileSync(join(into, 'compile_commands.json'), 'utf8')) as {
+    command: string;
+    file: string;
+  }[];
+  const file = join(root, 'cpp/cuda', source);
+  const { command } = all.find((entry) => entry.file === file && entry.command.includes('rankzero_backend.dir'))!;
+  const ptx = command
+    .replace(/ --generate-code=\S+/, ' -arch=compute_90a')
+    .replace(/ -c (\S+) -o \S+/, ' -ptx $1 -o -');
+  return execFileSync('sh', ['-c', ptx], { ...options, cwd: into });
+}
+
 /** Kernels of fixtures/known.cu. */
 export function knownKernels(): Map<string, Kernel> {
   const cubin = join(build, 'device', 'known.cubin');
