@@ -43,7 +43,7 @@ bool CudaAllocator::make_room() {
 }
 
 void CudaAllocator::prepare(const Arena::Block& block, size_t bytes, Stream* home) {
-  guard_block(block.data, bytes, block.bytes, static_cast<CudaStream*>(home)->handle());
+  guard_block(block.data, bytes, block.bytes, *static_cast<CudaStream*>(home));
 }
 
 void CudaAllocator::out_of_memory(size_t bytes) const {

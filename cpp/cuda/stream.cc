@@ -60,6 +60,11 @@ void CudaStream::end(const char* op) {
   if (status != cudaSuccess) fail("ERR_CUDA", "[", op, "] ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
 }
 
+void CudaStream::advance() {
+  std::lock_guard lock(mutex_);
+  ++enqueued_;
+}
+
 std::shared_ptr<Storage> CudaStream::scratch(size_t bytes) { return allocator_.allocate(bytes, this, MemoryKind::Other); }
 
 Event CudaStream::record() {

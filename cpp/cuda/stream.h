@@ -30,6 +30,8 @@ class CudaStream final : public Stream {
     launch();
     end(op);
   }
+  // Something was put on handle() without enqueue(): an event recorded from now on lies behind it.
+  void advance();
   // Memory for the work that is being enqueued: it may go out of scope as soon as that is done.
   std::shared_ptr<Storage> scratch(size_t bytes);
 
