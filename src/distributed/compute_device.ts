@@ -25,8 +25,8 @@ interface Finding {
 
 /**
  * Decides what this process computes on, for good: device LOCAL_RANK of its host for `cuda`. Before models are wrapped.
- * Collective: all ranks get the same kind. Error for `cuda`, the same on every rank: ERR_CUDA_UNAVAILABLE, which names the
- * rank that has no device of its own.
+ * Collective: all ranks get the same kind. Error for `cuda`, the same on every rank: ERR_CUDA_UNAVAILABLE, which names a
+ * rank that has no device of its own where others do.
  */
 export function selectDevice(wanted: DeviceChoice): SelectedDevice {
   if (wanted === 'auto' && isDeviceInUse()) {
@@ -76,7 +76,10 @@ function ownProblem({ unavailable, libraries }: NativeAccelerator): string {
 /** The first reason why not every rank has a device of its own. */
 function problemOf(all: readonly Finding[]): string {
   const without = all.findIndex(({ problem }) => problem !== '');
-  if (without >= 0) return `${all.length > 1 ? `rank ${without}: ` : ''}${all[without]!.problem}`;
+  if (without >= 0) {
+    const { problem } = all[without]!;
+    return all.every((one) => one.problem === problem) ? problem : `rank ${without}: ${problem}`;
+  }
   const holders = new Map<string, number>();
   for (const [rank, { id, name, numDevices }] of all.entries()) {
     const holder = holders.get(id);
