@@ -85,7 +85,7 @@ export { type RopeParameters, type RopeType, readRopeParameters } from './models
 // modules
 export { initEmptyWeights } from './nn/init_empty_weights.ts';
 export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
-export { Module, ModuleList } from './nn/module.ts';
+export { Module, ModuleList, moveBuffersToDevice } from './nn/module.ts';
 export { type Init, Parameter } from './nn/parameter.ts';
 // training
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
@@ -97,7 +97,6 @@ export {
   DelayedParamIniter,
   type DelayedParamIniterOptions,
   emptyModuleParams,
-  moveBuffersToDevice,
 } from './parallel/delayed_param.ts';
 export { FullyShardedDataParallel } from './parallel/fsdp/fsdp.ts';
 export type { FsdpOptions, MixedPrecision, ShardingStrategy, SyncProgress } from './parallel/fsdp/options.ts';

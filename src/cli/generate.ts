@@ -1,6 +1,7 @@
 // `rankzero generate`: one process, one prompt, text as it comes.
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import type { Tokenizer } from '../data/tokenizer.ts';
+import type { DeviceChoice } from '../distributed/compute_device.ts';
 
 const examples = `
 Without --prompt the prompt is read from standard input. With a chat template the prompt is a question, and the model
@@ -17,6 +18,7 @@ interface Flags {
   prompt?: string;
   system?: string;
   chat?: boolean;
+  device: DeviceChoice;
   maxNewTokens: number;
   temperature: number;
   topP: number;
@@ -57,6 +59,11 @@ export function buildGenerateCommand(): Command {
       1,
     )
     .option('--seed <n>', 'seed of the sampling', whole(0), 0)
+    .addOption(
+      new Option('--device <kind>', 'compute on a GPU, or the CPU; auto: a GPU where one can be used')
+        .choices(['auto', 'cpu', 'cuda'])
+        .default('auto'),
+    )
     .showSuggestionAfterError()
     .addHelpText('after', examples);
 }
@@ -107,13 +114,15 @@ export class TextStream {
 export async function generateCommand(argv: string[]): Promise<number> {
   const flags = buildGenerateCommand().parse(argv, { from: 'user' }).opts<Flags>();
   const prompt = flags.prompt ?? (await readStdin());
-  const [{ AutoModelForCausalLM }, { AutoTokenizer }] = await Promise.all([
+  const [{ AutoModelForCausalLM }, { AutoTokenizer }, { selectOwnDevice }] = await Promise.all([
     import('../models/auto.ts'),
     import('../data/tokenizer.ts'),
+    import('../distributed/compute_device.ts'),
   ]);
+  const { device, reason } = selectOwnDevice(flags.device);
   const tokenizer = await AutoTokenizer.fromPretrained(flags.model);
   const ids = encode(tokenizer, prompt, flags);
-  const model = await AutoModelForCausalLM.fromPretrained(flags.model);
+  const model = (await AutoModelForCausalLM.fromPretrained(flags.model)).to(device);
   const stream = new TextStream(tokenizer);
   const { maxNewTokens, temperature, topP, seed } = flags;
   let count = 0;
@@ -127,7 +136,7 @@ export async function generateCommand(argv: string[]): Promise<number> {
   if (process.stderr.isTTY) {
     const seconds = (performance.now() - start) / 1000;
     process.stderr.write(
-      `\x1b[2m${count} tokens in ${seconds.toFixed(1)} s, ${(count / seconds).toFixed(0)} tok/s\x1b[22m\n`,
+      `\x1b[2m${count} tokens in ${seconds.toFixed(1)} s, ${(count / seconds).toFixed(0)} tok/s; ${device}, ${reason}\x1b[22m\n`,
     );
   }
   return 0;

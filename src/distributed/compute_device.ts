@@ -29,16 +29,31 @@ interface Finding {
  * rank that has no device of its own where others do.
  */
 export function selectDevice(wanted: DeviceChoice): SelectedDevice {
+  return select(wanted, dist.getLocalRank(), dist.getWorldSize(), (own) =>
+    dist.group
+      .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
+      .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as Finding),
+  );
+}
+
+/** @internal As selectDevice, for a process that joins no job whatever the environment says: the first device. */
+export function selectOwnDevice(wanted: DeviceChoice): SelectedDevice {
+  return select(wanted, 0, 1, (own) => [own]);
+}
+
+function select(
+  wanted: DeviceChoice,
+  localRank: number,
+  worldSize: number,
+  gather: (own: Finding) => Finding[],
+): SelectedDevice {
   if (wanted === 'auto' && isDeviceInUse()) {
     const device = computeDevice();
     return { device, reason: `this process computes on ${device} already` };
   }
-  const localRank = dist.getLocalRank();
   const found = wanted === 'cpu' ? undefined : native.acceleratorInfo();
-  const own = finding(wanted, found, localRank);
-  const all = dist.group
-    .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
-    .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as Finding);
+  const own = finding(wanted, found, localRank, worldSize);
+  const all = gather(own);
   const other = all.findIndex((one) => one.wanted !== all[0]!.wanted);
   if (other > 0)
     throw new Error(
@@ -58,15 +73,20 @@ export function selectDevice(wanted: DeviceChoice): SelectedDevice {
   return { device: 'cuda', reason: `${asked}: ${own.name}${all.length > 1 ? ' on rank 0, one for each rank' : ''}` };
 }
 
-function finding(wanted: DeviceChoice, found: NativeAccelerator | undefined, localRank: number): Finding {
+function finding(
+  wanted: DeviceChoice,
+  found: NativeAccelerator | undefined,
+  localRank: number,
+  worldSize: number,
+): Finding {
   const devices = found?.devices ?? [];
   const { id = '', name = '' } = devices[localRank % Math.max(1, devices.length)] ?? {};
-  return { wanted, problem: found ? ownProblem(found) : '', id, name, numDevices: devices.length };
+  return { wanted, problem: found ? ownProblem(found, worldSize) : '', id, name, numDevices: devices.length };
 }
 
-function ownProblem({ unavailable, libraries }: NativeAccelerator): string {
+function ownProblem({ unavailable, libraries }: NativeAccelerator, worldSize: number): string {
   if (unavailable !== '') return unavailable;
-  const needed = libraries.filter(({ name }) => name !== 'NCCL' || dist.getWorldSize() > 1);
+  const needed = libraries.filter(({ name }) => name !== 'NCCL' || worldSize > 1);
   const missing = needed.find(({ path, problem }) => path === '' || problem !== '');
   if (!missing) return '';
   const { name, path, problem, tried } = missing;

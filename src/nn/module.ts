@@ -1,6 +1,6 @@
 // Modules, as torch.nn.Module: parameters, buffers and children are found by property name, which is the name in the checkpoint.
 import type { Tensor } from '../tensor/tensor.ts';
-import { Parameter } from './parameter.ts';
+import { copyOn, Parameter } from './parameter.ts';
 
 export abstract class Module {
   training = true;
@@ -103,8 +103,18 @@ export abstract class Module {
     }
   }
 
+  /**
+   * Moves parameters and buffers to `device`, in place. A parameter that nobody has read yet is read there, when it is first
+   * wanted; one on meta stays there. Mirrors torch.nn.Module.to.
+   */
+  to(device: 'cpu' | 'cuda'): this {
+    moveBuffersToDevice(this, device);
+    for (const parameter of this.parameters()) parameter.moveTo(device);
+    return this;
+  }
+
   /** Uninitialised parameters on `device`; `recurse: false` for this module's own. Buffers are never emptied. */
-  toEmpty(device: 'cpu' | 'meta' = 'cpu', options: { recurse?: boolean | undefined } = {}): this {
+  toEmpty(device: 'cpu' | 'cuda' | 'meta' = 'cpu', options: { recurse?: boolean | undefined } = {}): this {
     const targets = options.recurse === false ? [...this.ownParameters()] : [...this.namedParameters()];
     for (const [, parameter] of targets) parameter.toEmpty(device);
     return this;
@@ -193,4 +203,15 @@ export class ModuleList<T extends Module = Module> extends Module {
 
 function join(prefix: string, name: string): string {
   return prefix && name ? `${prefix}.${name}` : prefix || name;
+}
+
+/** Copies buffers that are elsewhere to `device`. Throws for one on meta: it has no values to copy. */
+export function moveBuffersToDevice(module: Module, device: 'cpu' | 'cuda' = 'cpu'): void {
+  for (const [name, buffer] of module.namedBuffers()) {
+    if (buffer.device === 'meta') throw new Error(`buffer ${name} is on meta; it must be rebuilt from the config`);
+  }
+  for (const inner of module.modules()) {
+    for (const [name, buffer, persistent] of [...inner.ownBuffers()])
+      if (buffer.device !== device) inner.registerBuffer(name, copyOn(device, buffer, 'other'), persistent);
+  }
 }

@@ -1,8 +1,9 @@
 // A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
 import type { GradSink, GradSum } from '../autograd/record.ts';
+import { fillThroughHost } from '../checkpoint/host_parts.ts';
 import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
-import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
+import { type Device, type MemoryKind, type Shape, Tensor } from '../tensor/tensor.ts';
 import { ConstantRecipe, NormalRecipe, type Recipe, SplitRecipe, TensorRecipe, type Writer } from './recipe.ts';
 import type { TensorSplit } from './split.ts';
 
@@ -143,7 +144,23 @@ export class Parameter extends Tensor {
 
   /** Back to the values of a fresh model. Leaves meta. */
   resetParameters(): void {
-    this.setRecipe(this.initRecipe());
+    this.setRecipe(this.initRecipe(), this.home);
+  }
+
+  /** Where values are written: the device of those before. */
+  private get home(): 'cpu' | 'cuda' {
+    return this.device_ === 'cuda' ? 'cuda' : 'cpu';
+  }
+
+  /** @internal Values and gradient go to `device`; a recipe will be read there. On meta, or in a unit, nothing changes. */
+  moveTo(device: 'cpu' | 'cuda'): void {
+    if (this.owner || this.device_ === device || this.device_ === 'meta') return;
+    this.device_ = device;
+    if (this.data_) this.setData(copyOn(device, this.data_, 'parameter'), this.writer_);
+    if (!this.grad) return;
+    const there = copyOn(device, this.grad, 'gradient');
+    this.grad.dispose();
+    this.grad = there;
   }
 
   /** Reads the recipe now, whole. */
@@ -155,9 +172,9 @@ export class Parameter extends Tensor {
         `parameter ${this.name || `[${this.shape}]`} is on meta: it has no values. Wrap the model with FSDP and syncModuleStates, or call toEmpty and resetParameters`,
       );
     }
-    const data = Tensor.empty(this.shape, this.dtype, 'parameter');
+    const data = Tensor.empty(this.shape, this.dtype, 'parameter', this.home);
     const recipe = this.recipe_;
-    recipe.read(data, 0);
+    fillThroughHost(data, (host, at) => recipe.read(host, at));
     this.setData(data, recipe.writer);
     return data;
   }
@@ -191,7 +208,7 @@ export class Parameter extends Tensor {
     }
     if (this.owner) this.materialize().copyFrom(source);
     else {
-      const data = Tensor.empty(this.shape, this.dtype, 'parameter');
+      const data = Tensor.empty(this.shape, this.dtype, 'parameter', this.home);
       data.copyFrom(source);
       this.setData(data, 'user');
     }
@@ -213,6 +230,13 @@ export class Parameter extends Tensor {
   override toString(): string {
     return `Parameter(${this.name}, [${this.shape}], ${this.dtype}, ${this.device})`;
   }
+}
+
+/** @internal A copy that outlives the scope in which a module is moved, unlike that of Tensor.to. */
+export function copyOn(device: Device, source: Tensor, kind: MemoryKind): Tensor {
+  const copy = Tensor.empty(source.shape, source.dtype, kind, device);
+  copy.copyFrom(source);
+  return copy;
 }
 
 /** @internal Where the values come from now. Throws for a parameter on meta. */

@@ -2,7 +2,6 @@
 // was written. Mirrors torch.sagemaker's delayed parameter initialization.
 import type { Module } from '../nn/module.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
-import { Tensor } from '../tensor/tensor.ts';
 
 export interface DelayedParamIniterOptions {
   /** Initialises one module's own parameters (toEmpty, resetParameters, or values of its own). Default: by type, from the config. */
@@ -104,22 +103,4 @@ export function countNumParams(module: Module): number {
 /** Puts every parameter below on meta; buffers stay. */
 export function emptyModuleParams(module: Module): void {
   for (const parameter of module.parameters()) parameter.toMeta();
-}
-
-/** Copies buffers that are elsewhere to `device`. Throws for one on meta: it has no values to copy. */
-export function moveBuffersToDevice(module: Module, device: 'cpu' | 'cuda' = 'cpu'): void {
-  for (const [name, buffer] of module.namedBuffers()) {
-    if (buffer.device === 'meta') throw new Error(`buffer ${name} is on meta; it must be rebuilt from the config`);
-  }
-  for (const inner of module.modules()) {
-    for (const [name, buffer, persistent] of [...inner.ownBuffers()])
-      if (buffer.device !== device) inner.registerBuffer(name, moved(buffer, device), persistent);
-  }
-}
-
-// Not by to(): a buffer outlives the scope in which a model is wrapped.
-function moved(buffer: Tensor, device: 'cpu' | 'cuda'): Tensor {
-  const copy = Tensor.empty(buffer.shape, buffer.dtype, 'other', device);
-  copy.copyFrom(buffer);
-  return copy;
 }

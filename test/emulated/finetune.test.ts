@@ -1,28 +1,15 @@
 // `rankzero finetune` on two emulated devices: loading, training, evaluation, checkpoints, samples, the saved model. What it
 // computes is what CPU ranks compute.
-import { copyFile, mkdir, readFile, rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { AutoConfig, AutoModelForCausalLM, loadSafetensors, manualSeed, type Tensor } from '../../src/index.ts';
+import { loadSafetensors, type Tensor } from '../../src/index.ts';
 import { expectFinetune, type FinetuneResult, relativeError, workFolder } from '../multi/finetune_helpers.ts';
 import { relativeError as tensorError } from '../reference/cases.ts';
 import { available, buildEmulated, nodeVariables, runNode } from './emulated.ts';
+import { tinyModel } from './tiny_model.ts';
 
 const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
-const example = join(import.meta.dirname, '../../examples/moby-llama');
-
-/** A smaller model with the tokenizer of the example. */
-async function tinyModel(dir: string): Promise<string> {
-  await mkdir(dir);
-  for (const name of ['tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'])
-    await copyFile(join(example, name), join(dir, name));
-  const config = JSON.parse(await readFile(join(example, 'config.json'), 'utf8'));
-  const sizes = { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 96 };
-  manualSeed(7);
-  const tiny = AutoConfig.fromObject({ ...config, ...sizes, num_hidden_layers: 2, dtype: 'float32' });
-  await AutoModelForCausalLM.fromConfig(tiny).savePretrained(dir);
-  return dir;
-}
 
 describe.skipIf(!available)('finetune on emulated devices', () => {
   let dir: string;

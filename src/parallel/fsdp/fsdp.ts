@@ -6,7 +6,7 @@ import { state } from '../../distributed/state.ts';
 import { CausalLM } from '../../models/causal_lm.ts';
 import type { GenerateOptions } from '../../models/generate.ts';
 import { native } from '../../native.ts';
-import type { Module } from '../../nn/module.ts';
+import { type Module, moveBuffersToDevice } from '../../nn/module.ts';
 import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import { span } from '../../profile/recorder.ts';
@@ -20,7 +20,6 @@ import {
   StreamEvent,
 } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { moveBuffersToDevice } from '../delayed_param.ts';
 import type { TensorParallel } from '../transform/context.ts';
 import { fillFromRank0, fillLocally, openLanes, type UnitRecipes } from './fill.ts';
 import { FlatLayout } from './flat.ts';
