@@ -84,8 +84,11 @@ describe('wrapping', () => {
     expect(changed).toContain('lm_head.weight');
   });
 
-  it('leaves ignored modules as they are', async () => {
-    for (const { own } of await run('ignored')) expect(own).toBe(true);
+  it('leaves ignored modules as they are, and saves them', async () => {
+    for (const { own, wrong } of await run('ignored')) {
+      expect(own).toBe(true);
+      expect(wrong).toEqual([]);
+    }
   });
 });
 

@@ -1,8 +1,11 @@
-// Saving a sharded model as a Hugging Face folder: unit by unit, written by rank 0; an error there is the same error everywhere.
+// Saving a sharded model as a Hugging Face folder: unit by unit, then what FSDP ignores, written by rank 0; an error there is the
+// same error everywhere.
 import { onAllRanks } from '../../checkpoint/agree.ts';
-import { openPretrained, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
+import { openPretrained, type PretrainedWriter, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
 import { dist } from '../../distributed/index.ts';
 import type { CausalLM } from '../../models/causal_lm.ts';
+import type { Parameter } from '../../nn/parameter.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
 import { gatherPartsToFirst } from '../transform/merge.ts';
 import type { FsdpUnit, UnitGroups } from './unit.ts';
 
@@ -16,7 +19,7 @@ export async function saveFullPretrained(
 ): Promise<void> {
   const { shard, replicate, tensor } = groups;
   const merges = shard.rank === 0 && replicate.rank === 0;
-  const writes = merges && (tensor?.rank ?? 0) === 0;
+  const holdsFile = merges && (tensor?.rank ?? 0) === 0;
   const tensors = [...model.namedParameters()].map(([name, parameter]) => ({
     name,
     shape: parameter.fullShape,
@@ -24,31 +27,37 @@ export async function saveFullPretrained(
   }));
   const what = `saving ${dir}`;
   const writer = await onAllRanks(dist.group, what, () =>
-    writes ? openPretrained(dir, model, tensors, options) : undefined,
+    holdsFile ? openPretrained(dir, model, tensors, options) : undefined,
   );
   await onAllRanks(dist.group, what, async () => {
     // Replicas hold the same shards: one shard group gathers.
     if (replicate.rank !== 0) return;
     let failure: unknown;
+    const attempt = async (write: (to: PretrainedWriter) => unknown): Promise<void> => {
+      if (!writer || failure !== undefined) return;
+      try {
+        await write(writer);
+      } catch (error) {
+        failure = error;
+      }
+    };
+    const save = async (parameter: Parameter, part: Tensor): Promise<void> => {
+      using whole = tensor && parameter.split ? gatherPartsToFirst(part, parameter.split, tensor) : part.detach();
+      await attempt((to) => to.write(parameter.name, whole!));
+    };
     for (const unit of units) {
       using full = unit.gatherValues(); // after a failure too: the others gather
       if (!merges) continue;
       for (const { parameter, offset } of unit.layout.spans) {
         using part = full.slice(offset, parameter.shape);
-        using whole = tensor && parameter.split ? gatherPartsToFirst(part, parameter.split, tensor) : part.detach();
-        if (!writer || failure !== undefined) continue;
-        try {
-          writer.write(parameter.name, whole!);
-        } catch (error) {
-          failure = error;
-        }
+        await save(parameter, part);
       }
-      if (!writer || failure !== undefined) continue;
-      try {
-        await writer.drain();
-      } catch (error) {
-        failure = error;
-      }
+      await attempt((to) => to.drain());
+    }
+    for (const parameter of merges ? model.parameters() : []) {
+      if (parameter.owner) continue;
+      using part = parameter.detach();
+      await save(parameter, part);
     }
     try {
       if (failure !== undefined) throw failure;
