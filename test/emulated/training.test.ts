@@ -1,5 +1,7 @@
 // Training on emulated devices over the emulated NCCL: rank 0 loads, the others start on meta, and everything is as on CPU
 // ranks: losses, norms, gradients, the whole state.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { expectRanks } from '../multi/helpers.ts';
@@ -33,6 +35,12 @@ interface Gathers {
   gathered: number;
   gradients: number;
   units: number[];
+}
+
+/** What fixtures/ignored.mjs says: of each parameter, the sum of squares. */
+interface Ignored {
+  losses: number[];
+  sums: [name: string, sum: number][];
 }
 
 describe.skipIf(!available)('training on emulated devices', () => {
@@ -76,6 +84,28 @@ describe.skipIf(!available)('training on emulated devices', () => {
       // Two at a time, so that backward goes on while the one before is reduced.
       expect((gradients - shards) / largest).toBeGreaterThan(1.2);
       expect((gradients - shards) / largest).toBeLessThan(2);
+    }
+  });
+
+  it.each([1, 2])('moves ignored modules to the device of each rank, seed %i', async (seed) => {
+    const script = join(import.meta.dirname, 'fixtures/ignored.mjs');
+    const out = await mkdtemp(join(tmpdir(), 'rankzero-ignored-'));
+    const results = async (device: string, env: Record<string, string> = {}): Promise<Ignored[]> => {
+      const { stdout } = await expectRanks(2, script, { args: [device, out], env, timeout: 120_000 });
+      return stdout.map((text) => JSON.parse(text.replace(/^RESULT /, '')));
+    };
+    try {
+      const [cpu, cuda] = [
+        await results('cpu'),
+        await results('cuda', { ...nodeVariables(seed), RANKZERO_EMULATED_DEVICES: '2' }),
+      ];
+      for (const [rank, { losses, sums }] of cuda.entries()) {
+        for (const [i, loss] of losses.entries()) expect(relative(loss, cpu[rank]!.losses[i]!)).toBeLessThan(1e-6);
+        for (const [i, [name, sum]] of sums.entries())
+          expect(relative(sum, cpu[rank]!.sums[i]![1]), name).toBeLessThan(1e-5);
+      }
+    } finally {
+      await rm(out, { recursive: true });
     }
   });
 

@@ -120,6 +120,7 @@ export class FullyShardedDataParallel<M extends Module = Module> {
     for (const wrapper of inner) this.runtime.adopt(wrapper.runtime.units);
     this.wrap(planned);
     moveBuffersToDevice(module, computeDevice());
+    for (const ignored of options.ignoredModules ?? []) ignored.to(computeDevice());
     if (options.syncModuleStates) this.syncBuffers();
     communicationStreamDone();
     native.memoryTrim();

@@ -44,7 +44,10 @@ export interface FsdpOptions {
   paramInitFn?: ((module: Module) => void) | undefined;
   /** Called with each unit's module when its parameters have been materialised (re-ties tied weights). */
   postParamInitFn?: ((module: Module) => void) | undefined;
-  /** Submodules that stay as they are: not sharded, not moved, gradients not reduced. */
+  /**
+   * Submodules whose parameters stay whole on each rank, and its own: moved to its device, but not sharded, not sent, gradients
+   * not reduced. With syncModuleStates their buffers are rank 0's, as all buffers are.
+   */
   ignoredModules?: readonly Module[] | undefined;
   /** Gather the next unit while this one computes. Default true. */
   forwardPrefetch?: boolean | undefined;

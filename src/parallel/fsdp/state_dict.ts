@@ -1,7 +1,7 @@
 // The three state dicts of FSDP: FULL (Hugging Face names and shapes), SHARDED (pieces that any world size can read back),
 // LOCAL (this rank's flat shards; the same world size and wrapping only).
 import type { Module } from '../../nn/module.ts';
-import type { Parameter } from '../../nn/parameter.ts';
+import { copyOn, type Parameter } from '../../nn/parameter.ts';
 import type { Block } from '../../nn/split.ts';
 import type { Shape } from '../../tensor/tensor.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -67,9 +67,13 @@ export function fullStateDict(
   const out = new Map<string, Tensor>();
   if (!wanted) return out;
   for (const [name, parameter] of root.namedParameters({ removeDuplicate: false })) {
-    out.set(name, values.get(parameter) ?? parameter.detach());
+    out.set(name, values.get(parameter) ?? onHost(parameter));
   }
   return out;
+}
+
+function onHost(parameter: Parameter): Tensor {
+  return parameter.device === 'cuda' ? copyOn('cpu', parameter, 'parameter') : parameter.detach();
 }
 
 /**
