@@ -5,7 +5,7 @@ import { open, rename, unlink } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { type Handle, native } from '../native.ts';
 import { dtypeNumber } from '../tensor/dtype.ts';
-import { computeStream, fileStream, onStream, order, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
+import { fileStream, onStream, orderBehindComputing, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import {
   headerLength,
   type PlannedTensor,
@@ -83,7 +83,7 @@ export function temporaryName(path: string): string {
 }
 
 /**
- * Writes one safetensors file, tensor by tensor, in any order and by ranges. Writes are enqueued behind the compute stream;
+ * Writes one safetensors file, tensor by tensor, in any order and by ranges. Writes are enqueued behind what is computed;
  * memory is bounded whatever the file's size. A disk without room for the whole file is an error in `create`.
  */
 export class SafetensorsWriter {
@@ -130,7 +130,7 @@ export class SafetensorsWriter {
     const offset = entry.byteOffset + (elementOffset * entry.byteLength) / Math.max(1, numel);
     const left = this.#left.get(name)!;
     const room = Math.min(left, numel - elementOffset);
-    order(computeStream, this.#stream);
+    orderBehindComputing(this.#stream);
     const written = onStream(this.#stream, () =>
       native.fileWrite(file, offset, tensor, dtypeNumber(entry.dtype), room),
     );

@@ -3,7 +3,7 @@ import type { AdamW, SlotState } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { FsdpUnit } from '../parallel/fsdp/unit.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
-import { computeStream, fileStream, onStream, order, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
+import { fileStream, onStream, orderBehindComputing, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { pieceKey } from './sharded-format.ts';
 import type { ShardedCheckpoint } from './sharded-reader.ts';
@@ -33,7 +33,7 @@ export async function loadPieces(
   const started = performance.now();
   let bytes = 0;
   const stream = fileStream();
-  order(computeStream, stream);
+  orderBehindComputing(stream);
   try {
     for (const part of parts) {
       onStream(stream, () => part.read());

@@ -3,8 +3,11 @@
 import { availableParallelism } from 'node:os';
 import { type Handle, native } from '../native.ts';
 
+/** Ops on host memory run here unless onStream says otherwise. */
+const hostComputeStream = 0;
+
 /** Of the device that this process computes on. */
-export let computeStream = 0;
+export let computeStream: number = hostComputeStream;
 
 let device: 'cpu' | 'cuda' = 'cpu';
 
@@ -94,6 +97,11 @@ export function order(stream: number, waiting: number): void {
   const event = native.eventRecord(stream);
   native.streamWaitEvent(waiting, event);
   native.eventRelease(event);
+}
+
+/** As order, behind everything that was computed so far, on the device and on the host. */
+export function orderBehindComputing(waiting: number): void {
+  for (const stream of new Set([hostComputeStream, computeStream])) order(stream, waiting);
 }
 
 /** A point in a stream that may be waited for later, by streams or by the host. */

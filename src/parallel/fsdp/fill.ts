@@ -6,11 +6,11 @@ import type { Parameter } from '../../nn/parameter.ts';
 import type { Recipe } from '../../nn/recipe.ts';
 import {
   communicationStream,
-  computeStream,
   loadingStream,
   numLoadingStreams,
   onStream,
   order,
+  orderBehindComputing,
 } from '../../tensor/streams.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { FsdpUnit } from './unit.ts';
@@ -98,7 +98,7 @@ function forgetOthers(unit: FsdpUnit, flat: Tensor, part: number): void {
 
 function onLoading(lane: number, fill: () => void): void {
   const load = loadingStream(lane);
-  order(computeStream, load); // values that were initialised there
+  orderBehindComputing(load); // values of the program
   onStream(load, fill);
   order(load, communicationStream());
 }

@@ -4,11 +4,11 @@ import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { dtypeNumber, dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
 import {
   communicationStream,
-  computeStream,
   hostCommunicationStream,
   loadingStream,
   onStream,
   order,
+  orderBehindComputing,
   StreamEvent,
 } from '../../tensor/streams.ts';
 import { memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
@@ -123,7 +123,7 @@ function* chunks(shard: Tensor, step: number): Generator<{ at: number; part: Ten
 /** Every rank reads its own slice of its own recipes. Enqueues. */
 export function stageLocally(unit: FsdpUnit, recipes: UnitRecipes, ring: StagingRing): void {
   const { master } = unit.dtypes;
-  order(computeStream, loadingStream(0)); // values that were initialised there
+  orderBehindComputing(loadingStream(0)); // values of the program
   for (const { at, part } of chunks(unit.shard, ring.partNumel(master))) {
     ring.pass(
       part.numel,
@@ -150,7 +150,7 @@ export function scatterFromRank0(
   const { master } = unit.dtypes;
   const parts = group.size / shard.size;
   if (replicate.rank === 0) {
-    order(computeStream, loadingStream(0)); // values that were initialised there
+    orderBehindComputing(loadingStream(0)); // values of the program
     for (const { at, part } of chunks(unit.shard, ring.partNumel(master))) {
       const scatter = (staging?: Tensor): void =>
         ring.into(part, master, (host) => group.scatter(host.handle, staging?.handle, 0));
