@@ -15,18 +15,22 @@ import {
   noGrad,
   scheduleFactor,
   scope,
+  selectDevice,
   Tensor,
   transformerAutoWrapPolicy,
 } from 'rankzero';
 
 const path = (name) => fileURLToPath(new URL(name, import.meta.url));
 const dir = path('moby-llama');
-const out = process.argv[2] ?? 'out/train';
+// Folder of the model, what to compute on (auto, cpu or cuda), steps.
+const [out = 'out/train', wanted = 'auto', steps] = process.argv.slice(2);
 const [epochs, lr] = [3, 6e-4];
 
 await dist.initProcessGroup();
 const [rank, worldSize] = [dist.getRank(), dist.getWorldSize()];
 const say = (text) => rank === 0 && console.log(text);
+const { device, reason } = selectDevice(wanted);
+say(`computing on ${device}, ${reason}`);
 
 // Data. Every rank reads the files and takes its part of each step; the order depends on the seed alone.
 const tokenizer = await AutoTokenizer.fromPretrained(dir);
@@ -72,7 +76,7 @@ function evaluate() {
 }
 
 say(`evaluation loss ${evaluate().toFixed(3)} before training`);
-const totalSteps = train.totalSteps(epochs);
+const totalSteps = steps === undefined ? train.totalSteps(epochs) : Number(steps);
 let step = 0;
 for (const { microBatches, numItems } of train) {
   optimizer.lr = lr * scheduleFactor('linear', step, totalSteps);

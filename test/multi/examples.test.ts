@@ -9,6 +9,15 @@ const out = mkdtempSync(join(tmpdir(), 'rankzero-examples-'));
 afterAll(() => rmSync(out, { recursive: true, force: true }));
 const example = (name: string): string => join(import.meta.dirname, '../../examples', name);
 
+it.each([1, 2])('train.mjs on %i ranks', async (world) => {
+  const folder = join(out, `train-${world}`);
+  const { stdout } = await expectRanks(world, example('train.mjs'), { args: [folder, 'cpu', '21'] });
+  expect(stdout[0]).toMatch(/^computing on cpu, as asked/);
+  const [before, , , after] = [...stdout[0]!.matchAll(/loss ([\d.]+)/g)].map(([, text]) => Number(text));
+  expect(after).toBeLessThan(before! - 1);
+  expect(readdirSync(folder)).toContain('model.safetensors');
+});
+
 it.each([
   { world: 2, tp: 2 },
   { world: 4, tp: 2 },
