@@ -37,6 +37,10 @@ if(CMAKE_CUDA_COMPILER AND (RANKZERO_CUDA STREQUAL "on" OR (RANKZERO_CUDA STREQU
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
+  # A Hopper names itself 90, which leaves out what only 90a has.
+  if(CMAKE_CUDA_ARCHITECTURES STREQUAL "native" AND "90-real" IN_LIST CMAKE_CUDA_ARCHITECTURES_NATIVE)
+    set(CMAKE_CUDA_ARCHITECTURES 90a-real)
+  endif()
   set(CMAKE_CUDA_STANDARD 20)
   find_package(CUDAToolkit REQUIRED)
 endif()

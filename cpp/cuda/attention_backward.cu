@@ -2,6 +2,8 @@
 // lse, once by blocks that each own a tile of keys (dk and dv, summed over the queries and heads that read it) and once by
 // blocks that each own a tile of queries (dq). With delta = Σ do ∘ o of a row:
 //   p = exp(scale q kᵀ - lse)     dv = pᵀ do     ds = p ∘ (do vᵀ - delta)     dq = scale ds k     dk = scale dsᵀ q
+#include "cuda/attention_backward.h"
+#include "cuda/attention_hopper.h"
 #include "cuda/attention_mma.h"
 #include "cuda/attention_plain.h"
 #include "cuda/launch.h"
@@ -18,9 +20,6 @@ struct Operands {
   const float *lse;                // (heads, rows)
   float* delta;                    // (heads, rows)
 };
-
-// What p is relative to, in base 2; a row that saw no key has nothing to be relative to.
-__device__ __forceinline__ float base_of(float lse) { return lse == -INFINITY ? 0.0f : lse * kLog2e; }
 
 constexpr int kDeltaThreads = 256;
 
@@ -40,26 +39,12 @@ __global__ void attention_delta(Operands<T> at, AttentionShape a) {
   if (column == 0) at.delta[i % a.heads * a.q_rows + i / a.heads] = sum;
 }
 
-// The head of a block, of queries or of keys, and the slot of its tile.
-struct Place {
-  int head, slot;
-  __device__ __forceinline__ Place(int heads, bool last_first)
-      : head(static_cast<int>(blockIdx.x) % heads),
-        slot(static_cast<int>((last_first ? gridDim.x - 1 - blockIdx.x : blockIdx.x) / heads)) {}
-};
-
-// Queries that see some of the keys j … j + keys_there - 1.
-__device__ __forceinline__ int first_query(const Span& span, int j) { return std::max(0, j - span.offset); }
-__device__ __forceinline__ int end_of_queries(const Span& span, int j, int keys_there) {
-  return std::min(span.queries, std::min(j + keys_there, span.keys) - 1 - span.offset + span.window);
-}
-
 // kWarps warps of 16 keys each; kQueries queries at a time, which fly in while those before them are used. A block sums
 // kColumns columns of the results: where they do not fit in registers, blocks along y share them.
 template <class T, int kDim, int kColumns, int kWarps, int kQueries>
 __global__ void attention_backward_keys(Operands<T> at, AttentionShape a) {
   constexpr int kThreads = kWarps * kWarp, kRows = kWarps * 16, N = kQueries / 8, D = kColumns / 8, kTile = kQueries * kRowBytes<kDim>;
-  const Place place(a.kv_heads, false);
+  const BackwardPlace place(a.kv_heads, false);
   const Slot slot(a.cu_k, a.sequences, place.slot, kRows);
   const Span span(a, slot.sequence);
   const int j0 = slot.row, rows = span.keys - j0, group = a.heads / a.kv_heads, head0 = place.head * group;
@@ -136,7 +121,7 @@ __global__ void attention_backward_keys(Operands<T> at, AttentionShape a) {
 template <class T, int kDim, int kWarps, int kKeys>
 __global__ void attention_backward_queries(Operands<T> at, AttentionShape a) {
   constexpr int kThreads = kWarps * kWarp, kRows = kWarps * 16, N = kKeys / 8, D = kDim / 8, kTile = kKeys * kRowBytes<kDim>;
-  const Place place(a.heads, true);
+  const BackwardPlace place(a.heads, true);
   const int head = place.head, kv_head = head / (a.heads / a.kv_heads);
   const Slot slot(a.cu_q, a.sequences, place.slot, kRows);
   const Span span(a, slot.sequence);
@@ -213,7 +198,7 @@ void launch_backward(const AttentionBackward& op, const Operands<T>& at, const A
 template <class T, int kDim, int kTile>
 __global__ void attention_backward_keys_plain(Operands<T> at, AttentionShape a) {
   constexpr int R = kTile / 16, C = kDim / 16;
-  const Place place(a.kv_heads, false);
+  const BackwardPlace place(a.kv_heads, false);
   const Slot slot(a.cu_k, a.sequences, place.slot, kTile);
   const Span span(a, slot.sequence);
   const int j0 = slot.row, rows = span.keys - j0, group = a.heads / a.kv_heads;
@@ -266,7 +251,7 @@ __global__ void attention_backward_keys_plain(Operands<T> at, AttentionShape a) 
 template <class T, int kDim, int kTile>
 __global__ void attention_backward_queries_plain(Operands<T> at, AttentionShape a) {
   constexpr int R = kTile / 16, C = kDim / 16;
-  const Place place(a.heads, true);
+  const BackwardPlace place(a.heads, true);
   const int head = place.head, kv_head = head / (a.heads / a.kv_heads);
   const Slot slot(a.cu_q, a.sequences, place.slot, kTile);
   const Span span(a, slot.sequence);
@@ -335,6 +320,7 @@ void run(const AttentionBackward& op, CudaStream& stream) {
     const int64_t delta_blocks = ceil_div(op.rows * op.heads, kDeltaThreads / kWarp);
     launch(attention_delta<T>, attention_blocks(AttentionBackward::name, delta_blocks, 1), kDeltaThreads, 0, stream, at, a);
     if constexpr (sizeof(T) == 2) {
+      if (suits_hopper(a, op.rows, stream)) return run_hopper(op, a, static_cast<const float*>(delta->data()), stream);
       if (a.aligned && a.dim <= 64) return launch_backward<T, 64, 64, 64, 64>(op, at, a, stream);
       if (a.aligned && a.dim <= 96) return launch_backward<T, 96, 96, 64, 64>(op, at, a, stream);
       if (a.aligned && a.dim <= 128) return launch_backward<T, 128, 128, 32, 64>(op, at, a, stream);

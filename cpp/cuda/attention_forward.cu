@@ -1,7 +1,9 @@
 // Flash attention forward: a block has a tile of queries of one head and goes over the keys that they see with an online
 // softmax in float32, base 2. The values of a tile fly in while its keys are used, and the next keys all along.
+#include "cuda/attention_hopper.h"
 #include "cuda/attention_mma.h"
 #include "cuda/attention_plain.h"
+#include "cuda/attention_softmax.h"
 #include "cuda/launch.h"
 
 namespace rz::cuda {
@@ -18,54 +20,6 @@ struct Operands {
 template <class T>
 Operands<T> operands(const AttentionForward& op) {
   return {op.o.as<T>(), op.lse.as<float>(), op.q.as<T>(), op.k.as<T>(), op.v.as<T>()};
-}
-
-__device__ __forceinline__ float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kFullMask, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kFullMask, x, 2));
-}
-__device__ __forceinline__ float quad_sum(float x) {
-  x += __shfl_xor_sync(kFullMask, x, 1);
-  return x + __shfl_xor_sync(kFullMask, x, 2);
-}
-
-// Scores become probabilities relative to the base of their row. The base is a maximum of scores, not always the latest: it
-// moves, and what was summed before shrinks to it, only when a score exceeds it so far that probabilities could grow large.
-constexpr float kBaseLag = 8.0f;  // in base 2
-
-template <int M, int N, int D>
-__device__ __forceinline__ void softmax_step(float (&s)[M][N][4], float (&o)[M][D][4], float (&base)[M][2], float (&sum)[M][2], float scale) {
-  float shrink[M][2];
-  bool moved = false;
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float best = -INFINITY;
-#pragma unroll
-      for (int n = 0; n < N; ++n) best = fmaxf(best, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
-      best = quad_max(best) * scale;
-      shrink[m][half] = 1.0f;
-      if (best > base[m][half] + kBaseLag) {
-        shrink[m][half] = exp2_approximate(base[m][half] - best);
-        base[m][half] = best;
-        moved = true;
-      }
-      const float from = base[m][half] == -INFINITY ? 0.0f : base[m][half];
-      float part = 0.0f;  // of this lane's columns
-#pragma unroll
-      for (int n = 0; n < N; ++n)
-#pragma unroll
-        for (int e = half * 2; e < half * 2 + 2; ++e) part += s[m][n][e] = exp2_approximate(s[m][n][e] * scale - from);
-      sum[m][half] = sum[m][half] * shrink[m][half] + part;
-    }
-  if (!__any_sync(kFullMask, moved)) return;
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int d = 0; d < D; ++d)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) o[m][d][e] *= shrink[m][e / 2];
 }
 
 // kWarps warps of 16 M queries each; kKeys keys at a time, which become scores in parts as large as registers allow. kKeep:
@@ -88,10 +42,9 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
   const SharedAddress begin = shared_address(shared);
   const Lane<kDim> lane(begin);
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * kWarpRows, i_warp = i0 + warp_row;
-  float o[M][D][4], base[M][2], sum[M][2];
+  float o[M][D][4];
   clear(o);
-#pragma unroll
-  for (int m = 0; m < M; ++m) base[m][0] = base[m][1] = -INFINITY, sum[m][0] = sum[m][1] = 0.0f;
+  OnlineSoftmax<M> softmax;
   uint32_t kept[kKeep ? kSteps : 1][M][4];
 
   const int j_begin = span.first_key(i0) / kKeys * kKeys, j_end = std::min(span.keys, span.last_key(i0 + std::min(rows, kRows) - 1) + 1);
@@ -133,22 +86,12 @@ __global__ void attention_forward(Operands<T> at, AttentionShape a) {
       }
       if (!sees) continue;
       if (!span.all(i_warp, kWarpRows, j + part, kPart)) mask<false>(s, span, i_warp, j + part, -INFINITY);
-      softmax_step(s, o, base, sum, a.scale * kLog2e);
+      if (__any_sync(kFullMask, softmax.step(s, a.scale * kLog2e))) softmax.shrink_rows(o);
       accumulate<T>(o, s, lane.left(kV + part * kRowBytes<kDim>));
     }
   }
 
-#pragma unroll
-  for (int m = 0; m < M; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float total = quad_sum(sum[m][half]), factor = total == 0.0f ? 0.0f : 1.0f / total;
-#pragma unroll
-      for (int d = 0; d < D; ++d) o[m][d][half * 2] *= factor, o[m][d][half * 2 + 1] *= factor;
-      const int row = warp_row + lane_row(m, half);
-      if (threadIdx.x % 4 == 0 && row < rows)
-        at.lse[head * a.q_rows + span.q0 + i0 + row] = base[m][half] * kLn2 + logf(total);
-    }
+  softmax.finish(o, at.lse + head * a.q_rows + span.q0 + i_warp, rows - warp_row);
   copy_async_wait<0>();
   __syncthreads();  // no query is still on its way to where the results go
   store_rows<kDim>(at.o + q_at + warp_row * q_stride, q_stride, rows - warp_row, a.dim, o, 1.0f,
@@ -240,6 +183,7 @@ void run(const AttentionForward& op, CudaStream& stream) {
   with_floating(op.q.dtype, [&](auto t) {
     using T = decltype(t);
     if constexpr (sizeof(T) == 2) {
+      if (suits_hopper(a, op.k_rows, stream)) return run_hopper(op, a, stream);
       if (a.aligned && a.dim <= 64) return launch_forward<T, 64, 2, 4, 64, 64, true>(op, a, stream);
       if (a.aligned && a.dim <= 96) return launch_forward<T, 96, 2, 4, 64, 64, false>(op, a, stream);
       if (a.aligned && a.dim <= 128) return launch_forward<T, 128, 2, 4, 64, 32, false>(op, a, stream);

@@ -7,6 +7,7 @@ static Driver load() {
   Driver table;
   library.load(table.cuDriverGetVersion, "cuDriverGetVersion", true);
   library.load(table.cuStreamWaitValue64, "cuStreamWaitValue64_v2", false);
+  library.load(table.cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled", false);
   int version = 0;
   if (library.report.usable() && table.cuDriverGetVersion(&version) == 0)
     library.report.version = "CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);

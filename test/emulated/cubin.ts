@@ -14,7 +14,11 @@ export type Operation =
   | 'sts'
   | 'ldsm'
   | 'ldgsts'
-  | 'hmma';
+  | 'hmma'
+  | 'hgmma'
+  | 'warpgroup'
+  | 'utmaldg'
+  | 'setmaxnreg';
 
 export interface Kernel {
   name: string;
@@ -28,24 +32,29 @@ export interface Kernel {
   count: Record<Operation, number>;
 }
 
-const operations: ReadonlyMap<number, 'ldg' | 'stg' | 'ldl' | 'stl' | 'lds' | 'sts' | 'ldsm' | 'ldgsts' | 'hmma'> =
-  new Map([
-    [0x981, 'ldg'],
-    [0x986, 'stg'],
-    [0x983, 'ldl'],
-    [0x387, 'stl'],
-    [0x987, 'stl'],
-    [0x984, 'lds'],
-    [0x388, 'sts'],
-    [0x988, 'sts'],
-    [0x83b, 'ldsm'],
-    [0xfae, 'ldgsts'],
-    [0x23c, 'hmma'],
-  ]);
+const operations: ReadonlyMap<number, Exclude<Operation, 'ldg128' | 'stg128'>> = new Map([
+  [0x981, 'ldg'],
+  [0x986, 'stg'],
+  [0x983, 'ldl'],
+  [0x387, 'stl'],
+  [0x987, 'stl'],
+  [0x984, 'lds'],
+  [0x388, 'sts'],
+  [0x988, 'sts'],
+  [0x83b, 'ldsm'],
+  [0xfae, 'ldgsts'],
+  [0x23c, 'hmma'],
+  [0x9f0, 'hgmma'], // both operands in shared memory
+  [0xdf0, 'hgmma'],
+  [0x9c5, 'warpgroup'], // fences of products, and waits for them
+  [0x5b4, 'utmaldg'],
+  [0x9c8, 'setmaxnreg'],
+]);
 const wide = 6; // of the three bits of a load or store that say how much it moves
 
 function countOperations(code: Buffer): Record<Operation, number> {
-  const count = { ldg: 0, ldg128: 0, stg: 0, stg128: 0, ldl: 0, stl: 0, lds: 0, sts: 0, ldsm: 0, ldgsts: 0, hmma: 0 };
+  const names: Operation[] = ['ldg128', 'stg128', ...operations.values()];
+  const count = Object.fromEntries(names.map((name) => [name, 0])) as Record<Operation, number>;
   for (let at = 0; at + 16 <= code.length; at += 16) {
     const operation = operations.get(code.readUInt32LE(at) & 0xfff);
     if (!operation) continue;

@@ -12,4 +12,11 @@ describe.skipIf(!available)('kernels on the emulated device', () => {
     expect(code).toBe(0);
     expect(Number(/^ok (\d+) checks/m.exec(stdout)![1])).toBeGreaterThan(2000);
   });
+
+  it('of attention equal theirs without those for Hopper', async () => {
+    const env = environment(1, { RANKZERO_ATTENTION: 'mma' });
+    const { code, stdout, stderr } = await run(join(emulated, 'kernels_test_emulated'), ['--cuda', 'attention'], env);
+    expect(stdout + stderr).toMatch(/^ok \d+ checks, device cuda/m);
+    expect(code).toBe(0);
+  });
 });

@@ -33,7 +33,7 @@ struct Mapping {
   size_t bytes;
 };
 
-enum class State { Ready, AtBarrier, AtWarp, Done };
+enum class State { Ready, AtBarrier, AtWarp, Waiting, Done };
 
 // Where to go on. The compiler's own jump costs a few instructions; swapcontext calls the kernel, and AddressSanitizer's wrapper
 // of it clears the shadow of the whole stack each time. So this file is compiled without AddressSanitizer.
@@ -56,6 +56,9 @@ struct Fiber {
   WarpCall call;
   uint64_t brought[2];
   std::shared_ptr<const Lanes> lanes;
+  // What it waits for.
+  std::function<bool()> ready;
+  const char* doing;
 };
 
 class Block {
@@ -68,6 +71,12 @@ class Block {
     return i < count_ ? fibers_[i].get() : nullptr;
   }
   void* shared() { return shared_.get(); }
+  size_t shared_bytes() const { return shared_bytes_; }
+  uint64_t number() const { return number_; }
+  uint64_t random() { return (*random_)(); }
+  void wait_until(std::function<bool()> ready, const char* doing);
+  void later(std::function<void()> work) { later_.push_back(std::move(work)); }
+  [[noreturn]] void fail(std::string problem);
 
  private:
   static void enter();
@@ -76,7 +85,10 @@ class Block {
   void leave(Fiber& fiber);
   void try_release_barrier();
   void try_release_warp(const Fiber& last);
+  void release_waiting();
+  void do_later();
   [[noreturn]] void fail_stuck();
+  [[noreturn]] void fail_with(const std::string& problem);
   void make_ready(Fiber& fiber) {
     fiber.state = State::Ready;
     ready_.push_back(&fiber);
@@ -90,7 +102,16 @@ class Block {
   Fiber* current_ = nullptr;
   size_t count_ = 0, done_ = 0, at_barrier_ = 0;
   const std::function<void()>* body_ = nullptr;
-  std::unique_ptr<unsigned char[]> shared_;
+  struct Free {
+    void operator()(unsigned char* data) const { std::free(data); }
+  };
+  std::unique_ptr<unsigned char, Free> shared_;
+  size_t shared_bytes_ = 0;
+  uint64_t number_ = 0;
+  std::mt19937_64* random_ = nullptr;
+  std::vector<Fiber*> waiting_;
+  std::vector<std::function<void()>> later_;
+  std::string problem_;
   ucontext_t ignored_;
   Jump scheduler_;
   void* scheduler_asan_stack_ = nullptr;
@@ -187,24 +208,77 @@ void Block::try_release_warp(const Fiber& last) {
     }
 }
 
+void Block::wait_until(std::function<bool()> ready, const char* doing) {
+  if (ready()) return;
+  current_->ready = std::move(ready);
+  current_->doing = doing;
+  suspend(State::Waiting);
+}
+
+void Block::release_waiting() {
+  for (size_t i = 0; i < waiting_.size();) {
+    if (!waiting_[i]->ready()) {
+      ++i;
+      continue;
+    }
+    make_ready(*waiting_[i]);
+    waiting_[i] = waiting_.back();
+    waiting_.pop_back();
+  }
+}
+
+void Block::do_later() {
+  std::swap(later_[random() % later_.size()], later_.back());
+  const std::function<void()> work = std::move(later_.back());
+  later_.pop_back();
+  work();
+}
+
+// Leaves the fiber for good.
+void Block::fail(std::string problem) {
+  problem_ = std::move(problem);
+  suspend(State::Waiting);
+  std::abort();
+}
+
+void Block::fail_with(const std::string& problem) {
+  const std::string text = problem;
+  fibers_.clear();  // theirs are in the middle of the kernel
+  waiting_.clear();
+  later_.clear();
+  problem_.clear();
+  throw std::runtime_error(text);
+}
+
+static const char* doing(State state, const char* waiting) {
+  switch (state) {
+    case State::AtBarrier: return "in __syncthreads";
+    case State::AtWarp: return "in a warp exchange";
+    default: return waiting;
+  }
+}
+
 void Block::fail_stuck() {
   std::string text = "threads wait for others that will never come:";
   int shown = 0;
   for (size_t i = 0; i < count_; ++i) {
     const Fiber* fiber = fibers_[i].get();
     if (fiber->state == State::Done || shown++ >= 4) continue;
-    text += " thread " + std::to_string(fiber->index) + (fiber->state == State::AtBarrier ? " in __syncthreads" : " in a warp exchange") + ";";
+    text += " thread " + std::to_string(fiber->index) + " " + doing(fiber->state, fiber->doing) + ";";
   }
-  fibers_.clear();  // theirs are in the middle of the kernel
-  throw std::runtime_error(text + " " + std::to_string(done_) + " of " + std::to_string(count_) + " have returned");
+  fail_with(text + " " + std::to_string(done_) + " of " + std::to_string(count_) + " have returned");
 }
 
 void Block::run(dim3 size, size_t shared_bytes, const std::function<void()>& body, std::mt19937_64& random) {
   count_ = static_cast<size_t>(size.x) * size.y * size.z;
   body_ = &body;
   done_ = at_barrier_ = 0;
-  shared_ = std::make_unique<unsigned char[]>(shared_bytes);
+  constexpr size_t kAlign = 1024;
+  shared_.reset(static_cast<unsigned char*>(std::aligned_alloc(kAlign, (shared_bytes + kAlign) / kAlign * kAlign)));
+  shared_bytes_ = shared_bytes;
   std::memset(shared_.get(), kGarbage, shared_bytes);
+  random_ = &random;
+  ++number_;
   SharedMemory::spoil();
   ready_.clear();
   for (size_t i = 0; i < count_; ++i) {
@@ -218,16 +292,23 @@ void Block::run(dim3 size, size_t shared_bytes, const std::function<void()>& bod
     make_ready(fiber);
   }
   while (done_ < count_) {
+    if (!later_.empty() && (ready_.empty() || random() % 256 == 0)) do_later();
+    release_waiting();
+    if (ready_.empty() && !later_.empty()) continue;
     if (ready_.empty()) fail_stuck();
     Fiber& next = *draw(random);
     resume(next);
+    if (!problem_.empty()) fail_with(problem_);
     if (next.state == State::AtWarp) {
       try_release_warp(next);
+    } else if (next.state == State::Waiting) {
+      waiting_.push_back(&next);
     } else {
       ++(next.state == State::Done ? done_ : at_barrier_);
       try_release_barrier();
     }
   }
+  if (!later_.empty()) fail_with("the block ends while copies to its shared memory are under way");
   shared_.reset();
 }
 
@@ -272,6 +353,13 @@ void* dynamic_shared() { return block.shared(); }
 void block_barrier() { block.suspend(State::AtBarrier); }
 
 int lane_of_thread() { return block.current().index % kWarp; }
+int index_of_thread() { return block.current().index; }
+size_t dynamic_shared_bytes() { return block.shared_bytes(); }
+uint64_t block_number() { return block.number(); }
+uint64_t random_of_block() { return block.random(); }
+void wait_until(std::function<bool()> ready, const char* doing) { block.wait_until(std::move(ready), doing); }
+void later(std::function<void()> work) { block.later(std::move(work)); }
+void fail_block(std::string problem) { block.fail(std::move(problem)); }
 
 const Lanes& warp_exchange(unsigned mask, WarpCall call, const void* value, size_t bytes) {
   Fiber& fiber = block.current();

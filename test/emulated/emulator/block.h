@@ -29,12 +29,23 @@ void* dynamic_shared();
 // All threads of the block that have not returned.
 void block_barrier();
 // The lanes of `mask`: all must call it with the same mask and the same `call`. Gives the values that they brought.
-enum class WarpCall { Sync, Shuffle, Ballot };
+enum class WarpCall { Sync, Shuffle, Ballot, Product };
 struct Lanes {
   uint64_t value[32][2];
 };
 const Lanes& warp_exchange(unsigned mask, WarpCall call, const void* value, size_t bytes);
 int lane_of_thread();
+int index_of_thread();
+size_t dynamic_shared_bytes();
+// Of this host thread, counted from 1: state of another block is stale.
+uint64_t block_number();
+uint64_t random_of_block();
+// `doing`, for an error: "for a barrier".
+void wait_until(std::function<bool()> ready, const char* doing);
+// Work of the hardware beside the threads: at some time while the block runs, in any order.
+void later(std::function<void()> work);
+// The launch fails.
+[[noreturn]] void fail_block(std::string problem);
 
 // Shared arrays of kernels are statics: they start every block with garbage.
 class SharedMemory {

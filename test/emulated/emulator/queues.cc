@@ -70,11 +70,11 @@ bool step() {
   return true;
 }
 
-// Runs work until `done`; other host threads may have to bring what a head waits for.
+// Runs work until `done`; other host threads may have to bring what a head waits for. After a failure nothing will be done.
 template <class Done>
 cudaError_t run_until(Done done) {
   std::unique_lock lock(mutex);
-  while (!done()) {
+  while (failed.empty() && !done()) {
     if (step()) continue;
     lock.unlock();
     sched_yield();

@@ -1,4 +1,5 @@
 // Enqueues every op in every dtype, at sizes of models and at the largest that are meant to work, on the runtime of runtime.cc.
+#include <cstdlib>
 #include <initializer_list>
 
 #include "cuda/allocator.h"
@@ -84,12 +85,15 @@ void heads(int64_t rows, int64_t heads, int64_t dim, int64_t skew) {
 
 void attention(int64_t rows, int64_t sequences, int64_t heads, int64_t kv_heads, int64_t dim, int64_t skew) {
   const int64_t wide = rows * heads * dim, narrow = rows * kv_heads * dim;
-  for (DType t : kFloating) {
-    auto q = [&] { return tensor(t, wide, skew); };
-    auto k = [&] { return tensor(t, narrow); };
-    const View cu = i32(sequences + 1);
-    enqueue(AttentionForward{q(), f32(rows * heads), q(), k(), k(), cu, cu, rows, rows, sequences, heads, kv_heads, dim, 0, 1});
-    enqueue(AttentionBackward{q(), k(), k(), q(), q(), q(), k(), k(), f32(rows * heads), cu, rows, sequences, heads, kv_heads, dim, 0, 1});
+  for (const char* kernels : {"hopper", "mma"}) {
+    setenv("RANKZERO_ATTENTION", kernels, 1);
+    for (DType t : kFloating) {
+      auto q = [&] { return tensor(t, wide, skew); };
+      auto k = [&] { return tensor(t, narrow); };
+      const View cu = i32(sequences + 1);
+      enqueue(AttentionForward{q(), f32(rows * heads), q(), k(), k(), cu, cu, rows, rows, sequences, heads, kv_heads, dim, 0, 1});
+      enqueue(AttentionBackward{q(), k(), k(), q(), q(), q(), k(), k(), f32(rows * heads), cu, rows, sequences, heads, kv_heads, dim, 0, 1});
+    }
   }
 }
 

@@ -119,8 +119,12 @@ static int nothing(Arguments...) {
 namespace rz::cuda {
 
 const Driver& driver() {
-  static const Driver none;
-  return none;
+  static const Driver table = [] {
+    Driver d;
+    d.cuTensorMapEncodeTiled = nothing;
+    return d;
+  }();
+  return table;
 }
 
 const CublasLt& cublaslt() {

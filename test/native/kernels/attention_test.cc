@@ -121,6 +121,13 @@ static void test_all() {
   test_attention(DType::BFloat16, {{70}, {70}, 1, 1, 128, 0}, true);
   test_attention(DType::Float16, {{40}, {40}, 2, 1, 72, 5}, true);
   test_attention(DType::BFloat16, {{20}, {20}, 1, 1, 256, 0}, true);
+  // Head sizes that Hopper has kernels for: more tiles than are in flight, of which some are seen whole and some not at all.
+  for (DType t : {DType::BFloat16, DType::Float16})
+    for (int64_t dim : {64, 96, 128}) {
+      if (t == DType::BFloat16) test_attention(t, {{300}, {300}, 2, 1, dim, 0}, true);
+      test_attention(t, {{3, 200, 0, 65}, {3, 200, 0, 65}, 2, 2, dim, 90}, true);
+      test_attention(t, {{2, 150}, {1, 290}, 4, 2, dim, 0}, true);
+    }
   if (device_under_test()) return;
   test_attention(DType::BFloat16, {{1100}, {1100}, 1, 1, 16, 0});
   // More keys than are kept packed.
