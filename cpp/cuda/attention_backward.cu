@@ -25,7 +25,7 @@ constexpr int kDeltaThreads = 256;
 
 // A warp for each row of each head: no row has more than 32 groups.
 template <class T>
-__global__ void attention_delta(Operands<T> at, AttentionShape a) {
+__global__ void delta_of_rows(Operands<T> at, AttentionShape a) {
   static_assert(kMostHeadDim <= kWarp * kGroup);
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kDeltaThreads + threadIdx.x) / kWarp;
   if (i >= a.q_rows * a.heads) return;  // whole warps only
@@ -308,19 +308,36 @@ void launch_plain(const AttentionBackward& op, const Operands<T>& at, const Atte
 
 }  // namespace
 
-void run(const AttentionBackward& op, CudaStream& stream) {
-  if (op.rows == 0) return;
-  const AttentionShape a = attention_shape(AttentionBackward::name, op.cu, op.cu, op.sequences, op.heads, op.kv_heads, op.head_dim, op.window,
-                                           op.rows, op.scale, op.dq, op.dk, op.dv, op.d_o, op.o, op.q, op.k, op.v);
-  const auto delta = stream.scratch(static_cast<size_t>(op.heads * op.rows) * sizeof(float));
+AttentionShape shape_of(const AttentionBackward& op) {
+  return attention_shape(AttentionBackward::name, op.cu, op.cu, op.sequences, op.heads, op.kv_heads, op.head_dim, op.window, op.rows, op.scale,
+                         op.dq, op.dk, op.dv, op.d_o, op.o, op.q, op.k, op.v);
+}
+
+template <class T>
+static Operands<T> operands(const AttentionBackward& op, float* delta) {
+  return {op.dq.as<T>(), op.dk.as<T>(), op.dv.as<T>(), op.d_o.as<T>(), op.o.as<T>(), op.q.as<T>(), op.k.as<T>(), op.v.as<T>(),
+          op.lse.as<float>(), delta};
+}
+
+void attention_delta(const AttentionBackward& op, float* delta, CudaStream& stream) {
+  const int64_t blocks = ceil_div(op.rows * op.heads, kDeltaThreads / kWarp);
   with_floating(op.q.dtype, [&](auto t) {
     using T = decltype(t);
-    const Operands<T> at{op.dq.as<T>(), op.dk.as<T>(), op.dv.as<T>(), op.d_o.as<T>(), op.o.as<T>(), op.q.as<T>(), op.k.as<T>(),
-                         op.v.as<T>(), op.lse.as<float>(), static_cast<float*>(delta->data())};
-    const int64_t delta_blocks = ceil_div(op.rows * op.heads, kDeltaThreads / kWarp);
-    launch(attention_delta<T>, attention_blocks(AttentionBackward::name, delta_blocks, 1), kDeltaThreads, 0, stream, at, a);
+    launch(delta_of_rows<T>, attention_blocks(AttentionBackward::name, blocks, 1), kDeltaThreads, 0, stream, operands<T>(op, delta), shape_of(op));
+  });
+}
+
+void run(const AttentionBackward& op, CudaStream& stream) {
+  if (op.rows == 0) return;
+  const AttentionShape a = shape_of(op);
+  const auto scratch = stream.scratch(static_cast<size_t>(op.heads * op.rows) * sizeof(float));
+  auto* delta = static_cast<float*>(scratch->data());
+  attention_delta(op, delta, stream);
+  with_floating(op.q.dtype, [&](auto t) {
+    using T = decltype(t);
+    const Operands<T> at = operands<T>(op, delta);
     if constexpr (sizeof(T) == 2) {
-      if (suits_hopper(a, op.rows, stream)) return run_hopper(op, a, static_cast<const float*>(delta->data()), stream);
+      if (suits_hopper(a, op.q.dtype, op.rows, stream)) return run_hopper(op, a, delta, stream);
       if (a.aligned && a.dim <= 64) return launch_backward<T, 64, 64, 64, 64>(op, at, a, stream);
       if (a.aligned && a.dim <= 96) return launch_backward<T, 96, 96, 64, 64>(op, at, a, stream);
       if (a.aligned && a.dim <= 128) return launch_backward<T, 128, 128, 32, 64>(op, at, a, stream);

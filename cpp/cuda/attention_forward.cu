@@ -176,14 +176,18 @@ void launch_plain(const AttentionForward& op, const AttentionShape& a, CudaStrea
 
 }  // namespace
 
+AttentionShape shape_of(const AttentionForward& op) {
+  return attention_shape(AttentionForward::name, op.cu_q, op.cu_k, op.sequences, op.heads, op.kv_heads, op.head_dim, op.window, op.q_rows, op.scale,
+                         op.o, op.q, op.k, op.v);
+}
+
 void run(const AttentionForward& op, CudaStream& stream) {
   if (op.q_rows == 0) return;
-  const AttentionShape a = attention_shape(AttentionForward::name, op.cu_q, op.cu_k, op.sequences, op.heads, op.kv_heads, op.head_dim,
-                                           op.window, op.q_rows, op.scale, op.o, op.q, op.k, op.v);
+  const AttentionShape a = shape_of(op);
   with_floating(op.q.dtype, [&](auto t) {
     using T = decltype(t);
     if constexpr (sizeof(T) == 2) {
-      if (suits_hopper(a, op.k_rows, stream)) return run_hopper(op, a, stream);
+      if (suits_hopper(a, op.q.dtype, op.k_rows, stream)) return run_hopper(op, a, stream);
       if (a.aligned && a.dim <= 64) return launch_forward<T, 64, 2, 4, 64, 64, true>(op, a, stream);
       if (a.aligned && a.dim <= 96) return launch_forward<T, 96, 2, 4, 64, 64, false>(op, a, stream);
       if (a.aligned && a.dim <= 128) return launch_forward<T, 128, 2, 4, 64, 32, false>(op, a, stream);

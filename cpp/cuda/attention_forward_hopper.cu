@@ -1,8 +1,5 @@
 // Flash attention forward on Hopper. While a consumer's scores become probabilities, its product of the probabilities before
 // them is under way, and the scores of the other consumers.
-#include <cstdlib>
-#include <string_view>
-
 #include "cuda/attention_hopper.h"
 #include "cuda/attention_softmax.h"
 #include "cuda/launch.h"
@@ -131,12 +128,6 @@ void launch_forward(const AttentionForward& op, const AttentionShape& a, CudaStr
 }
 
 }  // namespace
-
-bool suits_hopper(const AttentionShape& a, int64_t k_rows, CudaStream& stream) {
-  const char* wanted = std::getenv("RANKZERO_ATTENTION");
-  if (wanted && std::string_view(wanted) == "mma") return false;
-  return a.aligned && (a.dim == 64 || a.dim == 96 || a.dim == 128) && k_rows > 0 && has_hopper(stream.context().properties());
-}
 
 void run_hopper(const AttentionForward& op, const AttentionShape& a, CudaStream& stream) {
   if (op.q.dtype == DType::BFloat16) launch_forward<bf16>(op, a, stream);

@@ -9,10 +9,14 @@ namespace rz::cuda {
 
 class CudaStream;
 
-// Whether the kernels can run here, the sizes suit them (head_dim 64, 96 or 128) and RANKZERO_ATTENTION does not ask for mma.
-bool suits_hopper(const AttentionShape& shape, int64_t k_rows, CudaStream& stream);
-void run_hopper(const AttentionForward& op, const AttentionShape& shape, CudaStream& stream);
+// Whether the kernels can run here, the sizes suit them (head_dim 64, 96 or 128), and a trial has shown that they are right.
+// RANKZERO_ATTENTION: "mma": never; "hopper": without a trial.
+bool suits_hopper(const AttentionShape& shape, DType dtype, int64_t k_rows, CudaStream& stream);
+AttentionShape shape_of(const AttentionForward& op);
+AttentionShape shape_of(const AttentionBackward& op);
 // delta (heads, rows): Σ do ∘ o of each row.
+void attention_delta(const AttentionBackward& op, float* delta, CudaStream& stream);
+void run_hopper(const AttentionForward& op, const AttentionShape& shape, CudaStream& stream);
 void run_hopper(const AttentionBackward& op, const AttentionShape& shape, const float* delta, CudaStream& stream);
 
 // ---- tiles ----

@@ -1,5 +1,6 @@
 // Every op that the device has, by the op table: an op without cases is a failure, so that a new one cannot be forgotten.
 import { native } from '../native.ts';
+import { attentionKernels, withAttention } from './attention.ts';
 import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
 import { lossCases } from './cases/losses.ts';
@@ -26,17 +27,28 @@ export async function opUnits(options: PartOptions): Promise<Unit[]> {
     }),
   };
   const known = onDevice.filter((op) => Object.hasOwn(cases, op));
-  return [table, ...known.map((op) => ({ name: op, run: () => checkOp(op, options) }))];
+  const attention = known.filter((op) => op.startsWith('attention_'));
+  return [
+    table,
+    ...known.map((op) => ({ name: op, run: () => checkOp(op, op, options) })),
+    ...attention.flatMap((op) => attentionKernels.map((kernels) => checkAttention(op, kernels, options))),
+  ];
 }
 
-function checkOp(op: string, { seed, size }: PartOptions): UnitResult {
+/** Of each kind of its kernels, at aligned addresses, which tensor cores want. */
+function checkAttention(op: string, kernels: string, options: PartOptions): Unit {
+  const name = `${op} ${kernels}`;
+  return { name, run: () => withAttention(kernels, () => checkOp(op, name, options, true)) };
+}
+
+function checkOp(op: string, unit: string, { seed, size }: PartOptions, aligned = false): UnitResult {
   const draw = new Draw(seed, op, size);
   const errors: Record<string, number> = {};
   const failures: string[] = [];
   let count = 0;
   for (const each of cases[op]!(draw)) {
     // Off alignment every other time: 1 to 7 elements.
-    const shift = count % 2 === 0 ? 0 : draw.integers(1, 1, 8)[0]!;
+    const shift = aligned || count % 2 === 0 ? 0 : draw.integers(1, 1, 8)[0]!;
     count++;
     try {
       const { dtype, error, failure } = checkCase(op, each, shift);
@@ -46,10 +58,10 @@ function checkOp(op: string, { seed, size }: PartOptions): UnitResult {
     } catch (error) {
       failures.push(`${each.label}: ${(error as Error).message}`);
       if (isDeviceLost(error))
-        throw Object.assign(error as Error, { result: { unit: op, cases: count, errors, failures } });
+        throw Object.assign(error as Error, { result: { unit, cases: count, errors, failures } });
     }
     if (failures.length >= mostFailures) break;
   }
   if (count === 0) failures.push('no case was run');
-  return { unit: op, cases: count, errors, failures };
+  return { unit, cases: count, errors, failures };
 }

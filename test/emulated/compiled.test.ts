@@ -55,7 +55,7 @@ const wide: [pattern: string, loads: number, stores: number][] = [
   ['cross_entropy_rows<float, true>', 4, 2],
   ['vocab_stats<true>', 2, 0],
   ['vocab_cross_entropy_rows<.*, true>', 2, 1],
-  ['attention_delta<.*>', 2, 0],
+  ['delta_of_rows<.*>', 2, 0],
   ['add_pairs<.*>', 2, 1],
   ['weighted_swiglu_backward<.*>', 4, 3],
 ];

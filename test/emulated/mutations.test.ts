@@ -194,11 +194,28 @@ describe.skipIf(!available)('a program without', () => {
       let text = '';
       // A few orders: the one in which nothing happens to go wrong proves nothing.
       for (const seed of seeds) {
-        const { stdout, stderr, code } = await run(program, ['--cuda', mutation.tests], environment(seed), 60_000);
+        // A trial of the kernels for Hopper would leave wrong ones aside.
+        const env = environment(seed, { RANKZERO_ATTENTION: 'hopper' });
+        const { stdout, stderr, code } = await run(program, ['--cuda', mutation.tests], env, 60_000);
         text += stdout + stderr;
         if (code !== 0) break;
       }
       expect(text).toMatch(mutation.seen);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  });
+
+  it('a right stride of a tile leaves the kernels for Hopper aside, and says so', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'rankzero-mutant-'));
+    try {
+      const program = buildMutant(mutations.find(({ what }) => what.startsWith('the stride of a tile'))!, folder);
+      const { stdout, stderr, code } = await run(program, ['--cuda', 'attention'], environment(1));
+      expect(stdout).toMatch(/^ok \d+ checks, device cuda/m);
+      expect(stderr).toMatch(
+        /^rankzero: attention for Hopper \(head size 64\) differs by [\d.]+ from the kernels for all/m,
+      );
+      expect(code).toBe(0);
     } finally {
       rmSync(folder, { recursive: true, force: true });
     }

@@ -1,5 +1,6 @@
 // Attention, causal, by head size and length: the arithmetic of the visible pairs, two products forward and five backward.
 import { native } from '../../native.ts';
+import { attentionKernels, withAttention } from '../attention.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
 import { withOperands } from './operands.ts';
 import { medianTime } from './timing.ts';
@@ -36,8 +37,15 @@ function shapesOf(size: PartOptions['size']): Shape[] {
 const nameOf = ({ headDim, heads, kvHeads, length, sequences, window }: Shape): string =>
   `heads ${heads}/${kvHeads}×${headDim}, ${sequences}×${length}${window ? `, window ${window}` : ''}`;
 
+const kernelsFor = ({ headDim }: Shape): readonly string[] => (headDim > 128 ? ['mma'] : attentionKernels);
+
 export async function attentionUnits(options: PartOptions): Promise<Unit[]> {
-  return shapesOf(options.size).map((shape) => ({ name: nameOf(shape), run: () => measure(shape, options) }));
+  return shapesOf(options.size).flatMap((shape) =>
+    kernelsFor(shape).map((kernels) => {
+      const name = `${nameOf(shape)}, ${kernels}`;
+      return { name, run: () => withAttention(kernels, () => measure(shape, name, options)) };
+    }),
+  );
 }
 
 function visiblePairs({ length, sequences, window }: Shape): number {
@@ -45,12 +53,11 @@ function visiblePairs({ length, sequences, window }: Shape): number {
   return sequences * ((seen * (seen + 1)) / 2 + (length - seen) * seen);
 }
 
-function measure(shape: Shape, { seed, size, peak }: PartOptions): UnitResult {
+function measure(shape: Shape, unit: string, { seed, size, peak }: PartOptions): UnitResult {
   const { headDim, heads, kvHeads, length, sequences, window } = shape;
   const rows = length * sequences;
   const samples = size === 'small' ? 2 : 15;
   const flops = 4 * visiblePairs(shape) * heads * headDim;
-  const unit = nameOf(shape);
   return withOperands(seed, (o) => {
     const [wide, narrow] = [rows * heads * headDim, rows * kvHeads * headDim];
     const [q, k, v, dO] = [o.normal(wide), o.normal(narrow), o.normal(narrow), o.normal(wide)];

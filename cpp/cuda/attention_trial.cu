@@ -1,0 +1,116 @@
+// The kernels for Hopper against the others, once in a process for each dtype and head size, before their results are used: they
+// were written without such a device at hand, and wrong numbers are worse than slow ones.
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string_view>
+#include <vector>
+
+#include "cuda/attention_hopper.h"
+#include "cuda/check.h"
+#include "ops/elementwise.h"
+#include "ops/random.h"
+
+namespace rz::cuda {
+namespace {
+
+constexpr int64_t kRows = 200, kFirst = 3, kHeads = 2, kKvHeads = 1, kSequences = 2;  // two sequences, the second of several tiles
+constexpr double kTolerance = 2e-2;
+
+// What the operands and the results of a trial take, one after the other.
+class Trial {
+ public:
+  Trial(DType dtype, int64_t dim, CudaStream& stream) : dtype_(dtype), dim_(dim), stream_(stream), memory_(stream.scratch(kBytes)) {
+    for (View* wide : {&q_, &d_o_, &o_, &dq_}) *wide = take(dtype, kRows * kHeads * dim);
+    for (View* narrow : {&k_, &v_, &dk_, &dv_}) *narrow = take(dtype, kRows * kKvHeads * dim);
+    lse_ = take(DType::Float32, kHeads * kRows), delta_ = take(DType::Float32, kHeads * kRows), cu_ = take(DType::Int32, kSequences + 1);
+    uint64_t seed = 0;
+    for (const View& x : {q_, k_, v_, d_o_}) run(RandomFill{x, ++seed, 0, 0, true, 0, 1}, stream);
+    for (int64_t i = 0; i <= kSequences; ++i)
+      run(Fill{{cu_.as<int32_t>() + i, DType::Int32, 1}, i == 0 ? 0.0 : i == 1 ? static_cast<double>(kFirst) : static_cast<double>(kRows)}, stream);
+  }
+
+  // While a trial runs, run() takes the other kernels.
+  std::vector<float> results(bool hopper) {
+    const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(dim_)));
+    for (const View& x : {o_, dq_, dk_, dv_, lse_}) run(Fill{x, NAN}, stream_);
+    const AttentionForward forward{o_, lse_, q_, k_, v_, cu_, cu_, kRows, kRows, kSequences, kHeads, kKvHeads, dim_, 0, scale};
+    const AttentionBackward backward{dq_, dk_, dv_, d_o_, o_, q_, k_, v_, lse_, cu_, kRows, kSequences, kHeads, kKvHeads, dim_, 0, scale};
+    if (hopper) {
+      run_hopper(forward, shape_of(forward), stream_);
+      attention_delta(backward, delta_.as<float>(), stream_);
+      run_hopper(backward, shape_of(backward), delta_.as<float>(), stream_);
+    } else {
+      run(forward, stream_);
+      run(backward, stream_);
+    }
+    std::vector<float> all;
+    for (const View& x : {o_, dq_, dk_, dv_}) append(all, x);
+    return all;
+  }
+
+ private:
+  static constexpr size_t kBytes = size_t{1} << 20;
+
+  View take(DType dtype, int64_t numel) {
+    const View view{static_cast<char*>(memory_->data()) + taken_, dtype, numel};
+    taken_ += static_cast<size_t>(numel) * size_of(dtype) / 512 * 512 + 512;
+    if (taken_ > kBytes) fail("ERR_CUDA", "a trial of attention takes more memory than it has");
+    return view;
+  }
+
+  void append(std::vector<float>& all, const View& x) {
+    std::vector<uint16_t> bits(static_cast<size_t>(x.numel));
+    check(cudaMemcpyAsync(bits.data(), x.data, bits.size() * 2, cudaMemcpyDeviceToHost, stream_.handle()), "copying results of a trial");
+    check(cudaStreamSynchronize(stream_.handle()), "attention for Hopper failed on this device (RANKZERO_ATTENTION=mma does without)");
+    for (uint16_t value : bits) all.push_back(dtype_ == DType::BFloat16 ? to_float(bf16{value}) : to_float(f16{value}));
+  }
+
+  DType dtype_;
+  int64_t dim_;
+  CudaStream& stream_;
+  std::shared_ptr<Storage> memory_;
+  size_t taken_ = 0;
+  View q_, d_o_, o_, dq_, k_, v_, dk_, dv_, lse_, delta_, cu_;
+};
+
+double distance(const std::vector<float>& a, const std::vector<float>& b) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+    norm += static_cast<double>(b[i]) * b[i];
+  }
+  return std::sqrt(difference / norm);
+}
+
+enum class Verdict { Unknown, Trying, Equal, Different };
+
+}  // namespace
+
+// Ops are launched by one thread, which a trial blocks.
+static bool equal_in_trial(DType dtype, int64_t dim, CudaStream& stream) {
+  static std::array<Verdict, 6> verdicts{};
+  Verdict& verdict = verdicts[(dtype == DType::BFloat16 ? 0 : 3) + static_cast<size_t>(dim / 32 - 2)];
+  if (verdict == Verdict::Unknown) {
+    verdict = Verdict::Trying;
+    Trial trial(dtype, dim, stream);
+    const double apart = distance(trial.results(true), trial.results(false));
+    verdict = apart <= kTolerance ? Verdict::Equal : Verdict::Different;  // NaN is different
+    if (verdict == Verdict::Different)
+      std::fprintf(stderr, "rankzero: attention for Hopper (head size %d) differs by %.2g from the kernels for all devices, which are used instead\n",
+                   static_cast<int>(dim), apart);
+  }
+  return verdict == Verdict::Equal;
+}
+
+bool suits_hopper(const AttentionShape& a, DType dtype, int64_t k_rows, CudaStream& stream) {
+  const char* variable = std::getenv("RANKZERO_ATTENTION");
+  const std::string_view wanted = variable ? variable : "";
+  if (!wanted.empty() && wanted != "mma" && wanted != "hopper") fail("ERR_ARGUMENT", "RANKZERO_ATTENTION must be mma or hopper but is ", wanted);
+  if (wanted == "mma" || !a.aligned || (a.dim != 64 && a.dim != 96 && a.dim != 128) || k_rows == 0 || !has_hopper(stream.context().properties()))
+    return false;
+  return wanted == "hopper" || equal_in_trial(dtype, a.dim, stream);
+}
+
+}  // namespace rz::cuda
