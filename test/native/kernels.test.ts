@@ -40,6 +40,16 @@ describe('kernels', () => {
     for (const [, setting, checks] of runs) expect(Number(checks), setting).toBeGreaterThan(900);
   }, 600_000);
 
+  it('are given the same inputs whatever ran before', () => {
+    const lines = command(program, '--here', '', 'v').split('\n');
+    for (const file of ['norm_rope', 'moe']) {
+      const own = command(program, '--here', file, 'v').trim().split('\n').slice(0, -1);
+      expect(own.length).toBeGreaterThan(200);
+      const at = lines.indexOf(own[0]!);
+      expect(lines.slice(at, at + own.length)).toEqual(own);
+    }
+  }, 600_000);
+
   it('leave exactly one addon to load', () => {
     expect(readdirSync(join(build, 'Release')).filter((name) => name.endsWith('.node'))).toEqual(['rankzero.node']);
   });

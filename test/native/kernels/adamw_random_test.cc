@@ -6,6 +6,7 @@
 #include "ops/random.h"
 
 static void test_adamw(DType pt, DType gt, bool segmented) {
+  const std::string name = begin(label("adamw", pt, {segmented}) + " " + rz::name_of(gt));
   const int64_t n = 10003;
   Buffer p = random_buffer(pt, n), m(DType::Float32, Values(n)), v(DType::Float32, Values(n));
   Buffer segments(DType::Int64, Values{3, 10, 10, 500, 800, 10003}), factor(DType::Float32, Values{0.25});
@@ -27,7 +28,6 @@ static void test_adamw(DType pt, DType gt, bool segmented) {
     execute(rz::AdamW{p.view(), g.view(), m.view(), v.view(), segmented ? segments.view() : View{}, factor.view(),
                            copies ? copy.view() : View{}, lr, b1, b2, eps, wd, step});
   }
-  std::string name = label("adamw", pt, {segmented}) + " " + rz::name_of(gt);
   expect_close(name, p.values(), pv, pt == DType::Float32 ? 1e-6 : 1e-2);
   if (copies) report(name + ": the copy is the rounded parameter", copy.same_bits(Buffer(DType::BFloat16, p.values())));
   expect_close(name + " exp_avg", m.values(), mv, 1e-6);

@@ -28,6 +28,8 @@ static void test_attention(DType t, const Case& c, bool aligned = false) {
   auto q_rows = static_cast<int64_t>(cu_q.back()), k_rows = static_cast<int64_t>(cu_k.back());
   auto sequences = static_cast<int64_t>(c.q_lengths.size());
   int64_t H = c.heads, K = c.kv_heads, D = c.dim;
+  auto longest = *std::max_element(c.q_lengths.begin(), c.q_lengths.end());
+  const std::string name = begin(label(aligned ? "attention, aligned," : "attention", t, {sequences, longest, H, K, D, c.window}));
   const float scale = static_cast<float>(1.5 / std::sqrt(static_cast<double>(D)));
   auto place = [&](const Buffer& b) { return aligned ? aligned_copy(b) : b; };
   Buffer q = place(random_buffer(t, q_rows * H * D)), k = place(random_buffer(t, k_rows * K * D));
@@ -70,8 +72,6 @@ static void test_attention(DType t, const Case& c, bool aligned = false) {
           }
       }
 
-  auto longest = *std::max_element(c.q_lengths.begin(), c.q_lengths.end());
-  std::string name = label(aligned ? "attention, aligned," : "attention", t, {sequences, longest, H, K, D, c.window});
   rz::AttentionForward forward{o.view(), lse.view(), q.view(),  k.view(), v.view(), bq.view(), bk.view(),
                                q_rows,   k_rows,     sequences, H,        K,        D,         c.window, scale};
   execute(forward);

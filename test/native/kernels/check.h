@@ -87,14 +87,13 @@ class Buffer {
   }
   DType type;
   int64_t numel;
+  static void forget_made() { made_ = 0; }
 
  private:
+  inline static int made_ = 0;
 #ifdef __SANITIZE_ADDRESS__
   static constexpr int64_t kGuard = 0;
-  static int64_t next_shift() {
-    static int made = 0;
-    return made++ % 3 == 0;
-  }
+  static int64_t next_shift() { return made_++ % 3 == 0; }
 #else
   static constexpr int64_t kGuard = 64;
   static int64_t next_shift() { return 0; }
@@ -113,12 +112,16 @@ inline Buffer::~Buffer() {
   if (!intact) report("guard bytes", false);
 }
 
-inline Values random_values(int64_t n, double std = 1.0, uint32_t seed = 0) {
-  static uint32_t next = 1;
-  std::mt19937 generator(seed ? seed : next++);
+// A test begins: its inputs, and where they lie, follow from its name alone, whatever ran before. Returns the name.
+// RANKZERO_TEST_SEED gives it others.
+std::string begin(const std::string& name);
+
+std::mt19937& random_source();
+
+inline Values random_values(int64_t n, double std = 1.0) {
   std::normal_distribution<double> normal(0.0, std);
   Values v(n);
-  for (double& x : v) x = normal(generator);
+  for (double& x : v) x = normal(random_source());
   return v;
 }
 

@@ -7,6 +7,7 @@ enum class Labels { All, Some, None };
 
 static void test_fused(DType t, DType wide, int64_t rows, int64_t dim, int64_t vocab, Labels which, double denominator,
                        bool accumulate) {
+  const std::string name = begin(label("linear_cross_entropy", t, {rows, dim, vocab, static_cast<int64_t>(which)}));
   Buffer x = random_buffer(t, rows * dim), w = random_buffer(t, vocab * dim, 0.2);
   Values ids(rows, -100), xv = x.values(), wv = w.values();
   int64_t count = 0;
@@ -35,7 +36,6 @@ static void test_fused(DType t, DType wide, int64_t rows, int64_t dim, int64_t v
     }
   }
   loss_want[0] /= divisor;
-  std::string name = label("linear_cross_entropy", t, {rows, dim, vocab, static_cast<int64_t>(which)});
   rz::LinearCrossEntropy op{loss.view(), dx.view(), dw.view(), x.view(), w.view(), labels.view(),
                             rows,        dim,       vocab,     denominator, accumulate};
   execute(op);
@@ -49,6 +49,7 @@ static void test_fused(DType t, DType wide, int64_t rows, int64_t dim, int64_t v
 }
 
 static void test_logits(int64_t rows, int64_t vocab) {
+  const std::string name = begin(label("cross_entropy", DType::Float32, {rows, vocab}));
   Buffer logits = random_buffer(DType::Float32, rows * vocab, 4.0), d(DType::Float32, rows * vocab), loss(DType::Float32, 1);
   Values ids(rows), v = logits.values(), want(rows * vocab);
   double sum_want = 0, count = 0;
@@ -62,14 +63,15 @@ static void test_logits(int64_t rows, int64_t vocab) {
   }
   Buffer labels(DType::Int64, ids);
   execute(rz::CrossEntropy{loss.view(), d.view(), logits.view(), labels.view(), rows, vocab, 0});
-  expect_close(label("cross_entropy", DType::Float32, {rows, vocab}), loss.values(), {sum_want / count}, 1e-6);
-  expect_close(label("cross_entropy d", DType::Float32, {rows, vocab}), d, want);
+  expect_close(name, loss.values(), {sum_want / count}, 1e-6);
+  expect_close(name + " d", d, want);
   report("cross_entropy keeps the logits", logits.values() == v);
 }
 
 // Several ranks' parts of one vocabulary against the whole of it, in chunks of rows as the ranks do.
 static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t ranks, int64_t part, double denominator,
                        double spread) {
+  const std::string name = begin(label("vocab_cross_entropy", gradient, {rows, words, ranks, part}));
   const int64_t chunk = 8;
   Values ids(rows), logits = Buffer(DType::Float32, random_values(rows * words, spread)).values(), want(rows * ranks * part);
   double count = 0, loss_want = 0;
@@ -85,7 +87,6 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
     loss_want += (std::log(sum) + top - row[static_cast<int64_t>(ids[r])]) / divisor;
   }
   Buffer labels(DType::Int64, ids);
-  std::string name = label("vocab_cross_entropy", gradient, {rows, words, ranks, part});
   std::vector<Buffer> losses(static_cast<size_t>(ranks), Buffer(DType::Float32, 1));
   Values got(want.size()), separate(want.size());
   bool kept = true, alone = true, stats_right = true;

@@ -7,9 +7,10 @@ static const DType kFloating[] = {DType::Float32, DType::BFloat16, DType::Float1
 static void test_moves() {
   for (DType to : kFloating)
     for (DType from : kFloating) {
+      const std::string name = begin(label("copy", to, {}) + " from " + rz::name_of(from));
       Buffer x = random_buffer(from, 1037), y(to, 1037);
       execute(rz::Copy{y.view(), x.view()});
-      report(label("copy", to, {}) + " from " + rz::name_of(from), y.values() == Buffer(to, x.values()).values());
+      report(name, y.values() == Buffer(to, x.values()).values());
       for (DType third : kFloating) {
         Buffer b = random_buffer(third, 1037), s(to, 1037);
         Values want = x.values(), right = b.values();
@@ -58,6 +59,7 @@ static void test_copy_rows() {
   for (DType to : kFloating)
     for (DType from : kFloating)
       for (auto [rows, cols] : {std::pair<int64_t, int64_t>{1, 1}, {7, 33}, {40, 1500}, {5, 0}, {0, 5}}) {
+        const std::string name = begin(label("copy_rows", to, {rows, cols}) + " from " + rz::name_of(from));
         const int64_t d_pitch = cols + 3, s_pitch = cols + 5, d_offset = 2, s_offset = 7;
         Buffer dst = random_buffer(to, d_offset + rows * d_pitch), src = random_buffer(from, s_offset + rows * s_pitch);
         Values want = dst.values(), moved = Buffer(to, src.values()).values();
@@ -65,8 +67,8 @@ static void test_copy_rows() {
           for (int64_t c = 0; c < cols; ++c) want[d_offset + r * d_pitch + c] = moved[s_offset + r * s_pitch + c];
         rz::CopyRows op{dst.view(), src.view(), rows, cols, d_offset, d_pitch, s_offset, s_pitch};
         op.check();
-        expect_thread_independent(label("copy_rows", to, {rows, cols}), dst, [&] { execute(op); });
-        report(label("copy_rows", to, {rows, cols}) + " from " + rz::name_of(from), dst.values() == want);
+        expect_thread_independent(name, dst, [&] { execute(op); });
+        report(name, dst.values() == want);
       }
   Buffer ids(DType::Int64, Values{1, 2, 3, 4, 5, 6}), out(DType::Int64, Values(4));
   execute(rz::CopyRows{out.view(), ids.view(), 2, 2, 0, 2, 1, 3});
@@ -88,13 +90,13 @@ static void test_copy_rows() {
 
 static void test_reductions() {
   for (DType t : kFloating) {
+    const std::string name = begin(label("sum_squares", t, {}));
     Buffer x = random_buffer(t, 100003), out(DType::Float32, Values{2.0});
     double want = 2.0;
     for (double v : x.values()) want += v * v;
     execute(rz::SumSquares{out.view(), x.view(), true});
-    expect_close(label("sum_squares", t, {}), out.values(), {want}, 1e-7);
-    expect_thread_independent(label("sum_squares", t, {}), out,
-                              [&] { execute(rz::SumSquares{out.view(), x.view(), false}); });
+    expect_close(name, out.values(), {want}, 1e-7);
+    expect_thread_independent(name, out, [&] { execute(rz::SumSquares{out.view(), x.view(), false}); });
   }
   Buffer norm(DType::Float32, 1), factor(DType::Float32, 1), sum(DType::Float32, Values{16.0});
   execute(rz::ClipFactor{norm.view(), factor.view(), sum.view(), 1.0f});
@@ -106,6 +108,7 @@ static void test_reductions() {
 static void test_activations() {
   for (DType t : kFloating) {
     for (int64_t n : {1, 15, 1037}) {
+      begin(label("activations", t, {n}));
       Values wide = random_values(n, 3.0);
       if (n > 1000)
         for (int64_t i = 0; i < 200; ++i) wide[i] = -100.0 + static_cast<double>(i);

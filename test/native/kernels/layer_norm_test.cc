@@ -3,6 +3,7 @@
 
 // `offset`: how far the rows are from zero, in standard deviations; the variance must not lose digits to it.
 static void test_layer_norm(DType t, DType wide, int64_t rows, int64_t dim, double offset) {
+  const std::string name = begin(label("layer_norm", t, {rows, dim, static_cast<int64_t>(offset)}));
   Values values = random_values(rows * dim);
   for (int64_t i = 0; i < rows * dim; ++i) values[i] += offset * (1 + static_cast<double>(i / dim % 3));
   Buffer x(t, values), w = random_buffer(t, dim), b = random_buffer(t, dim), dy = random_buffer(t, rows * dim);
@@ -30,7 +31,6 @@ static void test_layer_norm(DType t, DType wide, int64_t rows, int64_t dim, doub
       dx_terms += std::pow(scale * dr[i] * wv[i], 2);
     }
   }
-  std::string name = label("layer_norm", t, {rows, dim, static_cast<int64_t>(offset)});
   rz::LayerNormForward forward{y.view(), mean.view(), rstd.view(), x.view(), w.view(), b.view(), rows, dim, 1e-5f};
   execute(forward);
   expect_close(name, y, y_want);

@@ -12,10 +12,10 @@ static Values product(int64_t m, int64_t n, int64_t k, A a, B b) {
 }
 
 static void test_linear(DType t, DType wide, int64_t rows, int64_t in, int64_t out, bool bias) {
+  const std::string name = begin(label("linear", t, {rows, in, out}) + " to " + rz::name_of(wide));
   Buffer x = random_buffer(t, rows * in), w = random_buffer(t, out * in, 0.1), b = random_buffer(t, out);
   Buffer dy = random_buffer(t, rows * out), y(wide, rows * out);
   Values xv = x.values(), wv = w.values(), bv = b.values(), dyv = dy.values();
-  std::string name = label("linear", t, {rows, in, out}) + " to " + rz::name_of(wide);
 
   auto y_want = product(rows, out, in, [&](auto i, auto p) { return xv[i * in + p]; },
                         [&](auto p, auto j) { return wv[j * in + p]; });

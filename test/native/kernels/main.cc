@@ -1,5 +1,6 @@
-// Runs every kernel test under each instruction set, and with oneDNN held to AVX2, by starting itself again. With --cuda: once,
-// every op on the device that has it; --cuda NAME: of files whose name has NAME in it.
+// Runs every kernel test under each instruction set, and with oneDNN held to AVX2, by starting itself again. With --here: once;
+// with --cuda: once, every op on the device that has it. --here NAME, --cuda NAME: of files whose name has NAME in it; a third
+// argument shows every check.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,6 +31,20 @@ void report(const std::string& name, bool ok, const std::string& detail) {
   if (!ok || verbose) std::printf("%s %s  %s\n", ok ? "ok" : "FAIL", name.c_str(), detail.c_str());
 }
 
+std::mt19937& random_source() {
+  static std::mt19937 source;
+  return source;
+}
+
+std::string begin(const std::string& name) {
+  const char* seed = std::getenv("RANKZERO_TEST_SEED");
+  uint32_t hash = 0x811c9dc5;
+  for (char c : name + (seed ? seed : "")) hash = (hash ^ static_cast<uint8_t>(c)) * 0x01000193;
+  random_source().seed(hash);
+  Buffer::forget_made();
+  return name;
+}
+
 void expect_thread_independent(const std::string& name, Buffer& out, const std::function<void()>& run) {
   Buffer start = out;
   rz::cpu::set_num_threads(1);
@@ -46,26 +61,27 @@ static rz::Runtime* runtime = nullptr;
 rz::Runtime* runtime_under_test() { return runtime; }
 rz::Stream* device_under_test() { return runtime ? runtime->compute(rz::Device::Cuda) : nullptr; }
 
-static int run_here(const char* where, const char* only = "") {
+static int run_here(const char* where, const char* only) {
   rz::cpu::set_num_threads(1);
   for (const Registered& test : tests())
-    if (test.file.find(only) != std::string::npos) test.run();
+    if (test.file.find(only) != std::string::npos) {
+      begin(test.file);
+      test.run();
+    }
   std::printf("%s %d checks, %s, oneDNN %s\n", failures ? "FAIL" : "ok", checks, where, rz::cpu::dnnl_version());
   return failures != 0;
 }
 
 int main(int argc, char** argv) {
+  const char* only = argc > 2 ? argv[2] : "";
+  verbose = argc > 3;
   if (argc > 1 && !std::strcmp(argv[1], "--cuda")) {
-    verbose = argc > 3;
     rz::Runtime here;
     runtime = &here;
     device_under_test();  // an error of opening it is one of the program
-    return run_here("device cuda", argc > 2 ? argv[2] : "");
+    return run_here("device cuda", only);
   }
-  if (argc > 1 && !std::strcmp(argv[1], "--here")) {
-    verbose = argc > 2;
-    return run_here((std::string("isa ") + rz::cpu::isa_name()).c_str());
-  }
+  if (argc > 1 && !std::strcmp(argv[1], "--here")) return run_here((std::string("isa ") + rz::cpu::isa_name()).c_str(), only);
   const char* settings[][2] = {{"RANKZERO_ISA", ""},
                                {"RANKZERO_ISA", "avx512"},
                                {"RANKZERO_ISA", "avx2"},
