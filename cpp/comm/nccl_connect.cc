@@ -1,4 +1,6 @@
 // How the ranks of a group get a communicator: the first makes an id, the host's collectives carry it to the others.
+#include <cuda_runtime_api.h>
+
 #include <atomic>
 #include <cstring>
 #include <thread>
@@ -9,28 +11,39 @@
 namespace rz::comm {
 namespace {
 
-// The call blocks until all ranks have made it, so it has a thread of its own: this one notices when one of them dies.
+// The call blocks until all ranks have made it, so it has a thread of its own: the caller notices when one of them dies, and
+// gives up. The thread may live on then, in the call, longer than the group and the device: what it uses is its own.
 struct Connecting {
-  std::atomic<bool> done{false};
+  enum State { kRunning, kDone, kGivenUp };
+  std::atomic<State> state{kRunning};
   nccl::Comm comm = nullptr;
-  int result = 0;
+  int result = 1;
+
+  // Whoever is second to say so ends the communicator that nobody wants.
+  void change(State to) {
+    const State before = state.exchange(to, std::memory_order_acq_rel);
+    if (before != kRunning && result == 0) nccl_api().CommAbort(comm);
+  }
 };
 
-nccl::Comm connect(ProcessGroup& group, JobState& state, const nccl::UniqueId& id, cuda::Context& device) {
+void run(Connecting& connecting, const nccl::UniqueId& id, int rank, int size, int device) {
+  if (cudaSetDevice(device) == cudaSuccess && connecting.state.load() == Connecting::kRunning)
+    connecting.result = nccl_api().CommInitRank(&connecting.comm, size, id, rank);
+  connecting.change(Connecting::kDone);
+}
+
+nccl::Comm connect(ProcessGroup& group, JobState& state, const nccl::UniqueId& id, int device) {
   auto connecting = std::make_shared<Connecting>();
   const int rank = group.rank(), size = group.size();
-  std::thread([connecting, id, rank, size, &device] {
-    try {
-      device.bind();
-      connecting->result = nccl_api().CommInitRank(&connecting->comm, size, id, rank);
-    } catch (const std::exception&) {
-      connecting->result = 1;
-    }
-    connecting->done.store(true, std::memory_order_release);
-  }).detach();
+  std::thread([connecting, id, rank, size, device] { run(*connecting, id, rank, size, device); }).detach();
   Doing doing{"connecting devices", 0, group.name().c_str()};
-  wait_for(state, doing, -1, [&] { return connecting->done.load(std::memory_order_acquire); },
-           [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); });
+  try {
+    wait_for(state, doing, -1, [&] { return connecting->state.load(std::memory_order_acquire) == Connecting::kDone; },
+             [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); });
+  } catch (...) {
+    connecting->change(Connecting::kGivenUp);
+    throw;
+  }
   if (connecting->result != 0) {
     const Nccl& api = nccl_api();
     fail("ERR_NCCL", "group ", group.name(), " could not connect its devices on rank ", rank, ": ", api.GetErrorString(connecting->result),
@@ -58,7 +71,7 @@ std::unique_ptr<DeviceCollectives> connect_devices(ProcessGroup& group, std::sha
   bytes = group.broadcast_bytes(bytes, 0, host);
   if (bytes.size() != sizeof id.bytes) fail("ERR_NCCL", "rank ", group.ranks()[0], " could not make an id for group ", group.name());
   std::memcpy(id.bytes, bytes.data(), sizeof id.bytes);
-  nccl::Comm comm = connect(group, *state, id, static_cast<cuda::CudaStream*>(device)->context());
+  nccl::Comm comm = connect(group, *state, id, static_cast<cuda::CudaStream*>(device)->context().device());
   return std::make_unique<NcclCollectives>(group.name(), group.rank(), group.size(), comm, NcclWatch::of(std::move(state)));
 }
 

@@ -34,6 +34,20 @@ describe.skipIf(!available)('collectives on devices, emulated', () => {
     );
   });
 
+  // As a worker thread, whose runtime goes while the call that connects is still under way.
+  it('end with that error while they connect, and nothing of them outlives the runtime', async () => {
+    const port = 37_000 + (process.pid % 500) * 4;
+    const place = { WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port) };
+    const [{ code, stdout, stderr }] = await Promise.all([
+      runNode([fixture, 'worker'], 1, { RANK: '0', ...place, RANKZERO_EMULATED_SET_DEVICE_MS: '1500' }),
+      runNode([fixture, 'connects'], 1, { RANK: '1', ...place, RANKZERO_EMULATED_DIES_CONNECTING: '1' }),
+    ]);
+    expect(stderr).not.toContain('AddressSanitizer:');
+    expect(stdout).toMatch(/^caught ERR_PEER: rank 1 .* died .*connecting devices/);
+    expect(stdout).toMatch(/outlived\n$/);
+    expect(code).toBe(0);
+  });
+
   it('need NCCL on every rank: the error names it and the place that was tried', async () => {
     const { code, stderr } = await job(2, 'all', 1, { RANKZERO_NCCL_PATH: '/nowhere/libnccl.so.2' });
     expect(code).not.toBe(0);

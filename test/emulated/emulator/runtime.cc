@@ -2,11 +2,13 @@
 #include <cuda_runtime_api.h>
 #include <sanitizer/asan_interface.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <thread>
 
 #include "queues.h"
 
@@ -44,7 +46,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
 
-cudaError_t cudaSetDevice(int device) { return device >= 0 && device < devices() ? cudaSuccess : cudaErrorInvalidDevice; }
+// RANKZERO_EMULATED_SET_DEVICE_MS: how long it takes.
+cudaError_t cudaSetDevice(int device) {
+  if (const char* milliseconds = std::getenv("RANKZERO_EMULATED_SET_DEVICE_MS"))
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(milliseconds)));
+  return device >= 0 && device < devices() ? cudaSuccess : cudaErrorInvalidDevice;
+}
 
 // Few and small multiprocessors, so that grids are short and loops over them long.
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
