@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "cuda/check.h"
+#include "cuda/shared_memory.h"
 #include "cuda/stream.h"
 
 namespace rz::cuda {
@@ -22,9 +23,7 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
       [&](auto&... value) {
         void* pointers[] = {const_cast<void*>(static_cast<const void*>(&value))..., nullptr};
         auto* function = reinterpret_cast<const void*>(kernel);
-        constexpr size_t kDefaultShared = size_t{48} << 10;
-        if (shared_bytes > kDefaultShared)
-          check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)), "asking for shared memory");
+        allow_shared(function, stream.context().device(), shared_bytes);
         check(cudaLaunchKernel(function, grid, block, pointers, shared_bytes, stream.handle()), "launching a kernel");
       },
       values);

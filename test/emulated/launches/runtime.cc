@@ -42,6 +42,10 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void**, size_t, cudaStr
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) std::abort();
+  if (allowed[kernel] >= value) {
+    std::fprintf(stderr, "%s is allowed %d bytes of shared memory already and asks for %d\n", kernels().at(kernel).c_str(), allowed[kernel], value);
+    std::exit(1);
+  }
   allowed[kernel] = value;
   return cudaSuccess;
 }
