@@ -9,7 +9,7 @@ napi_value profile_start(Args& a) {
   int64_t capacity = a.integer(0);
   if (capacity < 1) fail("ERR_ARGUMENT", "a profile of at most ", capacity, " events has none");
   a.runtime().profiler().start(static_cast<size_t>(capacity));
-  for (CpuStream* stream : a.runtime().cpu_streams()) stream->log().clear();
+  for (Stream* stream : a.runtime().streams()) stream->clear_log();
   return a.undefined();
 }
 
@@ -30,11 +30,11 @@ napi_value profile_end(Args& a) {
 // → promise: everything enqueued so far has run, or was skipped after a failure
 napi_value profile_drain(Args& a) {
   struct Position {
-    CpuStream* stream;
+    Stream* stream;
     Event event;
   };
   std::vector<Position> positions;
-  for (CpuStream* stream : a.runtime().cpu_streams()) positions.push_back({stream, stream->record()});
+  for (Stream* stream : a.runtime().streams()) positions.push_back({stream, stream->record()});
   return run_async(
       a.env(),
       [positions] {
@@ -76,16 +76,14 @@ napi_value profile_take(Args& a) {
   const int64_t zero = profiler.started();
   auto since = [zero](int64_t time) { return static_cast<double>(time - zero); };
   Napi::Array streams = Napi::Array::New(env);
-  for (Stream* each : runtime.streams()) {
+  for (Stream* stream : runtime.streams()) stream->drain(stream->record());
+  for (Stream* stream : runtime.streams()) {
+    stream->complete_log();
+    const TaskLog& log = stream->log();
     Napi::Object info = Napi::Object::New(env);
-    info.Set("name", each->name());
-    info.Set("dropped", 0.0);
-    streams.Set(static_cast<uint32_t>(each->index()), info);
-    if (each->device() != Device::Cpu) continue;  // the vendor's profilers see those
-    auto* stream = static_cast<CpuStream*>(each);
-    stream->drain(stream->record());
-    TaskLog& log = stream->log();
+    info.Set("name", stream->name());
     info.Set("dropped", static_cast<double>(log.dropped()));
+    streams.Set(static_cast<uint32_t>(stream->index()), info);
     for (size_t i = 0; i < log.size(); ++i) {
       const TaskRecord& t = log.at(i);
       if (t.end == 0) continue;
@@ -94,8 +92,8 @@ napi_value profile_take(Args& a) {
                                  t.work.bytes, names(t.work.axes), static_cast<double>(t.work.dtype)});
       for (int64_t size : t.work.sizes) tasks.push_back(static_cast<double>(size));
     }
-    log.clear();
   }
+  for (Stream* stream : runtime.streams()) stream->clear_log();
   for (const Span& s : profiler.spans()) {
     if (s.end == 0) continue;
     spans.insert(spans.end(), {static_cast<double>(&s - profiler.spans().data()), static_cast<double>(s.kind), static_cast<double>(s.label),
@@ -120,7 +118,7 @@ napi_value profile_take(Args& a) {
 napi_value profile_discard(Args& a) {
   a.runtime().profiler().stop();
   a.runtime().profiler().clear();
-  for (CpuStream* stream : a.runtime().cpu_streams()) stream->log().clear();
+  for (Stream* stream : a.runtime().streams()) stream->clear_log();
   return a.undefined();
 }
 

@@ -69,17 +69,20 @@ void NcclCollectives::check(int result, const char* operation) const {
 }
 
 template <class Call>
-void NcclCollectives::enqueue(const char* operation, Stream* stream, Call call) {
+void NcclCollectives::enqueue(const char* operation, Stream* stream, const Operand& whole, Call call) {
   Doing doing{operation, ++sequence_, group_.c_str()};
   if (watch_->state().aborted()) watch_->state().throw_abort(doing);
   if (!comm_) fail("ERR_GROUP_CLOSED", "[", operation, "] the process group was used after destroyProcessGroup()");
   Event before = stream->record();
-  on(stream).enqueue(operation, [&] { check(call(nccl_api(), on(stream).handle()), operation); });
+  on(stream).enqueue(operation, [&] {
+    describe(whole.work());
+    check(call(nccl_api(), on(stream).handle()), operation);
+  });
   watch_->enqueued(comm_, {operation, sequence_, before, stream->record()});
 }
 
 void NcclCollectives::broadcast(const Operand& tensor, int root, Stream* stream) {
-  enqueue("broadcast", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("broadcast", stream, tensor, [&](const Nccl& api, cudaStream_t s) {
     return api.Broadcast(tensor.data, tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), root, comm_, s);
   });
 }
@@ -96,7 +99,7 @@ void NcclCollectives::scatter(const Operand& out, const Operand& in, int root, S
   }
   const auto count = static_cast<size_t>(out.numel);
   const int type = type_of(out.dtype);
-  enqueue("scatter", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("scatter", stream, out, [&](const Nccl& api, cudaStream_t s) {
     if (!is_root) return api.Recv(out.data, count, type, root, comm_, s);
     int result = api.GroupStart();
     for (int peer = 0; peer < size_ && result == 0; ++peer) {
@@ -109,7 +112,7 @@ void NcclCollectives::scatter(const Operand& out, const Operand& in, int root, S
 }
 
 void NcclCollectives::all_reduce(const Operand& tensor, ReduceOp op, Stream* stream) {
-  enqueue("all_reduce", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("all_reduce", stream, tensor, [&](const Nccl& api, cudaStream_t s) {
     return api.AllReduce(tensor.data, tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), op_of(op), comm_, s);
   });
 }
@@ -120,7 +123,7 @@ void NcclCollectives::all_gather(const Operand& out, const Operand& in, Stream* 
     part = part_of(out, rank_ * in.numel, in.numel);
     copy_on_device(part, in, stream);
   }
-  enqueue("all_gather", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("all_gather", stream, out, [&](const Nccl& api, cudaStream_t s) {
     return api.AllGather(part.data, out.data, static_cast<size_t>(part.numel), type_of(out.dtype), comm_, s);
   });
 }
@@ -130,7 +133,7 @@ void NcclCollectives::reduce_scatter(const Operand& out, const Operand& in, Redu
   std::optional<Scratch> apart;
   if (!direct) apart.emplace(out.numel, in.dtype, stream);
   const Operand to = direct ? out : apart->operand;
-  enqueue("reduce_scatter", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("reduce_scatter", stream, in, [&](const Nccl& api, cudaStream_t s) {
     return api.ReduceScatter(in.data, to.data, static_cast<size_t>(to.numel), type_of(in.dtype), op_of(op), comm_, s);
   });
   if (direct || out.numel == 0) return;
@@ -139,13 +142,13 @@ void NcclCollectives::reduce_scatter(const Operand& out, const Operand& in, Redu
 }
 
 void NcclCollectives::send(const Operand& tensor, int to, Stream* stream) {
-  enqueue("send", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("send", stream, tensor, [&](const Nccl& api, cudaStream_t s) {
     return api.Send(tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), to, comm_, s);
   });
 }
 
 void NcclCollectives::recv(const Operand& tensor, int from, Stream* stream) {
-  enqueue("recv", stream, [&](const Nccl& api, cudaStream_t s) {
+  enqueue("recv", stream, tensor, [&](const Nccl& api, cudaStream_t s) {
     return api.Recv(tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), from, comm_, s);
   });
 }

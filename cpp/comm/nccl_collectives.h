@@ -26,8 +26,9 @@ class NcclCollectives final : public DeviceCollectives {
   void close() override;
 
  private:
+  // `whole` is what a profile shows of the call.
   template <class Call>
-  void enqueue(const char* operation, Stream* stream, Call call);
+  void enqueue(const char* operation, Stream* stream, const Operand& whole, Call call);
   void check(int result, const char* operation) const;
 
   std::string group_;

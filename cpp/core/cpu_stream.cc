@@ -24,7 +24,6 @@ CpuStream::~CpuStream() {
 
 void CpuStream::enqueue(const char* op, std::function<void()> run) { push(op, std::move(run), -1); }
 
-// `awaits`: the stream that the task waits for, or -1 for work.
 void CpuStream::push(const char* op, std::function<void()> run, int awaits) {
   if (dry_) return;
   std::shared_ptr<TaskRecord> record;

@@ -32,8 +32,6 @@ class CpuStream final : public Stream {
   void make_dry() { dry_ = true; }
 
   void drain(const Event& event) override { await(event); }
-  // What was profiled. Its records are complete when the stream was drained; on the thread that enqueues.
-  TaskLog& log() { return log_; }
 
  private:
   struct Task {
@@ -56,7 +54,6 @@ class CpuStream final : public Stream {
   bool closing_ = false, idle_ = false, dry_ = false;
   std::multiset<uint64_t> awaited_;  // positions, one for each thread that waits: only what it waits for wakes it
   Profiler* profiler_;
-  TaskLog log_;
   std::thread worker_;
 };
 

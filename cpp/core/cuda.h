@@ -33,7 +33,7 @@ bool is_built();
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::unique_ptr<Stream> create_stream(int index, std::string name) = 0;
+  virtual std::unique_ptr<Stream> create_stream(int index, std::string name, Profiler* profiler) = 0;
   virtual CachingAllocator& allocator() = 0;
   // At most so many bytes are taken from the device; 0: no limit but its own.
   virtual void set_memory_limit(size_t bytes) = 0;

@@ -36,7 +36,8 @@ class Profiler {
   int32_t begin(const std::string& kind, const std::string& label);
   void end(int32_t span);
 
-  std::shared_ptr<TaskRecord> claim(TaskLog& log, const char* op, int32_t awaits) {
+  // `awaits`: the stream that the task waits for, or -1 for work.
+  std::shared_ptr<TaskRecord> claim(TaskLog& log, const char* op, int32_t awaits) const {
     return log.claim(op, open_.empty() ? -1 : open_.back(), awaits, capacity_);
   }
 

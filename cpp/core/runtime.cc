@@ -23,7 +23,7 @@ Stream* Runtime::create_stream(std::string name, Device device) {
   if (streams_.size() == 32) fail("ERR_STREAM", "a runtime has at most 32 streams");
   int index = static_cast<int>(streams_.size());
   if (device == Device::Cuda) {
-    streams_.push_back(cuda().create_stream(index, std::move(name)));
+    streams_.push_back(cuda().create_stream(index, std::move(name), &profiler_));
   } else {
     auto stream = std::make_unique<CpuStream>(index, std::move(name), &profiler_);
     if (dry_) stream->make_dry();

@@ -5,6 +5,8 @@
 #include <functional>
 #include <string>
 
+#include "core/task_log.h"
+
 namespace rz {
 
 enum class Device : uint8_t { Cpu = 0, Cuda = 1 };
@@ -43,6 +45,15 @@ class Stream {
   // As synchronize, whether or not the work failed.
   virtual void drain(const Event& event) = 0;
   void synchronize() { synchronize(record()); }
+
+  // What was profiled, on the thread that enqueues. Its times are complete when the stream was drained and complete_log() was
+  // called.
+  const TaskLog& log() const { return log_; }
+  virtual void complete_log() {}
+  virtual void clear_log() { log_.clear(); }
+
+ protected:
+  TaskLog log_;
 
  private:
   int index_;

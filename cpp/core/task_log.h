@@ -1,6 +1,6 @@
 // What a stream did while it was profiled: a record for each task, in a buffer of fixed size. A record is claimed where the
-// task is enqueued; the stream's worker alone writes its times, without a lock. Tasks keep their records alive, so that a
-// profile can be dropped while they are still queued.
+// task is enqueued. On the CPU the stream's worker alone writes its times, without a lock; those of a device are read from its
+// events afterwards. Tasks keep their records alive, so that a profile can be dropped while they are still queued.
 #pragma once
 #include <chrono>
 #include <cstddef>
@@ -23,7 +23,7 @@ struct Work {
 };
 
 struct TaskRecord {
-  const char* op;
+  const char* op;  // a literal
   int64_t enqueued, start = 0, end = 0;  // nanoseconds of clock_now(); end 0: never ran
   int64_t waited = 0;                    // within the task, for other ranks
   int32_t span;                          // open where it was enqueued: its number, or -1
@@ -62,8 +62,15 @@ namespace detail {
 inline constinit thread_local TaskRecord* current_task = nullptr;
 }
 
-// The record of the task that this thread runs; null unless it is profiled.
+// The record of the task that this thread runs, or enqueues on a device; null unless it is profiled.
 inline TaskRecord* current_task() { return detail::current_task; }
+
+class TaskScope {
+ public:
+  explicit TaskScope(TaskRecord* record) { detail::current_task = record; }
+  ~TaskScope() { detail::current_task = nullptr; }
+  TaskScope(const TaskScope&) = delete;
+};
 
 inline void describe(const Work& work) {
   if (TaskRecord* record = current_task()) record->work = work;

@@ -7,14 +7,19 @@
 #include "cuda/stream.h"
 
 namespace rz::cuda {
+namespace {
+
+void describe_copy(size_t bytes) { rz::describe({0, static_cast<double>(bytes)}); }
+
+}  // namespace
 
 CudaBackend::CudaBackend(int device, const std::vector<std::unique_ptr<Stream>>* streams)
     : context_(device), allocator_(std::make_shared<CudaAllocator>(context_, streams)) {
   fill_op_table();
 }
 
-std::unique_ptr<Stream> CudaBackend::create_stream(int index, std::string name) {
-  return std::make_unique<CudaStream>(index, std::move(name), context_, *allocator_);
+std::unique_ptr<Stream> CudaBackend::create_stream(int index, std::string name, Profiler* profiler) {
+  return std::make_unique<CudaStream>(index, std::move(name), context_, *allocator_, profiler);
 }
 
 // Copies through the ring: first one side fills a slot, then the other empties it, each in its stream.
@@ -29,6 +34,7 @@ void CudaBackend::upload(void* device, const void* host_bytes, size_t bytes, Cpu
     host.enqueue("upload", [pinned, from, part] { std::memcpy(pinned, from, part); });
     queue.wait(host.record());
     queue.enqueue("upload", [&] {
+      describe_copy(part);
       check(cudaMemcpyAsync(static_cast<std::byte*>(device) + at, pinned, part, cudaMemcpyHostToDevice, queue.handle()), "[upload]");
     });
     slot.free_after = queue.record();
@@ -43,6 +49,7 @@ void CudaBackend::download(void* host_bytes, const void* device, size_t bytes, C
     queue.wait_for_reuse(slot.free_after);
     std::byte* pinned = slot.data;
     queue.enqueue("download", [&] {
+      describe_copy(part);
       check(cudaMemcpyAsync(pinned, static_cast<const std::byte*>(device) + at, part, cudaMemcpyDeviceToHost, queue.handle()), "[download]");
     });
     host.wait(queue.record());
@@ -59,6 +66,7 @@ void CudaBackend::read(void* host_bytes, const void* device, size_t bytes, Strea
     PinnedRing::Slot& slot = ring_.next();
     queue.wait_for_reuse(slot.free_after);
     queue.enqueue("download", [&] {
+      describe_copy(part);
       check(cudaMemcpyAsync(slot.data, static_cast<const std::byte*>(device) + at, part, cudaMemcpyDeviceToHost, queue.handle()), "[download]");
     });
     queue.synchronize();

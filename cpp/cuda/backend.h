@@ -11,7 +11,7 @@ class CudaBackend final : public Backend {
  public:
   CudaBackend(int device, const std::vector<std::unique_ptr<Stream>>* streams);
 
-  std::unique_ptr<Stream> create_stream(int index, std::string name) override;
+  std::unique_ptr<Stream> create_stream(int index, std::string name, Profiler* profiler) override;
   CachingAllocator& allocator() override { return *allocator_; }
   void set_memory_limit(size_t bytes) override { allocator_->set_limit(bytes); }
   void upload(void* device, const void* host_bytes, size_t bytes, CpuStream& host, Stream& stream) override;

@@ -2,12 +2,14 @@
 
 #include <new>
 
+#include "core/task_log.h"
 #include "cuda/check.h"
 
 namespace rz::cuda {
 
-// Events without timing. They are recycled: making one costs more than recording it.
+// Events are recycled: making one costs more than recording it.
 struct Context::EventPool {
+  const unsigned flags;
   std::mutex mutex;
   std::vector<cudaEvent_t> free;
   ~EventPool() {
@@ -15,7 +17,8 @@ struct Context::EventPool {
   }
 };
 
-Context::Context(int device) : device_(device), events_(std::make_shared<EventPool>()) {
+Context::Context(int device)
+    : device_(device), events_(new EventPool{cudaEventDisableTiming, {}, {}}), timed_events_(new EventPool{cudaEventDefault, {}, {}}) {
   check(cudaSetDevice(device), "opening the device");
   check(cudaGetDeviceProperties(&properties_, device), "reading the properties of the device");
   void* memory = nullptr;
@@ -33,20 +36,40 @@ void Context::bind() const {
   bound = device_;
 }
 
-EventBox Context::event() {
+EventBox Context::event() { return event_of(events_); }
+
+EventBox Context::timed_event() { return event_of(timed_events_); }
+
+EventBox Context::event_of(const std::shared_ptr<EventPool>& pool) {
   cudaEvent_t event = nullptr;
   {
-    std::lock_guard lock(events_->mutex);
-    if (!events_->free.empty()) {
-      event = events_->free.back();
-      events_->free.pop_back();
+    std::lock_guard lock(pool->mutex);
+    if (!pool->free.empty()) {
+      event = pool->free.back();
+      pool->free.pop_back();
     }
   }
-  if (!event) check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event");
-  return EventBox(event, [pool = events_](cudaEvent_t done) {
+  if (!event) check(cudaEventCreateWithFlags(&event, pool->flags), "creating an event");
+  return EventBox(event, [pool](cudaEvent_t done) {
     std::lock_guard lock(pool->mutex);
     pool->free.push_back(done);
   });
+}
+
+// The event lies between two readings of the host's clock: of some tries that which leaves the least between them.
+const Context::Anchor& Context::anchor(cudaStream_t idle) {
+  int64_t least = INT64_MAX;
+  for (int tries = anchor_.event ? 0 : 5; tries > 0; --tries) {
+    EventBox event = timed_event();
+    const int64_t before = clock_now();
+    check(cudaEventRecord(event.get(), idle), "recording an event");
+    check(cudaEventSynchronize(event.get()), "waiting for an event");
+    const int64_t between = clock_now() - before;
+    if (between >= least) continue;
+    least = between;
+    anchor_ = {std::move(event), before + between / 2};
+  }
+  return anchor_;
 }
 
 unsigned long long Context::signal_address(int stream) const {

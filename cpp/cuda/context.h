@@ -26,6 +26,16 @@ class Context {
   int device() const { return device_; }
   const cudaDeviceProp& properties() const { return properties_; }
   EventBox event();
+  EventBox timed_event();
+
+  // A moment of the device on the host's clock, from which profiles count back. Made at the first call, on a stream that has
+  // no work.
+  struct Anchor {
+    EventBox event;
+    int64_t time = 0;  // of clock_now()
+  };
+  const Anchor& anchor(cudaStream_t idle);
+  void forget_anchor() { anchor_ = {}; }
 
   // A number in pinned memory that stands for the progress of one CPU stream: streams of the device wait for it, and the
   // CPU stream raises it.
@@ -54,7 +64,9 @@ class Context {
   std::exception_ptr failure_;
   std::atomic<bool> failed_{false};
   struct EventPool;
-  std::shared_ptr<EventPool> events_;
+  EventBox event_of(const std::shared_ptr<EventPool>& pool);
+  std::shared_ptr<EventPool> events_, timed_events_;
+  Anchor anchor_;
 };
 
 }  // namespace rz::cuda

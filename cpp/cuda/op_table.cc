@@ -2,6 +2,7 @@
 // `cuda::run(const Op&, CudaStream&)`. One that is declared and not defined does not link.
 #include "ops/all.h"
 #include "ops/dispatch.h"
+#include "ops/work.h"
 #include "cuda/backend.h"
 #include "cuda/stream.h"
 
@@ -15,7 +16,10 @@ void fill_op_table() {
     if constexpr (HasKernel<Op>) {
       enqueue<Op> = [](const Op& op, Stream& stream) {
         auto& queue = static_cast<CudaStream&>(stream);
-        queue.enqueue(Op::name, [&] { run(op, queue); });
+        queue.enqueue(Op::name, [&] {
+          if (TaskRecord* record = current_task()) record->work = work_on_device(op);
+          run(op, queue);
+        });
       };
     }
   });

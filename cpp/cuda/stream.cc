@@ -1,6 +1,7 @@
 #include "cuda/stream.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "core/allocator.h"
@@ -32,8 +33,8 @@ class RaiseOnDestruction {
 
 }  // namespace
 
-CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator)
-    : Stream(index, std::move(name)), context_(context), allocator_(allocator) {
+CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler)
+    : Stream(index, std::move(name)), context_(context), allocator_(allocator), profiler_(profiler) {
   const char* blocking = std::getenv("RANKZERO_CUDA_BLOCKING");
   blocking_ = blocking && *blocking && *blocking != '0';
   context_.bind();
@@ -42,6 +43,7 @@ CudaStream::CudaStream(int index, std::string name, Context& context, CachingAll
 
 CudaStream::~CudaStream() {
   recorded_.clear();
+  profiled_.clear();
   cudaStreamDestroy(handle_);
 }
 
@@ -105,10 +107,11 @@ void CudaStream::wait(const Event& event) { order_behind(event, true); }
 
 void CudaStream::order_behind(const Event& event, bool inherit_failure) {
   if (!event.stream || event.stream == this) return;
+  const char* op = inherit_failure ? "wait" : "wait for reuse";
   context_.bind();
   if (event.stream->device() == Device::Cpu) {
     if (event.stream->query(event)) return;
-    order_behind_host(event);
+    order_behind_host(event, op);
     std::lock_guard lock(mutex_);
     if (inherit_failure) host_events_.push_back({enqueued_, event});
     return;
@@ -120,6 +123,7 @@ void CudaStream::order_behind(const Event& event, bool inherit_failure) {
     recorded = other->recorded_at(event.position);
   }
   if (!recorded) return;
+  Timed timed(*this, op, other->index());
   std::lock_guard lock(mutex_);
   ++enqueued_;
   check(cudaStreamWaitEvent(handle_, recorded.get(), 0), "waiting for an event");
@@ -127,12 +131,13 @@ void CudaStream::order_behind(const Event& event, bool inherit_failure) {
 
 // The CPU stream raises a number in pinned memory at its end, which lies behind the event: nothing that is enqueued by now can
 // depend on what this stream does later, so waiting a little longer cannot be waiting for ever.
-void CudaStream::order_behind_host(const Event& event) {
+void CudaStream::order_behind_host(const Event& event, const char* op) {
   if (!driver().cuStreamWaitValue64) return event.stream->drain(event);
   auto* host = static_cast<CpuStream*>(event.stream);
   const uint64_t value = context_.next_signal(host->index());
   auto raise = std::make_shared<RaiseOnDestruction>(context_.signal(host->index()), value);
   host->enqueue("signal to device", [raise = std::move(raise)] {});
+  Timed timed(*this, op, host->index());
   std::lock_guard lock(mutex_);
   ++enqueued_;
   constexpr unsigned kGreaterOrEqual = 0;
@@ -189,6 +194,45 @@ void CudaStream::forget(const HostEvent& host) {
 }
 
 void CudaStream::drain(const Event& event) { await(event); }
+
+CudaStream::Profiled* CudaStream::start_timing(const char* op, int awaits) {
+  std::shared_ptr<TaskRecord> record = profiler_->claim(log_, op, awaits);
+  if (!record) return nullptr;
+  Profiled& profiled = profiled_.emplace_back(std::move(record), context_.timed_event(), context_.timed_event());
+  check(cudaEventRecord(profiled.before.get(), handle_), "recording an event");
+  return &profiled;
+}
+
+// From the last back to the first: the time between two neighbours is short, so that a float holds it well. What never ran
+// stays without an end.
+void CudaStream::complete_log() {
+  if (profiled_.empty()) return;
+  context_.bind();
+  const Context::Anchor& anchor = context_.anchor(handle_);
+  cudaEvent_t later = anchor.event.get();
+  int64_t time = anchor.time;
+  auto back_to = [&](const EventBox& earlier) {
+    float milliseconds = 0;
+    if (cudaEventElapsedTime(&milliseconds, earlier.get(), later) != cudaSuccess) return false;
+    later = earlier.get();
+    time -= std::llround(1e6 * static_cast<double>(milliseconds));
+    return true;
+  };
+  for (auto each = profiled_.rbegin(); each != profiled_.rend(); ++each) {
+    if (!back_to(each->after)) break;
+    const int64_t end = time;
+    if (!back_to(each->before)) break;
+    each->record->start = time;
+    each->record->end = end;
+  }
+  cudaGetLastError();
+}
+
+void CudaStream::clear_log() {
+  profiled_.clear();
+  log_.clear();
+  context_.forget_anchor();
+}
 
 // The device says that something failed, not what: the ops that had not been seen complete are the suspects.
 void CudaStream::fail_with(cudaError_t status) const {

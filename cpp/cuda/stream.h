@@ -1,10 +1,12 @@
 // A stream of the device. Ops are launched on the JavaScript thread and run when their turn comes; the other members may be
-// called from any thread. An event is a position here as on the CPU: a recorded cudaEvent_t stands for it.
+// called from any thread. An event is a position here as on the CPU: a recorded cudaEvent_t stands for it. While a profile is
+// recorded, each op and each wait lies between two events of its own, which are read when everything has run.
 #pragma once
 #include <cuda_runtime_api.h>
 
 #include <deque>
 
+#include "core/profiler.h"
 #include "core/storage.h"
 #include "cuda/context.h"
 
@@ -16,7 +18,8 @@ namespace rz::cuda {
 
 class CudaStream final : public Stream {
  public:
-  CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator);
+  // `profiler` may be null.
+  CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler);
   ~CudaStream() override;
 
   Device device() const override { return Device::Cuda; }
@@ -27,7 +30,11 @@ class CudaStream final : public Stream {
   template <class Launch>
   void enqueue(const char* op, Launch launch) {
     begin(op);
-    launch();
+    {
+      Timed timed(*this, op, -1);
+      TaskScope described(timed.record());
+      launch();
+    }
     end(op);
   }
   // Something was put on handle() without enqueue(): an event recorded from now on lies behind it.
@@ -44,8 +51,31 @@ class CudaStream final : public Stream {
   using Stream::synchronize;
   void synchronize(const Event& event) override;
   void drain(const Event& event) override;
+  void complete_log() override;
+  void clear_log() override;
 
  private:
+  struct Profiled {
+    std::shared_ptr<TaskRecord> record;
+    EventBox before, after;
+  };
+  // While a profile is recorded, what is enqueued in its scope lies between two events. `awaits` as in Profiler::claim. Inside of
+  // an op (a wait for its scratch memory) nothing is recorded apart: records of a stream follow one another.
+  class Timed {
+   public:
+    Timed(CudaStream& stream, const char* op, int awaits)
+        : stream_(stream), profiled_(stream.is_profiled() && !current_task() ? stream.start_timing(op, awaits) : nullptr) {}
+    ~Timed() {
+      if (profiled_) cudaEventRecord(profiled_->after.get(), stream_.handle_);
+    }
+    TaskRecord* record() const { return profiled_ ? profiled_->record.get() : nullptr; }
+
+   private:
+    CudaStream& stream_;
+    Profiled* profiled_;
+  };
+  bool is_profiled() const { return profiler_ && profiler_->is_recording(); }
+  Profiled* start_timing(const char* op, int awaits);
   struct Recorded {
     uint64_t position;
     EventBox event;
@@ -62,7 +92,7 @@ class CudaStream final : public Stream {
   void begin(const char* op);
   void end(const char* op);
   void order_behind(const Event& event, bool inherit_failure);
-  void order_behind_host(const Event& event);
+  void order_behind_host(const Event& event, const char* op);
   EventBox recorded_at(uint64_t position) const;
   void forget_completed() const;
   bool oldest_host_event(uint64_t position, HostEvent& host) const;
@@ -72,6 +102,8 @@ class CudaStream final : public Stream {
 
   Context& context_;
   CachingAllocator& allocator_;
+  const Profiler* profiler_;
+  std::deque<Profiled> profiled_;
   cudaStream_t handle_ = nullptr;
   bool blocking_;  // RANKZERO_CUDA_BLOCKING: wait after each op, so that an error names the op that failed
   mutable std::mutex mutex_;

@@ -1,5 +1,5 @@
-// What an op has to do at least, for a profile: its arithmetic, the memory that its operands span, its sizes. Called where the
-// op runs, so contents of small operands (borders of sequences, labels) may be read.
+// What an op has to do at least, for a profile: its arithmetic, the memory that its operands span, its sizes. work_of is called
+// where the op runs, so contents of small operands (borders of sequences, labels) may be read.
 #pragma once
 #include <algorithm>
 
@@ -141,6 +141,19 @@ inline Work work_of(const RandomFill& op) { return {0, detail::span({op.x}), "el
 // Parameter and moments are read and written.
 inline Work work_of(const AdamW& op) {
   return {0, 2 * detail::span({op.param, op.exp_avg, op.exp_avg_sq}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
+}
+
+// On a device nobody reads the contents of operands: what depends on them is unknown.
+template <class Op>
+Work work_on_device(const Op& op) {
+  return work_of(op);
+}
+inline Work work_on_device(const LinearCrossEntropy& op) { return {0, 0, "rows dim vocab", {op.rows, op.dim, op.vocab}, op.x.dtype}; }
+inline Work work_on_device(const AttentionForward& op) {
+  return {0, 0, "rows sequences heads head_dim", {op.q_rows, op.sequences, op.heads, op.head_dim}, op.q.dtype};
+}
+inline Work work_on_device(const AttentionBackward& op) {
+  return {0, 0, "rows sequences heads head_dim", {op.rows, op.sequences, op.heads, op.head_dim}, op.q.dtype};
 }
 
 }  // namespace rz

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { onAllRanks } from '../checkpoint/agree.ts';
 import { dist } from '../distributed/index.ts';
 import type { NativeRecording } from '../native.ts';
+import { computeStream } from '../tensor/streams.ts';
 import {
   defaultMaxEvents,
   discardRecording,
@@ -45,7 +46,7 @@ export class Profile<T = unknown> {
 
   /** @internal */
   constructor(recording: NativeRecording, result: T) {
-    this.recording = { ...recording, rank: dist.isInitialized() ? dist.getRank() : 0 };
+    this.recording = { ...recording, rank: dist.isInitialized() ? dist.getRank() : 0, compute: computeStream };
     this.result = result;
   }
 

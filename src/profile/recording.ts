@@ -6,6 +6,8 @@ import { type MemoryKind, memoryKinds } from '../tensor/tensor.ts';
 
 export interface Recording extends NativeRecording {
   rank: number;
+  /** The stream on which models compute. */
+  compute: number;
 }
 
 /** A task of a stream. Times are nanoseconds since the recording began. */

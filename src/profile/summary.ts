@@ -74,7 +74,7 @@ const milliseconds = ({ start, end }: Task): number => (end - start) / 1e6;
 export function summarize(recording: Recording): ProfileSummary {
   const tasks = tasksOf(recording);
   const work = tasks.filter(isWork);
-  const onCompute = work.filter(({ stream }) => stream === 0);
+  const onCompute = work.filter(({ stream }) => stream === recording.compute);
   const begin = (onCompute.length > 0 ? onCompute : work).reduce(
     (least, { start }) => Math.min(least, start),
     Infinity,
@@ -86,7 +86,8 @@ export function summarize(recording: Recording): ProfileSummary {
   const within = (task: Task): number => Math.max(0, Math.min(task.end, end) - Math.max(task.start, begin)) / 1e6;
   const ahead = onCompute.map(({ start, enqueued }) => (start - enqueued) / 1e6).sort((a, b) => a - b);
   const exposed = tasks.filter(
-    ({ stream, awaits, op }) => stream === 0 && (awaits === undefined ? isCollective(op) : communicates(name(awaits))),
+    ({ stream, awaits, op }) =>
+      stream === recording.compute && (awaits === undefined ? isCollective(op) : communicates(name(awaits))),
   );
   return {
     rank: recording.rank,

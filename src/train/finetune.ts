@@ -85,8 +85,6 @@ class Run {
     });
     const data = await loadTrainData(dir, config, options);
     data.notes.push(...skipped.map((why) => `skipped: ${why}`));
-    if (options.profile !== undefined && device.device === 'cuda')
-      data.notes.push('the profile has the work of the host and its spans, not yet that of the GPU');
     const state = await startState(options, resume ?? undefined, data);
     const total = totalSteps(data.train, options, state.step);
     const profiler = await StepProfiler.prepare(options, state.step, total, (record) => reporter.onProfile?.(record));

@@ -28,6 +28,7 @@ describe.skipIf(!available)('device cuda, emulated', () => {
   it('counts its memory, and says what is wrong when there is none left', () =>
     scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20) }));
   it.each([1, 2])('gets values that the host has yet to compute, seed %i', (seed) => scenario('fromHost', seed));
+  it.each(seeds)('is in profiles, in its own time, seed %i', (seed) => scenario('profile', seed));
   it('draws the random bits of the CPU', () => scenario('random', 1));
   it.each([1, 2])('goes to files and comes from them in parts, seed %i', (seed) => scenario('files', seed));
 

@@ -67,7 +67,7 @@ const mutations: (Mutation & { tests: string; seen: RegExp })[] = [
   {
     what: 'the wait for a CPU stream',
     file: 'cuda/stream.cc',
-    from: '    order_behind_host(event);\n',
+    from: '    order_behind_host(event, op);\n',
     to: '',
     compile: ['cuda/stream.cc'],
     tests: 'streams',

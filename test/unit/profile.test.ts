@@ -160,6 +160,7 @@ function recording(): Recording {
   ];
   return {
     rank: 1,
+    compute: 0,
     startedAt: 5 * ms,
     names,
     streams: [
@@ -182,6 +183,8 @@ function recording(): Recording {
 
 describe('the table', () => {
   it('adds up ops, streams and exposed communication', () => {
+    const onDevice = { ...recording(), compute: 1 };
+    expect(summarize(onDevice)).toMatchObject({ duration: 8, exposedCommunication: 5, aheadMedian: 10 });
     const summary = summarize(recording());
     expect(summary).toMatchObject({ rank: 1, duration: 10, exposedCommunication: 3, aheadMedian: 17, dropped: 4 });
     expect(summary.ops).toEqual([

@@ -146,7 +146,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   std::lock_guard lock(mutex);
   const uint64_t turn = ++event->recorded;
   enqueue(stream, [event, turn] {
-    event->completed = std::max(event->completed, turn);
+    if (turn <= event->completed) return;
+    event->completed = turn;
     event->at = std::chrono::steady_clock::now();
   });
   return cudaSuccess;

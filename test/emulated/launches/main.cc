@@ -151,7 +151,7 @@ int main() {
   cuda::Context context(0);
   const std::vector<std::unique_ptr<Stream>> none;
   auto allocator = std::make_shared<cuda::CudaAllocator>(context, &none);
-  cuda::CudaStream compute(0, "compute", context, *allocator);
+  cuda::CudaStream compute(0, "compute", context, *allocator, nullptr);
   stream = &compute;
   for (int64_t n : {int64_t{1} << 10, kManyElements}) elementwise(n);
   for (int64_t dim : {8, 512, 513, 4096, 8192, 8193, 16384})
