@@ -85,6 +85,7 @@ attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* ls
         wgmma_fence();
         hopper_scores<T>(s, q, keys(n));
         value_ring.wait_full(n - 1);
+        wgmma_fence();
         hopper_accumulate<T>(o, p, values(n - 1));
         wgmma_wait<1>(s[0]);
         key_ring.release(n);
