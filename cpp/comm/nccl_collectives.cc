@@ -74,9 +74,12 @@ void NcclCollectives::enqueue(const char* operation, Stream* stream, const Opera
   if (watch_->state().aborted()) watch_->state().throw_abort(doing);
   if (!comm_) fail("ERR_GROUP_CLOSED", "[", operation, "] the process group was used after destroyProcessGroup()");
   Event before = stream->record();
+  if (!watch_->begin_call(comm_)) watch_->state().throw_abort(doing);
   on(stream).enqueue(operation, [&] {
     describe(whole.work());
-    check(call(nccl_api(), on(stream).handle()), operation);
+    const int result = call(nccl_api(), on(stream).handle());
+    watch_->end_call(comm_);
+    check(result, operation);
   });
   watch_->enqueued(comm_, {operation, sequence_, before, stream->record()});
 }

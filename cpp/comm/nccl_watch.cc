@@ -6,6 +6,8 @@
 
 namespace rz::comm {
 
+constexpr auto kPatience = std::chrono::seconds(1);
+
 std::shared_ptr<NcclWatch> NcclWatch::of(std::shared_ptr<JobState> state) {
   static std::mutex mutex;
   static std::map<JobState*, std::weak_ptr<NcclWatch>> watches;
@@ -36,9 +38,22 @@ void NcclWatch::add(nccl::Comm comm, std::string group) {
   watched_[comm].group = std::move(group);
 }
 
+bool NcclWatch::begin_call(nccl::Comm comm) {
+  std::lock_guard lock(mutex_);
+  Watched& watched = watched_.at(comm);
+  return watched.in_call = !watched.doomed;
+}
+
+void NcclWatch::end_call(nccl::Comm comm) {
+  std::lock_guard lock(mutex_);
+  watched_.at(comm).in_call = false;
+}
+
 void NcclWatch::enqueued(nccl::Comm comm, const Enqueued& op) {
   std::lock_guard lock(mutex_);
-  watched_.at(comm).running.push_back(op);
+  Watched& watched = watched_.at(comm);
+  if (watched.doomed) fail_device(watched, op);
+  else watched.running.push_back(op);
 }
 
 bool NcclWatch::remove(nccl::Comm comm) {
@@ -61,7 +76,7 @@ void NcclWatch::run() {
 // With the mutex.
 void NcclWatch::look(nccl::Comm comm, Watched& watched) {
   const Nccl& api = nccl_api();
-  if (state_->aborted()) return abort(comm, watched);
+  if (watched.doomed || state_->aborted()) return abort(comm, watched);
   int error = 0;
   if (int asked = api.CommGetAsyncError(comm, &error)) error = asked;
   if (error != 0 && error != nccl::kInProgress) {
@@ -91,19 +106,28 @@ void NcclWatch::look(nccl::Comm comm, Watched& watched) {
   abort(comm, watched);
 }
 
-// Ends what runs: streams go on without the values, so whoever waits for the device gets the error.
+// Ends what runs, and frees the communicator: not under a call that uses it, unless that call itself waits for a peer.
 void NcclWatch::abort(nccl::Comm comm, Watched& watched) {
+  if (!watched.doomed) doom(watched);
+  if (watched.in_call && Clock::now() - watched.doomed_at < kPatience) return;
   watched.aborted = true;
-  if (!watched.running.empty()) {
-    const Enqueued& op = watched.running.front();
-    try {
-      state_->throw_abort({op.operation, op.sequence, watched.group.c_str()});
-    } catch (...) {
-      static_cast<cuda::CudaStream*>(op.after.stream)->context().fail(std::current_exception());
-    }
-    watched.running.clear();
-  }
   nccl_api().CommAbort(comm);
+}
+
+void NcclWatch::doom(Watched& watched) {
+  watched.doomed = true;
+  watched.doomed_at = Clock::now();
+  if (!watched.running.empty()) fail_device(watched, watched.running.front());
+  watched.running.clear();
+}
+
+// Its stream will go on without the values, so whoever waits for the device gets the error.
+void NcclWatch::fail_device(const Watched& watched, const Enqueued& op) {
+  try {
+    state_->throw_abort({op.operation, op.sequence, watched.group.c_str()});
+  } catch (...) {
+    static_cast<cuda::CudaStream*>(op.after.stream)->context().fail(std::current_exception());
+  }
 }
 
 }  // namespace rz::comm

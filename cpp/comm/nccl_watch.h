@@ -27,6 +27,9 @@ class NcclWatch {
     Event before, after;  // it runs between them, on a stream of the device
   };
   void add(nccl::Comm comm, std::string group);
+  // Around each call that uses the communicator, which is not freed in between. False: it is aborted or about to be.
+  bool begin_call(nccl::Comm comm);
+  void end_call(nccl::Comm comm);
   void enqueued(nccl::Comm comm, const Enqueued& op);
   // The communicator is about to be destroyed or aborted by its owner. False: it was aborted here already.
   bool remove(nccl::Comm comm);
@@ -38,12 +41,16 @@ class NcclWatch {
     std::deque<Enqueued> running;
     bool has_started = false;
     Clock::time_point started;  // when the first of them was seen to run
-    bool aborted = false;
+    bool in_call = false;
+    bool doomed = false, aborted = false;
+    Clock::time_point doomed_at;
   };
   explicit NcclWatch(std::shared_ptr<JobState> state);
   void run();
   void look(nccl::Comm comm, Watched& watched);
   void abort(nccl::Comm comm, Watched& watched);
+  void doom(Watched& watched);
+  void fail_device(const Watched& watched, const Enqueued& op);
 
   std::shared_ptr<JobState> state_;
   std::mutex mutex_;

@@ -1,7 +1,7 @@
 // Collectives on device tensors: the call sites of NCCL, the watch over it, and its stand-in between real processes.
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { available, buildEmulated, runNode, seeds } from './emulated.ts';
+import { available, buildEmulated, type Outcome, runNode, seeds } from './emulated.ts';
 
 const fixture = join(import.meta.dirname, 'fixtures/collectives.mjs');
 const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
@@ -21,17 +21,30 @@ describe.skipIf(!available)('collectives on devices, emulated', () => {
     },
   );
 
-  it('end with an error that names the rank that died, where their values are read', async () => {
-    // Without the launcher, which would end rank 0.
+  /** What rank 0 of two says. Without the launcher, which would end it with rank 1. */
+  const rank0 = async (scenario: string, extra: Record<string, string> = {}): Promise<Outcome> => {
     const port = 35_000 + (process.pid % 500) * 4;
-    const rank = (RANK: string) =>
-      runNode([fixture, 'death'], 1, { RANK, WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port) });
-    const [{ code, stdout }] = await Promise.all([rank('0'), rank('1')]);
+    const job = { ...extra, WORLD_SIZE: '2', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port) };
+    const rank = (RANK: string) => runNode([fixture, scenario], 1, { ...job, RANK });
+    const [outcome] = await Promise.all([rank('0'), rank('1')]);
+    return outcome;
+  };
+
+  it('end with an error that names the rank that died, where their values are read', async () => {
+    const { code, stdout } = await rank0('death');
     expect(code).toBe(1);
     expect(stdout).not.toContain('read');
     expect(stdout).toMatch(
       /caught ERR_PEER: rank 1 \(pid \d+\) died .*; this rank \(0\) was in all_reduce #\d+ of group world/,
     );
+  });
+
+  // The library frees what is aborted, so that a call in progress would use memory that is gone.
+  it('are not aborted under a call that is being enqueued', async () => {
+    const { code, stdout, stderr } = await rank0('death in a call', { RANKZERO_EMULATED_NCCL_CALL_MS: '150' });
+    expect(stderr).not.toContain('aborted');
+    expect(stdout).toMatch(/caught ERR_PEER: rank 1 \(pid \d+\) died .*was in all_reduce #\d+ of group world/);
+    expect(code).toBe(1);
   });
 
   // As a worker thread, whose runtime goes while the call that connects is still under way.

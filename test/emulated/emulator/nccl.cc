@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -158,6 +159,24 @@ void reduce(std::vector<std::vector<char>>& parts, size_t first, size_t count, i
 
 Comm* as_comm(nccl::Comm comm) { return static_cast<Comm*>(comm); }
 
+// A call of the host, while it lasts: the real library frees a communicator that is aborted.
+class HostCall {
+ public:
+  explicit HostCall(nccl::Comm comm) : comm_(*as_comm(comm)) { expect_alive(); }
+  ~HostCall() {
+    if (const char* slow = std::getenv("RANKZERO_EMULATED_NCCL_CALL_MS")) usleep(static_cast<useconds_t>(std::atoi(slow)) * 1000);
+    expect_alive();
+  }
+
+ private:
+  void expect_alive() const {
+    if (!comm_.aborted) return;
+    std::fprintf(stderr, "emulated NCCL: a call used a communicator that was aborted\n");
+    _exit(70);
+  }
+  const Comm& comm_;
+};
+
 }  // namespace
 
 extern "C" {
@@ -215,15 +234,18 @@ int ncclCommGetAsyncError(nccl::Comm, int* result) {
 }
 
 int ncclBroadcast(const void* in, void* out, size_t count, int type, int root, nccl::Comm comm, nccl::Stream stream) {
+  HostCall lasts(comm);
   const size_t bytes = count * width(type);
   return exchange(as_comm(comm), in, bytes, stream, [=](auto& parts) { std::memcpy(out, parts[static_cast<size_t>(root)].data(), bytes); });
 }
 
 int ncclAllReduce(const void* in, void* out, size_t count, int type, int op, nccl::Comm comm, nccl::Stream stream) {
+  HostCall lasts(comm);
   return exchange(as_comm(comm), in, count * width(type), stream, [=](auto& parts) { reduce(parts, 0, count, type, op, out); });
 }
 
 int ncclAllGather(const void* in, void* out, size_t count, int type, nccl::Comm comm, nccl::Stream stream) {
+  HostCall lasts(comm);
   const size_t bytes = count * width(type);
   return exchange(as_comm(comm), in, bytes, stream, [=](auto& parts) {
     for (size_t r = 0; r < parts.size(); ++r) std::memcpy(static_cast<char*>(out) + r * bytes, parts[r].data(), bytes);
@@ -231,6 +253,7 @@ int ncclAllGather(const void* in, void* out, size_t count, int type, nccl::Comm 
 }
 
 int ncclReduceScatter(const void* in, void* out, size_t count, int type, int op, nccl::Comm comm, nccl::Stream stream) {
+  HostCall lasts(comm);
   const int rank = as_comm(comm)->rank, size = as_comm(comm)->size;
   return exchange(as_comm(comm), in, count * width(type) * static_cast<size_t>(size), stream,
                   [=](auto& parts) { reduce(parts, static_cast<size_t>(rank) * count, count, type, op, out); });
@@ -238,6 +261,7 @@ int ncclReduceScatter(const void* in, void* out, size_t count, int type, int op,
 
 // As the real one, a message completes when it was received: two ranks that both send first, outside of a group, wait for ever.
 int ncclSend(const void* in, size_t count, int type, int to, nccl::Comm comm_, nccl::Stream stream) {
+  HostCall lasts(comm_);
   Comm* comm = as_comm(comm_);
   const uint64_t turn = ++comm->sent[to];
   launch({stream, [=] {
@@ -249,6 +273,7 @@ int ncclSend(const void* in, size_t count, int type, int to, nccl::Comm comm_, n
 }
 
 int ncclRecv(void* out, size_t count, int type, int from, nccl::Comm comm_, nccl::Stream stream) {
+  HostCall lasts(comm_);
   Comm* comm = as_comm(comm_);
   const uint64_t turn = ++comm->received[from];
   return launch({stream, [=] {
