@@ -59,6 +59,7 @@ struct Plan {
   lt::MatrixLayout a = nullptr, b = nullptr, c = nullptr;
   lt::Algo algo{};
   size_t workspace = 0;
+  bool adds_bias = false;  // the library does
   ~Plan() {
     const CublasLt& library = cublaslt();
     if (desc) library.MatmulDescDestroy(desc);
@@ -78,7 +79,7 @@ struct Request {
   int64_t m, n, k;
   Operand a, b;
   const View& c;
-  const void* bias;  // null: none, or none that the library adds
+  const void* bias;  // null: none, or none that the library can add
   bool tf32;
   int proposal;
   auto key(int device) const {
@@ -99,10 +100,6 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   };
   set(lt::kTransA, transpose_first);
   set(lt::kTransB, transpose_second);
-  if (r.bias) {
-    set(lt::kEpilogue, static_cast<int>(lt::kEpilogueBias));
-    set(lt::kBiasPointer, r.bias);  // what is chosen may depend on there being one
-  }
   auto layout = [&](lt::MatrixLayout* to, DType t, int64_t rows, int64_t columns) {
     check_lt(lib.MatrixLayoutCreate(to, type_of(t), static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), columns), r.op,
              "cublasLtMatrixLayoutCreate");
@@ -122,15 +119,26 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   prefer(lt::kMinAlignmentB, alignment_of(r.a.view.data));
   prefer(lt::kMinAlignmentC, alignment_of(r.c.data));
   prefer(lt::kMinAlignmentD, alignment_of(r.c.data));
-  lt::HeuristicResult results[kMostProposals] = {};
-  int found = 0;
-  int status = lib.MatmulAlgoGetHeuristic(handle_of_thread(r.op), plan->desc, plan->a, plan->b, plan->c, plan->c, preference, r.proposal + 1, results, &found);
-  const lt::HeuristicResult& result = results[std::clamp(found - 1, 0, r.proposal)];
-  if (status != 0 || found == 0 || result.state != 0)
+  int status = 0;
+  auto choose = [&] {
+    lt::HeuristicResult results[kMostProposals] = {};
+    int found = 0;
+    status = lib.MatmulAlgoGetHeuristic(handle_of_thread(r.op), plan->desc, plan->a, plan->b, plan->c, plan->c, preference, r.proposal + 1, results, &found);
+    const lt::HeuristicResult& result = results[std::clamp(found - 1, 0, r.proposal)];
+    plan->algo = result.algo;
+    plan->workspace = result.workspace_bytes;
+    return status == 0 && found > 0 && result.state == 0;
+  };
+  if (r.bias) {
+    set(lt::kEpilogue, static_cast<int>(lt::kEpilogueBias));
+    set(lt::kBiasPointer, r.bias);  // what is chosen may depend on there being one
+    if ((plan->adds_bias = choose())) return plan;
+    set(lt::kEpilogue, static_cast<int>(lt::kEpilogueDefault));
+  }
+  if (!choose())
     fail("ERR_CUDA", "[", r.op, "] cuBLASLt ", lib.report.version, " has no algorithm for a product of (", r.m, ", ", r.k, ") and (", r.k, ", ",
-         r.n, ") of ", name_of(r.a.view.dtype), " to ", name_of(r.c.dtype), " (status ", status, ")");
-  plan->algo = result.algo;
-  plan->workspace = result.workspace_bytes;
+         r.n, ") of ", name_of(r.a.view.dtype), " to ", name_of(r.c.dtype), " at addresses aligned to ", alignment_of(r.a.view.data), ", ",
+         alignment_of(r.b.view.data), " and ", alignment_of(r.c.data), " bytes (status ", status, ")");
   return plan;
 }
 
@@ -142,7 +150,7 @@ Plan& plan_for(const Request& r, int device) {
   return *plan;
 }
 
-// c[r][i] += bias[i] where the library's epilogue does not fit.
+// c[r][i] += bias[i] where the library does not add it.
 template <class C, class B>
 __global__ void add_bias(C* c, const B* bias, int64_t numel, int64_t columns) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
@@ -170,10 +178,10 @@ void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand 
     if (bias) apply_bias(c, bias, n, stream);
     return;
   }
-  const bool epilogue = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
+  const bool fits = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
   const bool tf32 = a.view.dtype == DType::Float32 && allows_tf32();
-  Plan& plan = plan_for({op, m, n, k, a, b, c, epilogue ? bias.data : nullptr, tf32, wanted_proposal()}, stream.context().device());
-  if (epilogue)
+  Plan& plan = plan_for({op, m, n, k, a, b, c, fits ? bias.data : nullptr, tf32, wanted_proposal()}, stream.context().device());
+  if (plan.adds_bias)
     check_lt(library(op).MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &bias.data, sizeof bias.data), op, "cublasLtMatmulDescSetAttribute");
   std::shared_ptr<Storage> workspace;
   if (plan.workspace > 0) workspace = stream.scratch(plan.workspace);
@@ -181,7 +189,7 @@ void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand 
   check_lt(library(op).Matmul(handle_of_thread(op), plan.desc, &alpha, b.view.data, plan.a, a.view.data, plan.b, &beta, c.data, plan.c, c.data,
                               plan.c, &plan.algo, workspace ? workspace->data() : nullptr, plan.workspace, stream.handle()),
            op, "cublasLtMatmul");
-  if (bias && !epilogue) apply_bias(c, bias, n, stream);
+  if (bias && !plan.adds_bias) apply_bias(c, bias, n, stream);
 }
 
 }  // namespace rz::cuda

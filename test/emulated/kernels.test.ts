@@ -21,4 +21,11 @@ describe.skipIf(!available)('kernels on the emulated device', () => {
     expect(stdout + stderr).toMatch(/^ok \d+ checks, device cuda/m);
     expect(code).toBe(0);
   });
+
+  it('add a bias of their own where cuBLASLt does not', async () => {
+    const env = environment(1, { RANKZERO_EMULATED_WITHOUT_EPILOGUES: '1' });
+    const { code, stdout, stderr } = await run(join(emulated, 'kernels_test_emulated'), ['--cuda', 'linear'], env);
+    expect(stdout + stderr).toMatch(/^ok \d+ checks, device cuda/m);
+    expect(code).toBe(0);
+  });
 });

@@ -1,6 +1,7 @@
 // In place of libcublasLt.so.13: the same calls, with a plain product. Column-major, as the real one.
 #include "cuda/cublaslt.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -111,6 +112,7 @@ int cublasLtMatmulAlgoGetHeuristic(lt::Handle, lt::MatmulDesc desc, lt::MatrixLa
                                    lt::MatrixLayout, lt::Preference, int, lt::HeuristicResult* results, int* found) {
   auto *al = static_cast<Layout*>(a), *bl = static_cast<Layout*>(b), *cl = static_cast<Layout*>(c);
   auto* d = static_cast<Desc*>(desc);
+  if (d->epilogue == lt::kEpilogueBias && std::getenv("RANKZERO_EMULATED_WITHOUT_EPILOGUES")) return kNotSupported;
   const uint64_t m = d->transpose_a ? al->columns : al->rows, k = d->transpose_a ? al->rows : al->columns;
   const uint64_t k_of_b = d->transpose_b ? bl->columns : bl->rows, n = d->transpose_b ? bl->rows : bl->columns;
   if (m != cl->rows || n != cl->columns || k != k_of_b) return kInvalidValue;
