@@ -170,6 +170,7 @@ napi_value accelerator_info(Args& a) {
     info.Set("capability", std::to_string(device.major) + "." + std::to_string(device.minor));
     info.Set("multiprocessors", device.multiprocessors);
     info.Set("memory", static_cast<double>(device.memory));
+    info.Set("problem", device.problem);
     devices.Set(devices.Length(), info);
   }
   d.libraries.push_back(comm::nccl_api().report);

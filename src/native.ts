@@ -54,6 +54,19 @@ export interface NativeLibrary {
   tried: string[];
 }
 
+/** A GPU of this host. */
+export interface NativeDevice {
+  name: string;
+  /** The same in every process of the host. */
+  id: string;
+  capability: string;
+  multiprocessors: number;
+  /** In bytes. */
+  memory: number;
+  /** Why this build cannot compute on it; empty when it can. */
+  problem: string;
+}
+
 export interface NativeAccelerator {
   /** The CUDA backend is compiled in. */
   built: boolean;
@@ -64,8 +77,7 @@ export interface NativeAccelerator {
   driver: number;
   /** That the kernels were compiled for. */
   architectures: string;
-  /** `id` is the same in every process of the host. */
-  devices: { name: string; id: string; capability: string; multiprocessors: number; memory: number }[];
+  devices: NativeDevice[];
   libraries: NativeLibrary[];
 }
 

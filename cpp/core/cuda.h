@@ -15,6 +15,7 @@ struct DeviceInfo {
   int major, minor;  // compute capability
   int multiprocessors;
   size_t memory;  // bytes
+  std::string problem;  // why this build cannot compute on it; empty when it can
 };
 
 // What there is and what is missing, for doctor. Never throws.

@@ -4,6 +4,7 @@
 
 #include "core/task_log.h"
 #include "cuda/check.h"
+#include "cuda/driver.h"
 
 namespace rz::cuda {
 
@@ -19,7 +20,8 @@ struct Context::EventPool {
 
 Context::Context(int device)
     : device_(device), events_(new EventPool{cudaEventDisableTiming, {}, {}}), timed_events_(new EventPool{cudaEventDefault, {}, {}}) {
-  check(cudaSetDevice(device), "opening the device");
+  bind();
+  waits_for_signals_ = driver().waits_for_values(device);
   check(cudaGetDeviceProperties(&properties_, device), "reading the properties of the device");
   void* memory = nullptr;
   check(cudaHostAlloc(&memory, sizeof(Signal) * 32, cudaHostAllocMapped | cudaHostAllocPortable), "allocating pinned memory");

@@ -36,6 +36,8 @@ class Context {
   };
   const Anchor& anchor(cudaStream_t idle);
   void forget_anchor() { anchor_ = {}; }
+  // Its streams can wait for the signals below.
+  bool waits_for_signals() const { return waits_for_signals_; }
 
   // A number in pinned memory that stands for the progress of one CPU stream: streams of the device wait for it, and the
   // CPU stream raises it.
@@ -57,6 +59,7 @@ class Context {
     std::atomic<uint64_t> value;
   };
   int device_;
+  bool waits_for_signals_ = false;
   cudaDeviceProp properties_;
   Signal* signals_;
   std::array<std::atomic<uint64_t>, 32> last_signal_{};

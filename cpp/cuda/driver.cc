@@ -2,15 +2,18 @@
 
 namespace rz::cuda {
 
+std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
 static Driver load() {
   Library library = Library::open("CUDA driver", "RANKZERO_CUDA_DRIVER_PATH", {"libcuda.so.1"});
   Driver table;
   library.load(table.cuDriverGetVersion, "cuDriverGetVersion", true);
   library.load(table.cuStreamWaitValue64, "cuStreamWaitValue64_v2", false);
   library.load(table.cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled", false);
-  int version = 0;
-  if (library.report.usable() && table.cuDriverGetVersion(&version) == 0)
-    library.report.version = "CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  library.load(table.cuDeviceGet, "cuDeviceGet", false);
+  library.load(table.cuDeviceGetAttribute, "cuDeviceGetAttribute", false);
+  if (library.report.usable() && table.cuDriverGetVersion(&table.version) == 0)
+    library.report.version = "CUDA " + version_text(table.version);
   table.report = library.report;
   return table;
 }

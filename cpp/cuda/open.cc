@@ -1,5 +1,7 @@
 // Whether there is a device, why not, and opening it.
+#include <cctype>
 #include <cstdlib>
+#include <sstream>
 
 #include "cuda/backend.h"
 #include "cuda/check.h"
@@ -24,6 +26,43 @@ static std::string hexadecimal(const cudaUUID_t& id) {
   return text;
 }
 
+// Whether kernels that were compiled for `architectures`, as CMake has them ("80 90a"), run on a device: code of the same major
+// and an older minor version does, and what is not "real" is compiled by the driver for whatever is newer. Code for 90a is for
+// 9.0 alone, that for 100f for its major version. A word such as "native" is trusted.
+static bool runs_on(const std::string& architectures, int major, int minor) {
+  std::istringstream words(architectures);
+  for (std::string word; words >> word;) {
+    if (!std::isdigit(static_cast<unsigned char>(word[0]))) return true;
+    size_t digits = 0;
+    const int number = std::stoi(word, &digits), capability = 10 * major + minor;
+    const std::string suffix = word.substr(digits);
+    const bool same_major = number / 10 == major && number <= capability;
+    if (suffix[0] == 'a' ? number == capability : suffix[0] == 'f' || suffix == "-real" ? same_major : number <= capability) return true;
+  }
+  return false;
+}
+
+static DeviceInfo device_info(int index) {
+  cudaDeviceProp properties;
+  if (cudaError_t status = cudaGetDeviceProperties(&properties, index)) {
+    cudaGetLastError();
+    return {"device " + std::to_string(index), "", 0, 0, 0, 0, std::string("it cannot be asked for its properties: ") + cudaGetErrorString(status)};
+  }
+  std::string problem;
+  if (!runs_on(RANKZERO_CUDA_ARCHITECTURES, properties.major, properties.minor))
+    problem = "its compute capability is " + std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+              ", and this build has kernels for " + RANKZERO_CUDA_ARCHITECTURES + " only";
+  return {properties.name, hexadecimal(properties.uuid), properties.major, properties.minor, properties.multiProcessorCount, properties.totalGlobalMem, problem};
+}
+
+// Why the runtime finds no device.
+static std::string no_device(cudaError_t status, const Description& d) {
+  if (status == cudaSuccess) return "the driver sees none";
+  if (status == cudaErrorInsufficientDriver)
+    return "the driver is for CUDA " + version_text(d.driver) + ", and this build needs one for " + version_text(d.runtime / 1000 * 1000) + " or newer";
+  return cudaGetErrorString(status);
+}
+
 Description describe() {
   Description d;
   d.built = true;
@@ -34,20 +73,15 @@ Description describe() {
     d.unavailable = "there is no NVIDIA driver (" + driver().report.explain() + ")";
     return d;
   }
-  driver().cuDriverGetVersion(&d.driver);
+  d.driver = driver().version;
   int count = 0;
   cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
     cudaGetLastError();
-    d.unavailable = std::string("there is no device: ") + (status == cudaSuccess ? "the driver sees none" : cudaGetErrorString(status));
+    d.unavailable = "there is no device: " + no_device(status, d);
     return d;
   }
-  for (int i = 0; i < count; ++i) {
-    cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    d.devices.push_back({properties.name, hexadecimal(properties.uuid), properties.major, properties.minor, properties.multiProcessorCount, properties.totalGlobalMem});
-  }
-  if (d.devices.empty()) d.unavailable = "no device can be opened";
+  for (int i = 0; i < count; ++i) d.devices.push_back(device_info(i));
   return d;
 }
 
@@ -62,7 +96,10 @@ std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* stream
   if (!d.unavailable.empty()) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: ", d.unavailable);
   const int count = static_cast<int>(d.devices.size());
   if (index >= count) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: there is no device ", index, " among ", count);
-  return std::make_unique<CudaBackend>(index >= 0 ? index : device_of_this_rank(d.devices.size()), streams);
+  if (index < 0) index = device_of_this_rank(d.devices.size());
+  const DeviceInfo& device = d.devices[static_cast<size_t>(index)];
+  if (!device.problem.empty()) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: ", device.name, ": ", device.problem);
+  return std::make_unique<CudaBackend>(index, streams);
 }
 
 }  // namespace rz::cuda

@@ -132,7 +132,7 @@ void CudaStream::order_behind(const Event& event, bool inherit_failure) {
 // The CPU stream raises a number in pinned memory at its end, which lies behind the event: nothing that is enqueued by now can
 // depend on what this stream does later, so waiting a little longer cannot be waiting for ever.
 void CudaStream::order_behind_host(const Event& event, const char* op) {
-  if (!driver().cuStreamWaitValue64) return event.stream->drain(event);
+  if (!context_.waits_for_signals()) return event.stream->drain(event);
   auto* host = static_cast<CpuStream*>(event.stream);
   const uint64_t value = context_.next_signal(host->index());
   auto raise = std::make_shared<RaiseOnDestruction>(context_.signal(host->index()), value);

@@ -24,7 +24,7 @@ export function acceleratorRows(found: NativeAccelerator): [name: string, text: 
   const devices = found.devices.map((device, index): [string, string] => [
     `device ${index}`,
     `${device.name}, ${formatBytes(device.memory)}, compute capability ${device.capability}, ` +
-      `${device.multiprocessors} multiprocessors`,
+      `${device.multiprocessors} multiprocessors${device.problem && `; not used: ${device.problem}`}`,
   ]);
   const libraries = found.libraries.map((library): [string, string] => [library.name, describeLibrary(library)]);
   return [['CUDA', describeCuda(found)], ...devices, ...libraries];

@@ -1,5 +1,5 @@
 // Which device the ranks of a job compute on: the same kind on all of them, and one of its own for each.
-import { type NativeAccelerator, native } from '../native.ts';
+import { type NativeAccelerator, type NativeDevice, native } from '../native.ts';
 import { computeDevice, isDeviceInUse, useDevice } from '../tensor/streams.ts';
 import { dist } from './index.ts';
 
@@ -80,12 +80,18 @@ function finding(
   worldSize: number,
 ): Finding {
   const devices = found?.devices ?? [];
-  const { id = '', name = '' } = devices[localRank % Math.max(1, devices.length)] ?? {};
-  return { wanted, problem: found ? ownProblem(found, worldSize) : '', id, name, numDevices: devices.length };
+  const own = devices[localRank % Math.max(1, devices.length)];
+  const { id = '', name = '' } = own ?? {};
+  return { wanted, problem: found ? ownProblem(found, own, worldSize) : '', id, name, numDevices: devices.length };
 }
 
-function ownProblem({ unavailable, libraries }: NativeAccelerator, worldSize: number): string {
+function ownProblem(
+  { unavailable, libraries }: NativeAccelerator,
+  device: NativeDevice | undefined,
+  worldSize: number,
+): string {
   if (unavailable !== '') return unavailable;
+  if (device && device.problem !== '') return `${device.name}: ${device.problem}`;
   const needed = libraries.filter(({ name }) => name !== 'NCCL' || worldSize > 1);
   const missing = needed.find(({ path, problem }) => path === '' || problem !== '');
   if (!missing) return '';

@@ -1,7 +1,10 @@
 // Device `cuda` as programs see it: tensors, streams, memory, errors, gradients.
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { available, buildEmulated, runNode, seeds } from './emulated.ts';
+import type { NativeAccelerator } from '../../src/native.ts';
+import { available, buildEmulated, emulated, runNode, seeds } from './emulated.ts';
 
 const fixture = join(import.meta.dirname, 'fixtures/device.mjs');
 
@@ -42,6 +45,49 @@ describe.skipIf(!available)('device cuda, emulated', () => {
     expect(cublaslt).toMatchObject({ name: 'cuBLASLt', version: '13.0.0', problem: '' });
     expect(cublaslt.path).toContain('emulated/libcublasLt.so.13');
     expect(nccl.name).toBe('NCCL');
+  });
+
+  it.each(['tensors', 'streams', 'mixed'])('does without waits for values where a device has none: %s', (name) =>
+    scenario(name, 1, { RANKZERO_EMULATED_WITHOUT_VALUE_WAITS: '1' }),
+  );
+
+  const doctor = async (env: Record<string, string>): Promise<NativeAccelerator> => {
+    const { stdout } = await runNode([join(import.meta.dirname, '../../dist/cli/main.js'), 'doctor', '--json'], 1, env);
+    return JSON.parse(stdout).accelerator;
+  };
+
+  it('is not used where the kernels are compiled for another one', async () => {
+    const why = 'emulated device: its compute capability is 8.0, and this build has kernels for 90a only';
+    const { stdout } = await runNode([fixture, 'unavailable'], 1, { RANKZERO_EMULATED_CAPABILITY: '80' });
+    expect(stdout).toBe(`ERR_CUDA_UNAVAILABLE device cuda cannot be used: ${why}\n`);
+    const auto = await runNode([fixture, 'select'], 1, { RANKZERO_EMULATED_CAPABILITY: '80' });
+    expect(auto.stdout).toBe(`cpu, auto: ${why}\n`);
+    const { devices } = await doctor({ RANKZERO_EMULATED_CAPABILITY: '103' });
+    expect(devices).toMatchObject([{ capability: '10.3', problem: expect.stringContaining('90a only') }]);
+  });
+
+  it('takes the cuBLASLt of its driver, and says what is wrong with a newer one', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'rankzero-libraries-'));
+    const [old, recent] = ['12', '13'].map((version) => join(folder, `libcublasLt.so.${version}`));
+    const wanted = { RANKZERO_CUBLASLT_PATH: '', LD_LIBRARY_PATH: folder };
+    try {
+      for (const path of [old!, recent!]) cpSync(join(emulated, 'libcublasLt.so.13'), path);
+      const pathWith = async (driver: string) =>
+        (await doctor({ ...wanted, RANKZERO_EMULATED_DRIVER: driver })).libraries[1]!.path;
+      expect(await pathWith('13000')).toBe(recent);
+      expect(await pathWith('12040')).toBe(old);
+      rmSync(old!);
+      const { libraries, unavailable } = await doctor({ ...wanted, RANKZERO_EMULATED_DRIVER: '12040' });
+      expect(libraries[1]).toMatchObject({
+        path: recent,
+        problem: 'it needs a driver for CUDA 13, and this one is for 12.4',
+      });
+      expect(unavailable).toMatch(
+        /^there is no device: the driver is for CUDA 12\.4, and this build needs one for \d+\.0 or newer$/,
+      );
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   it('is not used without a driver, saying where one was looked for', async () => {

@@ -1,5 +1,6 @@
 // In place of libcuda.so.1: what cpp/cuda/driver.h opens.
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 
 #include "sm90.h"
@@ -7,12 +8,29 @@
 
 extern "C" {
 
+constexpr int kInvalidValue = 1, kNotSupported = 801;
+
+static bool can_wait_for_values() { return !std::getenv("RANKZERO_EMULATED_WITHOUT_VALUE_WAITS"); }
+
 int cuDriverGetVersion(int* version) {
-  *version = 13000;
+  const char* old = std::getenv("RANKZERO_EMULATED_DRIVER");
+  *version = old ? std::atoi(old) : 13000;
+  return 0;
+}
+
+int cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return 0;
+}
+
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+  if (attribute != 122) return kInvalidValue;
+  *value = can_wait_for_values();
   return 0;
 }
 
 int cuStreamWaitValue64_v2(CUstream_st* stream, unsigned long long address, unsigned long long value, unsigned) {
+  if (!can_wait_for_values()) return kNotSupported;
   auto* signal = reinterpret_cast<std::atomic<unsigned long long>*>(address);
   rz::emulator::enqueue(stream, [] {}, [signal, value] { return signal->load(std::memory_order_acquire) >= value; });
   return 0;

@@ -42,6 +42,8 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
+  const char* driver = std::getenv("RANKZERO_EMULATED_DRIVER");
+  if (driver && std::atoi(driver) / 1000 < CUDART_VERSION / 1000) return cudaErrorInsufficientDriver;
   *count = devices();
   return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
 }
@@ -58,7 +60,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated device");
   properties->uuid.bytes[0] = static_cast<char>(device + 1);
-  properties->major = 9;
+  const char* capability = std::getenv("RANKZERO_EMULATED_CAPABILITY");  // as 90
+  const int version = capability ? std::atoi(capability) : 90;
+  properties->major = version / 10;
+  properties->minor = version % 10;
   properties->multiProcessorCount = 2;
   properties->maxThreadsPerMultiProcessor = 1024;
   properties->totalGlobalMem = capacity();
