@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "cuda/check.h"
 #include "cuda/stream.h"
@@ -19,7 +20,8 @@ CudaBackend::CudaBackend(int device, const std::vector<std::unique_ptr<Stream>>*
 }
 
 std::unique_ptr<Stream> CudaBackend::create_stream(int index, std::string name, Profiler* profiler) {
-  return std::make_unique<CudaStream>(index, std::move(name), context_, *allocator_, profiler);
+  const bool urgent = std::exchange(has_compute_, true);
+  return std::make_unique<CudaStream>(index, std::move(name), context_, *allocator_, profiler, urgent);
 }
 
 // Copies through the ring: first one side fills a slot, then the other empties it, each in its stream.

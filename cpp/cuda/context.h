@@ -36,6 +36,7 @@ class Context {
   };
   const Anchor& anchor(cudaStream_t idle);
   void forget_anchor() { anchor_ = {}; }
+
   // Its streams can wait for the signals below.
   bool waits_for_signals() const { return waits_for_signals_; }
 

@@ -33,12 +33,14 @@ class RaiseOnDestruction {
 
 }  // namespace
 
-CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler)
+CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler, bool urgent)
     : Stream(index, std::move(name)), context_(context), allocator_(allocator), profiler_(profiler) {
   const char* blocking = std::getenv("RANKZERO_CUDA_BLOCKING");
   blocking_ = blocking && *blocking && *blocking != '0';
   context_.bind();
-  check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "creating a stream");
+  int lowest = 0, highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
+  check(cudaStreamCreateWithPriority(&handle_, cudaStreamNonBlocking, urgent ? highest : lowest), "creating a stream");
 }
 
 CudaStream::~CudaStream() {

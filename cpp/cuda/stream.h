@@ -18,8 +18,8 @@ namespace rz::cuda {
 
 class CudaStream final : public Stream {
  public:
-  // `profiler` may be null.
-  CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler);
+  // `profiler` may be null. `urgent`: its kernels go before those of other streams where both wait for a place on the device.
+  CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler, bool urgent = false);
   ~CudaStream() override;
 
   Device device() const override { return Device::Cuda; }

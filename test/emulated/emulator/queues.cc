@@ -105,7 +105,13 @@ using namespace rz::emulator;
 
 extern "C" {
 
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
+  *lowest = 0;
+  *highest = -5;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   std::lock_guard lock(mutex);
   streams.push_back(*stream = new CUstream_st);
   return cudaSuccess;
