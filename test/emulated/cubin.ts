@@ -115,7 +115,8 @@ function kernelsOf(elf: Buffer): Kernel[] {
   const [frameSize, registerCount, mostThreads] = [0x11, 0x2f, 0x05];
   const registers = new Map<string, number>();
   const stack = new Map<string, number>();
-  for (const [attribute, payload] of attributesOf(named.get('.nv.info')!.data)) {
+  const info = named.get('.nv.info')?.data ?? Buffer.alloc(0); // nvcc 12 leaves it out where there is no kernel
+  for (const [attribute, payload] of attributesOf(info)) {
     const into = attribute === registerCount ? registers : attribute === frameSize ? stack : undefined;
     into?.set(symbolName(payload.readUInt32LE(0)), payload.readUInt32LE(4));
   }
