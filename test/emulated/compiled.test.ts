@@ -122,8 +122,9 @@ describe.skipIf(!available)(`device code${available ? '' : ' (skipped: nvcc was 
     expect(known.get('shared_moves')!.shared).toBe(reservedShared + 1024);
     expect(known.get('stack_array')!.stack).toBe(256);
     expect(known.get('stack_array')!.count.ldl).toBeGreaterThan(0);
-    // Of the three, the compiler puts one before the operand in registers.
-    expect(known.get('warpgroup')!.count).toMatchObject({ hgmma: 2, warpgroup: 3, utmaldg: 1, setmaxnreg: 1 });
+    const { warpgroup, ...others } = known.get('warpgroup')!.count;
+    expect(others).toMatchObject({ hgmma: 2, utmaldg: 1, setmaxnreg: 1 });
+    expect([3, 4]).toContain(warpgroup); // two are in the source; the compiler adds one, that of CUDA 12.4 two
     const spilling = known.get('spilling')!;
     expect(spilling).toMatchObject({ registers: 64, bound: 1024 });
     expect(spilling.stack).toBeGreaterThanOrEqual(32 * 4);
