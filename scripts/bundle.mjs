@@ -195,7 +195,9 @@ function makeBundle(options) {
     `bundle: ${relative(process.cwd(), out) || out}, ${(bytes / 1e6).toFixed(1)} MB; ${basename(out)}/run.sh doctor`,
   );
   if (bytes > limit)
-    throw new Error(`the bundle has ${(bytes / 1e6).toFixed(1)} MB and must have less than ${limit / 1e6}`);
+    throw new Error(
+      `the bundle has ${(bytes / 1e6).toFixed(1)} MB and must have less than ${limit / 1e6}: --xz makes it smaller, and so do fewer --architectures`,
+    );
 }
 
 try {

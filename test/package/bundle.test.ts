@@ -1,14 +1,31 @@
 // scripts/bundle.mjs: the folder for hosts without Node, moved elsewhere and run with nothing of this machine but its system.
-// The addon is that of this checkout: a bundle's own has the CUDA backend, which takes minutes to compile.
+// The addon is one that is there, with the CUDA backend if possible (.ci/run compiles it into the checkout's): a bundle's own
+// takes minutes to compile.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { newest } from '../../scripts/addon.mjs';
 
 const root = join(import.meta.dirname, '../..');
 const missing = ['gzip', 'strip', 'ldd'].filter((tool) => spawnSync(tool, ['--version']).error);
 if (missing.length > 0) console.log(`bundle.test.ts is skipped: this machine lacks ${missing.join(', ')}`);
+
+/** Whether an addon is newer than its sources and has the CUDA backend, for one architecture: several need --xz. */
+function hasCuda(addon: string): boolean {
+  const sources = ['binding', 'cpp', 'cmake', 'CMakeLists.txt'].map((name) => newest(join(root, name)));
+  if (newest(addon) < Math.max(...sources)) return false;
+  const script = 'process.stdout.write(JSON.stringify(require(process.argv[1]).acceleratorInfo()))';
+  const { stdout, status } = spawnSync(process.execPath, ['-e', script, addon], { encoding: 'utf8' });
+  if (status !== 0) return false;
+  const { built, architectures } = JSON.parse(stdout);
+  return built && !architectures.includes(' ');
+}
+
+const ownAddon = join(root, 'build/Release/rankzero.node');
+const withCuda = [ownAddon, join(root, 'build/cuda/Release/rankzero.node')].find(hasCuda);
+if (!withCuda) console.log('bundle.test.ts: no addon with CUDA is at hand, so the bundle has none');
 
 let folder: string;
 let bundle: string;
@@ -22,10 +39,8 @@ describe.skipIf(missing.length > 0)('the bundle', () => {
   beforeAll(() => {
     folder = mkdtempSync(join(tmpdir(), 'rankzero-bundle-'));
     const made = join(folder, 'made');
-    const addon = join(root, 'build/Release/rankzero.node');
-    execFileSync(process.execPath, [join(root, 'scripts/bundle.mjs'), '--addon', addon, '--out', made], {
-      encoding: 'utf8',
-    });
+    const args = [join(root, 'scripts/bundle.mjs'), '--addon', withCuda ?? ownAddon, '--out', made];
+    execFileSync(process.execPath, args, { encoding: 'utf8' });
     bundle = join(folder, 'moved here');
     renameSync(made, bundle);
   }, 120_000);
@@ -45,8 +60,10 @@ describe.skipIf(missing.length > 0)('the bundle', () => {
     const { status, stdout, stderr } = run('doctor', '--json');
     expect(stderr).toBe('');
     expect(status).toBe(0);
-    const { ok, node, addon } = JSON.parse(stdout);
+    const { ok, node, addon, accelerator } = JSON.parse(stdout);
     expect({ ok, node }).toEqual({ ok: true, node: process.versions.node });
+    expect(accelerator.built).toBe(withCuda !== undefined);
+    if (withCuda) expect(accelerator.architectures).toMatch(/^(native|\d\d.*)$/);
     for (const path of [addon.path, ...addon.libraries]) expect(path).toContain('/moved here/');
     expect(addon.libraries.length).toBeGreaterThanOrEqual(2);
   });
