@@ -67,7 +67,7 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
   const int j0 = slot.row, rows = span.keys - j0, group = a.heads / a.kv_heads, head0 = place.head * group;
   if (rows <= 0) return;
   const int i_begin = first_query(span, j0), i_end = end_of_queries(span, j0, kOwnRows);
-  const int head_tiles = std::max(0, (i_end - i_begin + kQueries - 1) / kQueries), tiles = head_tiles * group;
+  const int tiles = std::max(0, (i_end - i_begin + kQueries - 1) / kQueries) * group;
 
   unsigned char* shared = swizzled_shared();
   const Shared at{shared_address(shared)};
@@ -76,14 +76,14 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
   auto* of_queries = reinterpret_cast<float*>(shared + Shared::kRest);
   at.init(kWarp);
 
-  const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  const int warpgroup = own_warpgroup();
   if (warpgroup == 0) {
     fewer_registers<kProducerRegisters<kConsumers>>();
     const int lane = static_cast<int>(threadIdx.x);
     if (lane >= kWarp) return;
     if (lane == 0) at.copy_own(maps.k, maps.v, place.head, static_cast<int>(span.k0) + j0);
-    for (int n = 0; n < tiles; ++n) {
-      const int head = head0 + n / head_tiles, i = i_begin + n % head_tiles * kQueries;
+    for (int n = 0, head = head0, i = i_begin; n < tiles; ++n, i += kQueries) {
+      if (i >= i_end) ++head, i = i_begin;
       const int64_t row = head * a.q_rows + span.q0 + i;
       float base[kQueries / kWarp], own_delta[kQueries / kWarp];
 #pragma unroll
@@ -108,8 +108,8 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
     float dk[1][D][4], dv[1][D][4];
     clear(dk), clear(dv);
     barrier_wait(at.own_full(), 0);
-    for (int n = 0; n < tiles; ++n) {
-      const int i = i_begin + n % head_tiles * kQueries;
+    for (int n = 0, i = i_begin; n < tiles; ++n, i += kQueries) {
+      if (i >= i_end) i = i_begin;  // of the next head
       ring.wait_full(n);
       if (span.some(i, kQueries, j0 + own_row, kTileRows)) {
         const auto q = at.other(0, n), d_o = at.other(1, n);
@@ -117,6 +117,7 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
         const float* own_delta = base + kQueries;
         float p[1][N][4], ds[1][N][4];
         uint32_t left[N / 2][4], d_left[N / 2][4];
+        clear_behind(consumer, span.queries - i, q, d_o);
         wgmma_fence();
         hopper_scores<T>(p, k, q);
         hopper_scores<T>(ds, v, d_o);
@@ -141,7 +142,7 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
       }
       ring.release(n);
     }
-    sync_threads_of(1 + consumer, kWarpgroup);  // no warp still reads the keys, where the results go
+    sync_consumer(consumer);  // no warp still reads the keys, where the results go
     const int stride = a.kv_heads * kDim;
     const int64_t to = (span.k0 + j_warp) * stride + place.head * kDim;
     unsigned char* room = shared + consumer * Shared::Own::kBytes + warp * 16 * kRowBytes<kDim>;
@@ -170,7 +171,7 @@ attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows,
   const TileRing<kStages> ring = at.ring();
   at.init(1);
 
-  const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  const int warpgroup = own_warpgroup();
   if (warpgroup == 0) {
     fewer_registers<kProducerRegisters<kConsumers>>();
     if (threadIdx.x != 0) return;
@@ -201,6 +202,7 @@ attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows,
         const auto k = at.other(0, n), v = at.other(1, n);
         float p[1][N][4], ds[1][N][4];
         uint32_t left[N / 2][4];
+        clear_behind(consumer, span.keys - j, k, v);
         wgmma_fence();
         hopper_scores<T>(p, q, k);
         hopper_scores<T>(ds, d_o, v);
@@ -209,12 +211,13 @@ attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows,
         for (int c = 0; c < N; ++c)
 #pragma unroll
           for (int e = 0; e < 4; ++e) p[0][c][e] = exp2_approximate(p[0][c][e] * (a.scale * kLog2e) - base[e / 2]);
+        // Not behind the wait, which the compiler would put before the powers.
+        if (!span.all(i_warp, 16, j, kKeys)) mask<false>(p, span, i_warp, j, 0.0f);
         wgmma_wait<0>(ds[0]);
 #pragma unroll
         for (int c = 0; c < N; ++c)
 #pragma unroll
           for (int e = 0; e < 4; ++e) ds[0][c][e] = p[0][c][e] * (ds[0][c][e] - own_delta[e / 2]);
-        if (!span.all(i_warp, 16, j, kKeys)) mask<false>(ds, span, i_warp, j, 0.0f);
         pack_left<T>(left, ds);
         wgmma_fence();
         hopper_accumulate<T>(dq, left, k);
@@ -222,7 +225,7 @@ attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows,
       }
       ring.release(n);
     }
-    sync_threads_of(1 + consumer, kWarpgroup);  // no warp still reads the queries, where the results go
+    sync_consumer(consumer);  // no warp still reads the queries, where the results go
     const int stride = a.heads * kDim;
     store_rows<kDim>(dq_rows + (span.q0 + i_warp) * stride + head * kDim, stride, rows - warp_row, kDim, dq, a.scale,
                      shared + consumer * Shared::Own::kBytes + warp * 16 * kRowBytes<kDim>);
@@ -245,8 +248,8 @@ void launch_backward(const AttentionBackward& op, const AttentionShape& a, const
 template <class T>
 void launch_backward(const AttentionBackward& op, const AttentionShape& a, const float* delta, CudaStream& stream) {
   if (a.dim == 64) return launch_backward<T, 64, 64, 128>(op, a, delta, stream);
-  if (a.dim == 96) return launch_backward<T, 96, 64, 64>(op, a, delta, stream);
-  launch_backward<T, 128, 64, 64>(op, a, delta, stream);
+  if (a.dim == 96) return launch_backward<T, 96, 64, 128>(op, a, delta, stream);
+  launch_backward<T, 128, 64, 128>(op, a, delta, stream);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ struct Maps {
 template <class T, int kDim, int kConsumers, int kKeys>
 __global__ void __launch_bounds__((kConsumers + 1) * kWarpgroup, 1)
 attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* lse, AttentionShape a) {
-  constexpr int kRows = kConsumers * kTileRows, kStages = 2, N = kKeys / 8, D = kDim / 8;
+  constexpr int kRows = kConsumers * kTileRows, kStages = 2, kTurns = 1 + kConsumers, N = kKeys / 8, D = kDim / 8;
   using Queries = HopperTile<kTileRows, kDim>;
   using Keys = HopperTile<kKeys, kDim>;
   const int head = static_cast<int>(blockIdx.x) % a.heads, kv_head = head / (a.heads / a.kv_heads);
@@ -41,7 +41,7 @@ attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* ls
   }
   __syncthreads();
 
-  const int warpgroup = static_cast<int>(threadIdx.x) / kWarpgroup;
+  const int warpgroup = own_warpgroup();
   if (warpgroup == 0) {
     fewer_registers<kProducerRegisters<kConsumers>>();
     if (threadIdx.x == 0) {
@@ -71,6 +71,14 @@ attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* ls
       if (!span.all(i_warp, 16, j, kKeys)) mask<false>(s, span, i_warp, j, -INFINITY);
       return softmax.step(s, a.scale * kLog2e);
     };
+    // The products of consumers take turns, so that those of one are under way while another has probabilities to compute.
+    const auto await_turn = [&](int n) {
+      if (n > 1 || consumer > 0) sync_threads_of(kTurns + consumer, 2 * kWarpgroup);
+    };
+    const auto pass_turn = [&](int n) {
+      if (consumer + 1 < kConsumers) arrive_of(kTurns + consumer + 1, 2 * kWarpgroup);
+      else if (n + 1 < tiles) arrive_of(kTurns, 2 * kWarpgroup);
+    };
     barrier_wait(q_full, 0);
     if (tiles > 0) {
       key_ring.wait_full(0);
@@ -80,31 +88,35 @@ attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* ls
       key_ring.release(0);
       probabilities(0);
       pack_left<T>(p, s);
+      if (tiles > 1) key_ring.wait_full(1);
       for (int n = 1; n < tiles; ++n) {
-        key_ring.wait_full(n);
+        await_turn(n);
         wgmma_fence();
         hopper_scores<T>(s, q, keys(n));
         value_ring.wait_full(n - 1);
         wgmma_fence();
         hopper_accumulate<T>(o, p, values(n - 1));
+        pass_turn(n);
         wgmma_wait<1>(s[0]);
         key_ring.release(n);
-        // The wait stands behind a branch that depends on all probabilities: the compiler would put it before them.
-        if (__any_sync(kFullMask, probabilities(n) || softmax.sum[0][0] < 0.0f || softmax.sum[0][1] < 0.0f)) {
-          wgmma_wait<0>(o[0]);
-          softmax.shrink_rows(o);
-        }
+        const bool moved = __any_sync(kFullMask, probabilities(n));
+        // The wait for the next keys stands here so that the compiler leaves that for the products behind the probabilities.
+        settle(s[0]);
+        if (n + 1 < tiles) key_ring.wait_full(n + 1);
         wgmma_wait<0>(o[0]);
         value_ring.release(n - 1);
+        if (moved) softmax.shrink_rows(o);
+        settle(o[0]);
         pack_left<T>(p, s);
       }
       value_ring.wait_full(tiles - 1);
+      clear_behind(consumer, span.keys - j_begin - (tiles - 1) * kKeys, values(tiles - 1));
       wgmma_fence();
       hopper_accumulate<T>(o, p, values(tiles - 1));
       wgmma_wait<0>(o[0]);
     }
     softmax.finish(o, lse + head * a.q_rows + span.q0 + i_warp, rows - warp_row);
-    sync_threads_of(1 + consumer, kWarpgroup);  // no warp still reads the queries, where the results go
+    sync_consumer(consumer);  // no warp still reads the queries, where the results go
     const int stride = a.heads * kDim;
     store_rows<kDim>(o_rows + (span.q0 + i_warp) * stride + head * kDim, stride, rows - warp_row, kDim, o, 1.0f,
                      shared + consumer * Queries::kBytes + warp * 16 * kRowBytes<kDim>);

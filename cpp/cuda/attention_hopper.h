@@ -29,7 +29,7 @@ template <int kRows, int kDim>
 struct HopperTile {
   static constexpr Swizzle kSwizzle = kDim % 64 == 0 ? Swizzle::Bytes128 : Swizzle::Bytes64;
   static constexpr int kSlabColumns = kDim % 64 == 0 ? 64 : 32, kRow = kSlabColumns * 2, kSlab = kRows * kRow;
-  static constexpr int kBytes = kRows * kDim * 2;
+  static constexpr int kCount = kRows, kBytes = kRows * kDim * 2;
   static_assert(kDim % kSlabColumns == 0 && kRows % kTileRows == 0);
   SharedAddress begin;
 
@@ -50,11 +50,21 @@ struct HopperTile {
         copy_box(begin + static_cast<SharedAddress>(slab * kSlab + r * kRow), map, barrier, slab * kSlabColumns, head, row + r);
   }
 
+  // Rows from `first` on become zeros, by a warpgroup; others may do the same.
+  __device__ __forceinline__ void clear_rows(int first) const {
+    constexpr int kPieces = kRow / 16;
+    for (int i = first * kPieces + static_cast<int>(threadIdx.x) % kWarpgroup; i < kRows * kPieces; i += kWarpgroup)
+#pragma unroll
+      for (int slab = 0; slab < kDim / kSlabColumns; ++slab) store_zeros(begin + static_cast<SharedAddress>(slab * kSlab + i * 16));
+  }
+
  private:
   __device__ __forceinline__ uint64_t descriptor(int offset, int leading) const {
-    constexpr uint64_t kSwizzleBits = kSwizzle == Swizzle::Bytes128 ? 1 : 2, kStride = 8 * kRow;
-    const auto address = static_cast<uint32_t>(begin) & 0x3ffff;
-    return (address + static_cast<uint32_t>(offset)) >> 4 | static_cast<uint64_t>(leading >> 4) << 16 | (kStride >> 4) << 32 | kSwizzleBits << 62;
+    constexpr uint32_t kSwizzleBits = kSwizzle == Swizzle::Bytes128 ? 1 : 2, kStride = 8 * kRow;
+    constexpr uint32_t kHigh = kStride >> 4 | kSwizzleBits << 30;
+    // One addition for each of a tile's operands.
+    const uint32_t low = ((static_cast<uint32_t>(begin) & 0x3ffff) >> 4 | static_cast<uint32_t>(leading >> 4) << 16) + static_cast<uint32_t>(offset >> 4);
+    return static_cast<uint64_t>(kHigh) << 32 | low;
   }
 };
 
@@ -93,6 +103,22 @@ __device__ __forceinline__ void pack_left(uint32_t (&p)[N / 2][4], const float (
       const float* pair = s[0][step * 2 + w / 2] + w % 2 * 2;
       p[step][w] = pack<T>(pair[0], pair[1]);
     }
+}
+
+// ---- consumers ----
+
+// The barrier of a consumer warpgroup.
+__device__ __forceinline__ void sync_consumer(int consumer) { sync_threads_of(1 + consumer, kWarpgroup); }
+
+// Rows behind the last of a sequence are those of the next, or were never written: a probability of zero would not make zero of
+// what is no number there. `rows`: how many there are from the beginning of the tiles.
+template <class... Tiles>
+__device__ __forceinline__ void clear_behind(int consumer, int rows, const Tiles&... tiles) {
+  constexpr int kRows = std::min({Tiles::kCount...});
+  if (rows >= kRows) return;
+  (tiles.clear_rows(rows), ...);
+  shared_written();
+  sync_consumer(consumer);
 }
 
 // ---- the ring of tiles ----

@@ -34,27 +34,38 @@ struct OnlineSoftmax {
   __device__ __forceinline__ bool step(float (&s)[M][N][4], float scale) {
     bool moved = false;
 #pragma unroll
-    for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m) {
+      float best[2];  // by two chains each, since powers wait for them
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float best = -INFINITY;
+        float even = -INFINITY, odd = -INFINITY;
 #pragma unroll
-        for (int n = 0; n < N; ++n) best = fmaxf(best, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
-        best = quad_max(best) * scale;
+        for (int n = 0; n < N; ++n) even = fmaxf(even, s[m][n][half * 2]), odd = fmaxf(odd, s[m][n][half * 2 + 1]);
+        best[half] = fmaxf(even, odd);
+      }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) best[half] = quad_max(best[half]) * scale;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
         shrink[m][half] = 1.0f;
-        if (best > base[m][half] + kBaseLag) {
-          shrink[m][half] = exp2_approximate(base[m][half] - best);
-          base[m][half] = best;
+        if (best[half] > base[m][half] + kBaseLag) {
+          shrink[m][half] = exp2_approximate(base[m][half] - best[half]);
+          base[m][half] = best[half];
           moved = true;
         }
-        const float from = base[m][half] == -INFINITY ? 0.0f : base[m][half];
-        float part = 0.0f;  // of this lane's columns
-#pragma unroll
-        for (int n = 0; n < N; ++n)
-#pragma unroll
-          for (int e = half * 2; e < half * 2 + 2; ++e) part += s[m][n][e] = exp2_approximate(s[m][n][e] * scale - from);
-        sum[m][half] = sum[m][half] * shrink[m][half] + part;
       }
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float from = base[m][half] == -INFINITY ? 0.0f : base[m][half];
+        float even = 0.0f, odd = 0.0f;  // of this lane's columns
+#pragma unroll
+        for (int n = 0; n < N; ++n) {
+          even += s[m][n][half * 2] = exp2_approximate(s[m][n][half * 2] * scale - from);
+          odd += s[m][n][half * 2 + 1] = exp2_approximate(s[m][n][half * 2 + 1] * scale - from);
+        }
+        sum[m][half] = sum[m][half] * shrink[m][half] + (even + odd);
+      }
+    }
     return moved;
   }
 

@@ -27,6 +27,8 @@ inline bool has_hopper(const cudaDeviceProp& device) {
 }
 
 constexpr int kWarpgroup = 128;
+// Known to the compiler to be the same in a warp.
+__device__ __forceinline__ int own_warpgroup() { return __shfl_sync(kFullMask, static_cast<int>(threadIdx.x) / kWarpgroup, 0); }
 
 // Dynamic shared memory for tiles whose places depend on their address.
 __device__ __forceinline__ unsigned char* swizzled_shared() {
@@ -82,9 +84,18 @@ __device__ __forceinline__ void barrier_wait(SharedAddress barrier, int parity) 
     if (now() - begin > kLongest) RZ_HOPPER("st.global.u32 [%0], 0;" ::"l"(0ull) : "memory");
 }
 
+// Writes 16 bytes of zeros. What threads write to shared memory is seen by copies and products of others after
+// shared_written(), by each thread that wrote, and then a barrier.
+__device__ __forceinline__ void store_zeros(SharedAddress to) { RZ_HOPPER("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0) : "memory"); }
+__device__ __forceinline__ void shared_written() { RZ_HOPPER("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // A barrier of the threads that call it with the same number (1 to 15), `threads` of them, whole warps.
 __device__ __forceinline__ void sync_threads_of(int number, int threads) {
   RZ_HOPPER("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+// The same for those that do not wait.
+__device__ __forceinline__ void arrive_of(int number, int threads) {
+  RZ_HOPPER("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
 // ---- copies ----

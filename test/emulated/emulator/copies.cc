@@ -36,11 +36,12 @@ struct Sync {
   uint64_t block = 0;
   std::map<uintptr_t, Barrier> barriers;
   std::map<int, Meeting> meetings;
+  std::map<uintptr_t, int> unfenced;  // pieces of 16 bytes, and the thread that wrote each last
 };
 
 Sync& of_block() {
   static thread_local Sync sync;
-  if (sync.block != block_number()) sync = {block_number(), {}, {}};
+  if (sync.block != block_number()) sync = {block_number(), {}, {}, {}};
   return sync;
 }
 
@@ -82,11 +83,26 @@ void barrier_wait(uintptr_t address, int parity) {
   wait_until([&barrier, parity] { return static_cast<int>(barrier.phase & 1) != parity; }, "for a barrier in shared memory");
 }
 
-void sync_threads_of(int number, int threads) {
+void store_zeros(uintptr_t to) {
+  std::memset(in_shared(static_cast<uint32_t>(to), 16), 0, 16);
+  of_block().unfenced[to / 16] = index_of_thread();
+}
+void shared_written() {
+  std::erase_if(of_block().unfenced, [](const auto& piece) { return piece.second == index_of_thread(); });
+}
+bool has_unfenced() { return !of_block().unfenced.empty(); }
+bool is_fenced(uintptr_t address) { return !of_block().unfenced.contains(address / 16); }
+
+void arrive_of(int number, int threads) {
   if (number < 1 || number > 15 || threads % 32 != 0) fail_block("a barrier of some threads has a number from 1 to 15, and whole warps");
   Meeting& meeting = of_block().meetings[number];
+  if (++meeting.arrived == threads) meeting = {0, meeting.times + 1};
+}
+
+void sync_threads_of(int number, int threads) {
+  const Meeting& meeting = of_block().meetings[number];
   const unsigned before = meeting.times;
-  if (++meeting.arrived == threads) meeting = {0, before + 1};
+  arrive_of(number, threads);
   wait_until([&meeting, before] { return meeting.times != before; }, "in a barrier of some threads");
 }
 

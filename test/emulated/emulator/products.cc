@@ -17,6 +17,7 @@ constexpr uint32_t kGarbage = 0xffffffff;
 
 struct Operand {
   uint32_t address, leading, stride, span;
+  bool some_unfenced = has_unfenced();
   explicit Operand(uint64_t bits)
       : address(static_cast<uint32_t>(bits & 0x3fff) << 4), leading(static_cast<uint32_t>(bits >> 16 & 0x3fff) << 4),
         stride(static_cast<uint32_t>(bits >> 32 & 0x3fff) << 4) {
@@ -27,8 +28,10 @@ struct Operand {
   // Value k of row or column `i`, which lie in memory one after the other along k; or, across, along i.
   uint16_t at(uint32_t i, uint32_t k, bool across) const {
     const uint32_t offset = across ? i * 2 / span * leading + i * 2 % span + k / 8 * stride + k % 8 * span : i / 8 * stride + i % 8 * span + k * 2;
+    const unsigned char* from = in_shared(static_cast<uint32_t>(swizzled(address + offset, span)), 2);
+    if (some_unfenced && !is_fenced(reinterpret_cast<uintptr_t>(from))) fail_block("wgmma reads what a thread wrote to shared memory without shared_written()");
     uint16_t value;
-    std::memcpy(&value, in_shared(static_cast<uint32_t>(swizzled(address + offset, span)), 2), 2);
+    std::memcpy(&value, from, 2);
     return value;
   }
 };

@@ -23,6 +23,12 @@ void barriers_initialised();
 void barrier_arrive(uintptr_t barrier, int expected_bytes);
 void barrier_wait(uintptr_t barrier, int parity);
 void sync_threads_of(int number, int threads);
+void arrive_of(int number, int threads);
+// Until the writer's fence, products that read there fail.
+void store_zeros(uintptr_t to);
+void shared_written();
+bool has_unfenced();
+bool is_fenced(uintptr_t address);
 void copy_box(uintptr_t to, const void* map, uintptr_t barrier, int column, int head, int row);
 
 // d (64, columns) of the calling thread: columns / 2 values. `a`: four registers, or null: a descriptor.

@@ -4,6 +4,7 @@
 struct Case {
   std::vector<int64_t> q_lengths, k_lengths;
   int64_t heads, kv_heads, dim, window;
+  int spoilt = -1;  // the sequence whose values are no numbers: no other may see them
 };
 
 static Values cumulative(const std::vector<int64_t>& lengths) {
@@ -22,6 +23,10 @@ static Buffer aligned_copy(const Buffer& from) {
   }
 }
 
+static void spoil(Buffer& x, double begin, double end) {
+  for (auto i = static_cast<int64_t>(begin); i < static_cast<int64_t>(end); ++i) write(x.type, x.data() + i * size_of(x.type), NAN);
+}
+
 // aligned: all operands begin at multiples of 16 bytes, which tensor cores want; else some do.
 static void test_attention(DType t, const Case& c, bool aligned = false) {
   Values cu_q = cumulative(c.q_lengths), cu_k = cumulative(c.k_lengths);
@@ -34,6 +39,10 @@ static void test_attention(DType t, const Case& c, bool aligned = false) {
   auto place = [&](const Buffer& b) { return aligned ? aligned_copy(b) : b; };
   Buffer q = place(random_buffer(t, q_rows * H * D)), k = place(random_buffer(t, k_rows * K * D));
   Buffer v = place(random_buffer(t, k_rows * K * D)), d_o = place(random_buffer(t, q_rows * H * D));
+  if (c.spoilt >= 0) {
+    for (Buffer* x : {&q, &d_o}) spoil(*x, cu_q[c.spoilt] * H * D, cu_q[c.spoilt + 1] * H * D);
+    for (Buffer* x : {&k, &v}) spoil(*x, cu_k[c.spoilt] * K * D, cu_k[c.spoilt + 1] * K * D);
+  }
   Buffer o = place(Buffer(t, q_rows * H * D)), lse(DType::Float32, H * q_rows);
   Buffer bq(DType::Int32, cu_q), bk(DType::Int32, cu_k);
   Values qv = q.values(), kv = k.values(), vv = v.values(), dv = d_o.values();
@@ -110,6 +119,7 @@ static void test_all() {
   };
   for (DType t : {DType::Float32, DType::BFloat16, DType::Float16})
     for (const Case& c : cases) test_attention(t, c);
+  for (DType t : {DType::Float32, DType::BFloat16}) test_attention(t, {{70, 5}, {70, 5}, 2, 1, 64, 0, 1});
   // Small, since the emulator takes long over them.
   const std::vector<int64_t> edges = {1, 17, 70};
   test_attention(DType::BFloat16, {edges, edges, 2, 1, 64, 0}, true);
@@ -127,6 +137,7 @@ static void test_all() {
       if (t == DType::BFloat16) test_attention(t, {{300}, {300}, 2, 1, dim, 0}, true);
       test_attention(t, {{3, 200, 0, 65}, {3, 200, 0, 65}, 2, 2, dim, 90}, true);
       test_attention(t, {{2, 150}, {1, 290}, 4, 2, dim, 0}, true);
+      test_attention(t, {{70, 5}, {70, 5}, 2, 1, dim, 0, 1}, true);
     }
   if (device_under_test()) return;
   test_attention(DType::BFloat16, {{1100}, {1100}, 1, 1, 16, 0});

@@ -14,6 +14,7 @@ namespace rz::cuda {
 inline bool has_hopper(const cudaDeviceProp& device) { return driver().cuTensorMapEncodeTiled && device.major == 9 && device.minor == 0; }
 
 constexpr int kWarpgroup = 128;
+inline int own_warpgroup() { return __shfl_sync(kFullMask, static_cast<int>(threadIdx.x) / kWarpgroup, 0); }
 
 inline unsigned char* swizzled_shared() { return dynamic_shared<unsigned char>(); }
 
@@ -22,6 +23,9 @@ inline void barriers_initialised() { emulator::barriers_initialised(); }
 inline void barrier_arrive(SharedAddress barrier) { emulator::barrier_arrive(barrier, 0); }
 inline void barrier_expect(SharedAddress barrier, int bytes) { emulator::barrier_arrive(barrier, bytes); }
 inline void barrier_wait(SharedAddress barrier, int parity) { emulator::barrier_wait(barrier, parity); }
+inline void store_zeros(SharedAddress to) { emulator::store_zeros(to); }
+inline void shared_written() { emulator::shared_written(); }
+inline void arrive_of(int number, int threads) { emulator::arrive_of(number, threads); }
 inline void sync_threads_of(int number, int threads) { emulator::sync_threads_of(number, threads); }
 
 inline void copy_box(SharedAddress to, const TensorMap& map, SharedAddress barrier, int column, int head, int row) {
@@ -30,6 +34,8 @@ inline void copy_box(SharedAddress to, const TensorMap& map, SharedAddress barri
 
 inline void wgmma_fence() { emulator::wgmma_fence(); }
 inline void wgmma_commit() { emulator::wgmma_commit(); }
+template <int N>
+void settle(float (&)[N][4]) {}
 template <int kPending, int... N>
 void wgmma_wait(float (&... d)[N][4]) {
   emulator::wgmma_wait(kPending, {d[0]...});
