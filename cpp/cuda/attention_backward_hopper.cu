@@ -90,7 +90,7 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
       for (int r = 0; r < kQueries / kWarp; ++r) {
         const int query = r * kWarp + lane;
         const bool there = i + query < span.queries;
-        base[r] = there ? base_of(lse[row + query]) : INFINITY;  // of other sequences: no probability
+        base[r] = there ? base_of(lse[row + query]) : 0.0f;
         own_delta[r] = there ? delta[row + query] : 0.0f;
       }
       ring.wait_empty(n);
