@@ -6,6 +6,8 @@ import { dist } from './index.ts';
 /** `auto`: a GPU for each rank where there is one, else the CPU. */
 export type DeviceChoice = 'auto' | 'cpu' | 'cuda';
 
+const choices: readonly DeviceChoice[] = ['auto', 'cpu', 'cuda'];
+
 /** What the ranks compute on. */
 export interface SelectedDevice {
   device: 'cpu' | 'cuda';
@@ -47,6 +49,7 @@ function select(
   worldSize: number,
   gather: (own: Finding) => Finding[],
 ): SelectedDevice {
+  if (!choices.includes(wanted)) throw new Error(`device must be ${choices.join(', ')} but is ${String(wanted)}`);
   if (wanted === 'auto' && isDeviceInUse()) {
     const device = computeDevice();
     return { device, reason: `this process computes on ${device} already` };

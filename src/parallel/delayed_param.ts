@@ -2,6 +2,7 @@
 // was written. Mirrors torch.sagemaker's delayed parameter initialization.
 import type { Module } from '../nn/module.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
+import { computeDevice } from '../tensor/streams.ts';
 
 export interface DelayedParamIniterOptions {
   /** Initialises one module's own parameters (toEmpty, resetParameters, or values of its own). Default: by type, from the config. */
@@ -55,7 +56,7 @@ export class DelayedParamIniter {
 
   /**
    * Runs `fn` (which wraps the model) and returns its result. Throws, with names, unless the last writer of every parameter
-   * is an initialiser, a file or a receive, and nothing is left on meta.
+   * is an initialiser, a file or a receive, and nothing is left on meta or on another device than this process computes on.
    */
   validateParamsAndBuffersInited<T>(fn: () => T, options: ValidateOptions = {}): T {
     const result = fn();
@@ -88,6 +89,12 @@ export class DelayedParamIniter {
     names(
       'buffers on meta',
       buffers.filter(([, b]) => b.device === 'meta').map(([name]) => name),
+    );
+    const device = computeDevice();
+    const elsewhere = [...parameters, ...buffers].filter(([, { device: own }]) => own !== 'meta' && own !== device);
+    names(
+      `not on ${device}, which this process computes on`,
+      elsewhere.map(([name]) => name),
     );
     if (problems.length > 0) throw new Error(`parameters are not initialised; ${problems.join('; ')}`);
   }
