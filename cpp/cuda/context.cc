@@ -1,6 +1,8 @@
 #include "cuda/context.h"
 
+#include <chrono>
 #include <new>
+#include <thread>
 
 #include "core/task_log.h"
 #include "cuda/check.h"
@@ -24,9 +26,9 @@ Context::Context(int device)
   waits_for_signals_ = driver().waits_for_values(device);
   check(cudaGetDeviceProperties(&properties_, device), "reading the properties of the device");
   void* memory = nullptr;
-  check(cudaHostAlloc(&memory, sizeof(Signal) * 32, cudaHostAllocMapped | cudaHostAllocPortable), "allocating pinned memory");
+  check(cudaHostAlloc(&memory, sizeof(Signal) * kSignals, cudaHostAllocMapped | cudaHostAllocPortable), "allocating pinned memory");
   signals_ = static_cast<Signal*>(memory);
-  for (int i = 0; i < 32; ++i) new (&signals_[i]) Signal{0};
+  for (int i = 0; i < kSignals; ++i) new (&signals_[i]) Signal{0};
 }
 
 Context::~Context() { cudaFreeHost(signals_); }
@@ -78,6 +80,16 @@ unsigned long long Context::signal_address(int stream) const {
   void* address = nullptr;
   check(cudaHostGetDevicePointer(&address, &signals_[stream], 0), "mapping pinned memory");
   return reinterpret_cast<unsigned long long>(address);
+}
+
+void Context::await_host() const {
+  for (size_t i = 0; i < kSignals; ++i)
+    while (signals_[i].value.load(std::memory_order_acquire) < last_signal_[i].load()) std::this_thread::sleep_for(std::chrono::microseconds(20));
+}
+
+void Context::before_launch(const void* kernel) {
+  std::lock_guard lock(loaded_mutex_);
+  if (loaded_.insert(kernel).second) await_host();
 }
 
 void Context::fail(std::exception_ptr error) {

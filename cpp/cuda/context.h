@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <unordered_set>
 #include <vector>
 
 #include "core/stream.h"
@@ -46,6 +47,12 @@ class Context {
   uint64_t next_signal(int stream) { return ++last_signal_[static_cast<size_t>(stream)]; }
   unsigned long long signal_address(int stream) const;
 
+  // Until no stream of the device waits for the host any more. Called by the thread that launches, before what makes the driver
+  // load code: that may wait for the whole device, with locks that calls of the threads below CPU streams need too.
+  void await_host() const;
+  // The same before the first launch of a kernel.
+  void before_launch(const void* kernel);
+
   // Called when work of the device was cut off, before what waits for it goes on: from then on whoever waits for the device gets
   // the first such error, since no value that came later can be trusted.
   void fail(std::exception_ptr error);
@@ -56,6 +63,7 @@ class Context {
   const char* last_op = nullptr;
 
  private:
+  static constexpr int kSignals = 32;
   struct alignas(64) Signal {
     std::atomic<uint64_t> value;
   };
@@ -63,7 +71,9 @@ class Context {
   bool waits_for_signals_ = false;
   cudaDeviceProp properties_;
   Signal* signals_;
-  std::array<std::atomic<uint64_t>, 32> last_signal_{};
+  std::array<std::atomic<uint64_t>, kSignals> last_signal_{};
+  std::mutex loaded_mutex_;
+  std::unordered_set<const void*> loaded_;  // kernels
   std::once_flag failing_;
   std::exception_ptr failure_;
   std::atomic<bool> failed_{false};

@@ -142,11 +142,14 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   return plan;
 }
 
-Plan& plan_for(const Request& r, int device) {
+Plan& plan_for(const Request& r, const Context& context) {
   static thread_local std::map<decltype(r.key(0)), std::unique_ptr<Plan>> plans;
   if (plans.size() >= kMaxPlans) plans.clear();
-  std::unique_ptr<Plan>& plan = plans[r.key(device)];
-  if (!plan) plan = make_plan(r);
+  std::unique_ptr<Plan>& plan = plans[r.key(context.device())];
+  if (!plan) {
+    context.await_host();  // it may bring a kernel that is not loaded yet
+    plan = make_plan(r);
+  }
   return *plan;
 }
 
@@ -180,7 +183,7 @@ void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand 
   }
   const bool fits = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
   const bool tf32 = a.view.dtype == DType::Float32 && allows_tf32();
-  Plan& plan = plan_for({op, m, n, k, a, b, c, fits ? bias.data : nullptr, tf32, wanted_proposal()}, stream.context().device());
+  Plan& plan = plan_for({op, m, n, k, a, b, c, fits ? bias.data : nullptr, tf32, wanted_proposal()}, stream.context());
   if (plan.adds_bias)
     check_lt(library(op).MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &bias.data, sizeof bias.data), op, "cublasLtMatmulDescSetAttribute");
   std::shared_ptr<Storage> workspace;

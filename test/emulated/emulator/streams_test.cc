@@ -1,9 +1,13 @@
 // Order between streams, devices and memory, on the device under test: what is only right when every wait is there.
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "../../native/kernels/check.h"
 #include "core/runtime.h"
+#include "cuda/launch.h"
 #include "ops/elementwise.h"
 
 namespace {
@@ -113,6 +117,33 @@ void test_large(rz::CpuStream* host, Stream* device) {
   report("copies larger than the pinned ring", back == source && read == source);
 }
 
+void launched_nowhere_else() {}
+
+// Loading a kernel may wait for the whole device, so no stream may then wait for the host.
+void test_first_launch(rz::CpuStream* host, Stream* device) {
+  auto& stream = static_cast<rz::cuda::CudaStream&>(*device);
+  std::atomic<bool> go = false;
+  const auto launch_behind = [&] {
+    host->enqueue("held", [&] {
+      while (!go) std::this_thread::yield();
+    });
+    device->wait(host->record());
+    stream.enqueue("first", [&] { rz::cuda::launch(launched_nowhere_else, 1, 1, 0, stream); });
+    return go.load();
+  };
+  std::thread later([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    go = true;
+  });
+  const bool waited = launch_behind();
+  later.join();
+  go = false;
+  const bool again = launch_behind();
+  go = true;
+  device->synchronize();
+  report("the first launch of a kernel, and no other, waits until no stream waits for the host", waited && !again);
+}
+
 // What fails on the host fails for whoever waits on the device for it, and nothing hangs.
 void test_failure() {
   auto* host = static_cast<rz::CpuStream*>(runtime().create_stream("failing"));
@@ -138,6 +169,7 @@ void test_all() {
   test_events(device, other);
   test_reuse(device, other);
   test_across(host, device);
+  test_first_launch(host, device);
   test_large(host, device);
   test_failure();
 }

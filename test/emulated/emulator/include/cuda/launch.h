@@ -22,6 +22,7 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
   const unsigned threads = block.x * block.y * block.z;
   if (threads == 0 || threads > 1024 || shared_bytes > kMostShared || grid.y > 65535 || grid.z > 65535)
     check(cudaErrorInvalidConfiguration, "launching a kernel");
+  stream.context().before_launch(reinterpret_cast<const void*>(kernel));
   std::tuple<Params...> values{static_cast<Params>(std::forward<Args>(args))...};
   emulator::enqueue(stream.handle(), [=, seed = emulator::next_seed()] {
     emulator::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, values); }, seed);
