@@ -78,8 +78,8 @@ const warpgroups: [pattern: string, products: number][] = [
   [`attention_backward_keys_hopper<${half}, 96, .*>`, 20],
   [`attention_backward_keys_hopper<${half}, 128, .*>`, 24],
   [`attention_backward_queries_hopper<${half}, 64, .*>`, 16],
-  [`attention_backward_queries_hopper<${half}, 96, .*>`, 16],
-  [`attention_backward_queries_hopper<${half}, 128, .*>`, 20],
+  [`attention_backward_queries_hopper<${half}, 96, .*>`, 20],
+  [`attention_backward_queries_hopper<${half}, 128, .*>`, 24],
 ];
 
 // Of a block, on every architecture since sm_80.
