@@ -113,7 +113,7 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
         double top = counts ? *std::max_element(column, column + valid) : -INFINITY, sum = 0;
         for (int64_t c = 0; counts && c < valid; ++c) sum += std::exp(column[c] - top);
         const double target = id >= first && id < first + valid ? column[id - first] : 0;
-        // The difference to the top rounds by 6e-8 of its own size, about 10 here, and powers and sums by as much each.
+        // A sum of a thousand such terms in four lanes of float32 rounds by up to 1.7e-6 of itself in 3000 draws.
         stats_right &= row[0] == top && std::abs(row[1] - sum) <= 3e-6 * sum && row[2] == target;
       }
     }
