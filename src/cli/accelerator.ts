@@ -10,7 +10,9 @@ function describeCuda(found: NativeAccelerator): string {
   const seen = module ? `NVIDIA driver ${module}` : 'no NVIDIA driver';
   if (!found.built) return `not used: this build is for CPU ranks only (${seen} on this machine)`;
   const built = `compiled for ${found.architectures} with runtime ${version(found.runtime)}`;
-  return found.unavailable ? `${built}; not used: ${found.unavailable.split('\n')[0]}` : `${built}, ${seen}`;
+  // Without the places that were tried, which the rows of the libraries show.
+  const reason = found.unavailable.split('\n')[0]!.replace(/ \([^)]*$/, '');
+  return reason ? `${built}; not used: ${reason}` : `${built}, ${seen}`;
 }
 
 function describeLibrary(library: NativeLibrary): string {

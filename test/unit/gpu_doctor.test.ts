@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { acceleratorRows } from '../../src/cli/accelerator.ts';
 import { relativeError } from '../../src/gpu/check.ts';
 import type { PartOptions } from '../../src/gpu/part.ts';
 import { runPart, type TimedResult } from '../../src/gpu/run_part.ts';
@@ -82,4 +83,20 @@ describe('the comparison', () => {
     expect(relativeError(of(3, 4.5), of(3, 4))).toBeCloseTo(0.1, 6);
     expect(relativeError(of(1e-9), of(0))).toBe(Number.POSITIVE_INFINITY);
   });
+});
+
+describe('what doctor says of CUDA', () => {
+  const found = { built: true, runtime: 13000, driver: 0, architectures: '90a', devices: [], libraries: [] };
+  it.each([
+    [
+      'there is no NVIDIA driver (CUDA driver was not found; tried:\n  libcuda.so.1: none)',
+      'there is no NVIDIA driver',
+    ],
+    ['there is no device: the driver sees none (of two)', 'there is no device: the driver sees none (of two)'],
+  ])('is the reason on one line: %j', (unavailable, reason) =>
+    expect(acceleratorRows({ ...found, unavailable })[0]).toEqual([
+      'CUDA',
+      `compiled for 90a with runtime 13.0; not used: ${reason}`,
+    ]),
+  );
 });
