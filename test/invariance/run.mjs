@@ -41,14 +41,14 @@ for (const setting of [...settings, ...planned]) {
   const started = Date.now();
   const result = setting.plan ? await plan(setting.plan) : await job(setting);
   found.results[key] = result;
-  const verdict = recorded ? judge(key, recorded.results[key], result) : 'recorded';
+  const verdict = recorded ? judge(recorded.results[key], result) : 'recorded';
   console.log(`${verdict.padEnd(9)} ${((Date.now() - started) / 1000).toFixed(1).padStart(5)} s  ${key}`);
 }
 if (verb === 'record') writeFileSync(file, `${JSON.stringify(found, null, 1)}\n`);
 else console.log(`${same} settings the same, ${different} different`);
 process.exitCode = different > 0 ? 1 : 0;
 
-function judge(key, wanted, got) {
+function judge(wanted, got) {
   const differences = [...differing(wanted, got, '')];
   if (differences.length === 0) {
     same++;
