@@ -9,13 +9,12 @@ export { layerNorm } from './autograd/functions/layer_norm.ts';
 export { linear } from './autograd/functions/linear.ts';
 export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
-// tensors and autograd
-export { noGrad } from './autograd/grad_mode.ts';
 // models and files
 export type { FilePart } from './checkpoint/hf-files.ts';
 export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';
 export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
-export { type ConvertOptions, type ConvertReport, convertCheckpoint } from './convert/convert.ts';
+export { FileFormatError } from './core/json.ts';
+export { recordFunction } from './core/recorder.ts';
 // data
 export type { Batch } from './data/batch.ts';
 export { type ChatMessage, ChatTemplate, type RenderOptions } from './data/chat-template.ts';
@@ -30,7 +29,6 @@ export { type DeviceChoice, type SelectedDevice, selectDevice } from './distribu
 export { DeviceMesh, initDeviceMesh } from './distributed/device_mesh.ts';
 export { dist } from './distributed/index.ts';
 export { ProcessGroup } from './distributed/process_group.ts';
-export { FileFormatError } from './json.ts';
 export {
   AutoModelForCausalLM,
   type FromConfigOptions,
@@ -122,9 +120,7 @@ export {
   type TensorParallelStyle,
   type TransformOptions,
   transform,
-} from './parallel/transform/index.ts';
-export { type PlanOptions, planRun } from './plan/plan.ts';
-export type { PlannedMemory, PlanReport } from './plan/report.ts';
+} from './parallel/tensor/index.ts';
 // profiles
 export {
   type Profile,
@@ -133,14 +129,18 @@ export {
   type SavedProfile,
   type SaveProfileOptions,
 } from './profile/profile.ts';
-export { recordFunction } from './profile/recorder.ts';
 export type { OpSummary, ProfileSummary, StreamSummary } from './profile/summary.ts';
 export type { TableOptions } from './profile/table.ts';
 export type { DType, FloatDType } from './tensor/dtype.ts';
+// tensors and autograd
+export { noGrad } from './tensor/grad_mode.ts';
 export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
 export { manualSeed } from './tensor/random.ts';
 export { scope } from './tensor/scope.ts';
 export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } from './tensor/tensor.ts';
+export { type ConvertOptions, type ConvertReport, convertCheckpoint } from './tools/convert/convert.ts';
+export { type PlanOptions, planRun } from './tools/plan/plan.ts';
+export type { PlannedMemory, PlanReport } from './tools/plan/report.ts';
 export { type Evaluation, evaluate } from './train/evaluate.ts';
 export { runFinetune } from './train/finetune.ts';
 export {

@@ -46,7 +46,7 @@ bool allows_tf32() {
   return value && std::strcmp(value, "1") == 0;
 }
 
-// Which of the library's proposals is taken, from 0; for measurements (src/gpu/measure/products.ts).
+// Which of the library's proposals is taken, from 0; for measurements (src/tools/gpu/measure/products.ts).
 constexpr int kMostProposals = 16;
 int wanted_proposal() {
   const char* value = std::getenv("RANKZERO_CUBLASLT_PROPOSAL");

@@ -1,6 +1,6 @@
 // Work of backward that nothing later in it reads (weight gradients of column-parallel layers): it may wait until a
 // collective is under way, and hide it.
-import { onBackwardEnd } from './engine.ts';
+import { onBackwardEnd } from '../tensor/engine.ts';
 
 let waiting: (() => void)[] = [];
 

@@ -1,10 +1,10 @@
 // How an op joins the graph: allocate its output, and record what backward needs.
 import { type Handle, native } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
+import { isGradEnabled } from '../tensor/grad_mode.ts';
+import { type GradNode, type InputGrads, nextSequence } from '../tensor/node.ts';
 import { track } from '../tensor/scope.ts';
 import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
-import { isGradEnabled } from './grad_mode.ts';
-import { type GradNode, type InputGrads, nextSequence } from './node.ts';
 
 /** An uninitialised op result, owned by the innermost scope. `device` is that of the op's inputs. */
 export function output(shape: Shape, dtype: DType, device: Device): Tensor {

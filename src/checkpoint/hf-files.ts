@@ -3,7 +3,7 @@
 // only when every new file is on the disk.
 import { readdir, rename, stat, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, FileFormatError, isObject, readJsonObject } from '../json.ts';
+import { describe, FileFormatError, isObject, readJsonObject } from '../core/json.ts';
 import type { Handle } from '../native.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
 import {

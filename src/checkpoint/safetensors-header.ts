@@ -1,6 +1,6 @@
 // The header of a safetensors file: 8 bytes of length, JSON, then the tensors' bytes without gaps. Files come from
 // strangers: nothing in a header is believed before it is checked, and every error names the file and the problem.
-import { describe, FileFormatError, isObject, parseJson } from '../json.ts';
+import { describe, FileFormatError, isObject, parseJson } from '../core/json.ts';
 import { type DType, dtypeFromSafetensors, dtypeSize, safetensorsName } from '../tensor/dtype.ts';
 
 /** Stored types that the package can list but not load. */

@@ -3,9 +3,9 @@ import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { configText, type ModelConfig } from '../models/config.ts';
 import type { DType } from '../tensor/dtype.ts';
+import { writeFromHost } from '../tensor/host_parts.ts';
 import type { Shape, Tensor } from '../tensor/tensor.ts';
 import { CheckpointWriter } from './hf-files.ts';
-import { writeFromHost } from './host_parts.ts';
 import { type CheckpointSource, copyCompanions } from './source.ts';
 
 export interface SavedTensor {

@@ -2,7 +2,7 @@
 // state.json, written last. A file holds pieces: flat ranges of parameters and of their optimizer moments (or of the blocks
 // into which tensor parallelism divides them), named `<kind>/<parameter>`, with shape, block and start in the file's metadata. The files of one save carry the same id.
 import { join } from 'node:path';
-import { describe, FileFormatError, isObject, type JsonObject, parseJson } from '../json.ts';
+import { describe, FileFormatError, isObject, type JsonObject, parseJson } from '../core/json.ts';
 import type { Block } from '../nn/split.ts';
 import { type DType, parseDType } from '../tensor/dtype.ts';
 

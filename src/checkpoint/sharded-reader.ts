@@ -3,12 +3,12 @@
 // when they are opened.
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { FileFormatError } from '../json.ts';
+import { FileFormatError } from '../core/json.ts';
 import { native } from '../native.ts';
 import type { TensorSplit } from '../nn/split.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
+import { readToHost } from '../tensor/host_parts.ts';
 import { numelOf, type Tensor } from '../tensor/tensor.ts';
-import { readToHost } from './host_parts.ts';
 import { type BlockRange, copies, coverageProblem, type PieceCopy, realNumel, wholeBlock } from './pieces.ts';
 import { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';

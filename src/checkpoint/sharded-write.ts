@@ -4,8 +4,8 @@ import type { Module } from '../nn/module.ts';
 import type { AdamW } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { piecesOf, type ShardedStateDict } from '../parallel/fsdp/state_dict.ts';
+import { writeFromHost } from '../tensor/host_parts.ts';
 import type { Tensor } from '../tensor/tensor.ts';
-import { writeFromHost } from './host_parts.ts';
 import { SafetensorsWriter } from './safetensors.ts';
 import { type PieceInfo, type PieceKind, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';
 

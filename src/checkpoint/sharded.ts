@@ -4,13 +4,13 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
+import type { JsonObject } from '../core/json.ts';
+import { fromRank0, onAllRanks } from '../distributed/agree.ts';
 import { dist } from '../distributed/index.ts';
-import type { JsonObject } from '../json.ts';
 import { tiedNames } from '../nn/tied.ts';
 import type { AdamW } from '../optim/adamw.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { DType } from '../tensor/dtype.ts';
-import { fromRank0, onAllRanks } from './agree.ts';
 import { type ShardedManifest, shardedFormat, shardedVersion } from './sharded-format.ts';
 import { loadPieces } from './sharded-load.ts';
 import { publishSharded } from './sharded-publish.ts';

@@ -1,6 +1,7 @@
 // Plain safetensors files as maps of tensors.
+
+import { writeFromHost } from '../tensor/host_parts.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { writeFromHost } from './host_parts.ts';
 import { openSafetensors, readTensor, SafetensorsWriter } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';
 

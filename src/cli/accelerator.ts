@@ -1,7 +1,8 @@
 // The GPU part of `rankzero doctor`: what was found, where, and every place that was tried for what was not.
+
+import { formatBytes } from '../core/format.ts';
+import { nvidiaModule } from '../core/machine.ts';
 import type { NativeAccelerator, NativeLibrary } from '../native.ts';
-import { formatBytes } from '../train/report/format.ts';
-import { nvidiaModule } from './machine.ts';
 
 const version = (number: number): string => `${Math.floor(number / 1000)}.${Math.floor((number % 1000) / 10)}`;
 

@@ -1,6 +1,6 @@
 // `rankzero convert`: between Hugging Face folders and sharded checkpoints of any division, in one process.
 import { Command, InvalidArgumentError } from 'commander';
-import type { ConvertOptions } from '../convert/convert.ts';
+import type { ConvertOptions } from '../tools/convert/convert.ts';
 
 const examples = `
 Source and result are a Hugging Face folder, or a sharded checkpoint as finetune saves it (checkpoint-100).
@@ -38,7 +38,7 @@ export async function convertCommand(argv: string[]): Promise<number> {
   const command = buildConvertCommand().parse(argv, { from: 'user' });
   const [source, out] = command.args as [string, string];
   const { tp, shards, model } = command.opts<{ tp?: number; shards?: number; model?: string }>();
-  const { convertCheckpoint } = await import('../convert/convert.ts');
+  const { convertCheckpoint } = await import('../tools/convert/convert.ts');
   const terminal = process.stderr.isTTY === true;
   const onProgress: ConvertOptions['onProgress'] = ({ bytes, totalBytes }) => {
     process.stderr.write(`\r\x1b[K${size(bytes)} of ${size(totalBytes)}`);

@@ -1,13 +1,13 @@
 // `rankzero doctor`: machine, Node, addon, libraries, GPU, and a numeric self-test. Exit code 1 when something is wrong.
 import { fileURLToPath } from 'node:url';
 import { Command } from 'commander';
-import { partNames } from '../gpu/part.ts';
+import { formatBytes } from '../core/format.ts';
+import { describeMachine, mappedLibraries } from '../core/machine.ts';
+import { packageVersion } from '../core/version.ts';
 import type { NativeAccelerator } from '../native.ts';
-import { formatBytes } from '../train/report/format.ts';
-import { packageVersion } from '../version.ts';
+import { partNames } from '../tools/gpu/part.ts';
 import { acceleratorRows } from './accelerator.ts';
 import type { GpuOptions } from './doctor_gpu.ts';
-import { describeMachine, mappedLibraries } from './machine.ts';
 import { runSelfTest, type SelfTestResult } from './self_test.ts';
 
 const examples = `

@@ -3,15 +3,15 @@
 import { randomInt } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { deviceName, peakOf } from '../gpu/device.ts';
-import type { Size } from '../gpu/draw.ts';
-import { copyName } from '../gpu/measure/bandwidth.ts';
-import { isPartName, type Measure, type PartName, type PartOptions, partNames, parts } from '../gpu/part.ts';
-import { type PartRun, runPart, type TimedResult } from '../gpu/run_part.ts';
+import { describeMachine } from '../core/machine.ts';
+import { packageVersion } from '../core/version.ts';
 import { type NativeAccelerator, native } from '../native.ts';
-import { packageVersion } from '../version.ts';
+import { deviceName, peakOf } from '../tools/gpu/device.ts';
+import type { Size } from '../tools/gpu/draw.ts';
+import { copyName } from '../tools/gpu/measure/bandwidth.ts';
+import { isPartName, type Measure, type PartName, type PartOptions, partNames, parts } from '../tools/gpu/part.ts';
+import { type PartRun, runPart, type TimedResult } from '../tools/gpu/run_part.ts';
 import { acceleratorRows } from './accelerator.ts';
-import { describeMachine } from './machine.ts';
 
 /** The options of the command line that belong to --gpu. */
 export interface GpuOptions {

@@ -78,7 +78,7 @@ export async function finetuneCommand(argv: string[]): Promise<number> {
     return 0;
   }
   checkFiles(options);
-  await (await import('../models/hub.ts')).resolveModel(options.model);
+  await (await import('../checkpoint/hub.ts')).resolveModel(options.model);
   const { launch } = await import('../distributed/launcher.ts');
   let interrupted = false;
   process.once('SIGINT', () => {

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // `rankzero <command>`: finds the command and loads only what it needs.
-import { packageVersion } from '../version.ts';
+import { packageVersion } from '../core/version.ts';
 import { describeError } from './errors.ts';
 
 interface Command {
@@ -75,7 +75,7 @@ async function main([name, ...argv]: string[]): Promise<void> {
     const run = await commands[name]!.load();
     process.exitCode = await run(argv);
   } else {
-    const { nearest } = await import('../nearest.ts');
+    const { nearest } = await import('../core/nearest.ts');
     const near = nearest(name, Object.keys(commands));
     const hint = near ? `Did you mean ${near}?` : `The commands are: ${Object.keys(commands).join(', ')}.`;
     console.error(`rankzero: no such command: ${name}. ${hint}`);

@@ -1,14 +1,14 @@
 // `rankzero plan`: what a fine-tuning run would take on each rank, by running it dry. The flags are those of finetune.
 import { Command, Option } from 'commander';
-import { readJsonObject } from '../json.ts';
+import { formatBytes, formatCount, formatWhole } from '../core/format.ts';
+import { readJsonObject } from '../core/json.ts';
+import { describeMachine } from '../core/machine.ts';
 import { AutoConfig, type ModelConfig } from '../models/config.ts';
 import type { DryWire } from '../native.ts';
-import { impliedStrategy, runDry, unused } from '../plan/plan.ts';
-import type { PlanReport } from '../plan/report.ts';
+import { impliedStrategy, runDry, unused } from '../tools/plan/plan.ts';
+import type { PlanReport } from '../tools/plan/report.ts';
 import { flagOf, parseFinetuneOptions } from '../train/options_schema.ts';
-import { formatBytes, formatCount, formatWhole } from '../train/report/format.ts';
 import { addFinetuneFlags } from './flags.ts';
-import { describeMachine } from './machine.ts';
 
 const examples = `
 --model is a folder, a config.json, or a hub id in the local cache; only the config is read. The flags are those of

@@ -1,5 +1,5 @@
 // Tokenized examples in flat arrays: five bytes a token, whatever the number of examples.
-import { FileFormatError } from '../json.ts';
+import { FileFormatError } from '../core/json.ts';
 import { type Example, type ExampleOptions, tokenizeRecord } from './examples.ts';
 import { readJsonl } from './jsonl.ts';
 import type { Tokenizer } from './tokenizer.ts';

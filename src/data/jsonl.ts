@@ -1,7 +1,7 @@
 // JSONL training data: one JSON object a line, as `text`, `prompt` and `completion`, or `messages`.
 // Errors name file, line and key. Blank lines are skipped; the file is read in pieces.
 import { createReadStream } from 'node:fs';
-import { describe, FileFormatError, isObject, parseJson } from '../json.ts';
+import { describe, FileFormatError, isObject, parseJson } from '../core/json.ts';
 import type { ChatMessage } from './chat-template.ts';
 
 /** A line of a data file. */

@@ -3,8 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import type { Tokenizer as HfTokenizer } from '@huggingface/tokenizers';
-import { FileFormatError, isObject, type JsonObject, parseJson, readJsonObject } from '../json.ts';
-import { type ResolveOptions, resolveModel } from '../models/hub.ts';
+import { type ResolveOptions, resolveModel } from '../checkpoint/hub.ts';
+import { FileFormatError, isObject, type JsonObject, parseJson, readJsonObject } from '../core/json.ts';
 import { type ChatMessage, ChatTemplate, type RenderOptions } from './chat-template.ts';
 
 export interface EncodeOptions {

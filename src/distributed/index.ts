@@ -105,7 +105,7 @@ function current(): Joined {
   return joined;
 }
 
-/** @internal This process as one rank of a world that is not there: the beginning of a dry run (src/plan). */
+/** @internal This process as one rank of a world that is not there: the beginning of a dry run (src/tools/plan). */
 export function joinDryWorld(rank: number, worldSize: number): void {
   const group = new ProcessGroup(native.dryRun(rank, worldSize));
   const place = { rank, worldSize, localRank: rank, localWorldSize: worldSize };

@@ -1,7 +1,7 @@
 // Degrees of parallelism, and this rank's place in the mesh they make: replicas × shards × tensor-parallel ranks, the last
 // fastest. Mirrors torch.sagemaker's init and state.
 import { readFileSync } from 'node:fs';
-import { describe, isObject, type JsonObject, parseJson } from '../json.ts';
+import { describe, isObject, type JsonObject, parseJson } from '../core/json.ts';
 import { manualSeed } from '../tensor/random.ts';
 import { checkDegrees } from './degrees.ts';
 import { type DeviceMesh, initDeviceMesh } from './device_mesh.ts';

@@ -2,17 +2,17 @@
 // of a checkpoint. No tensor bytes are read before somebody wants them.
 import { resolve } from 'node:path';
 import { type CheckpointEntry, type FilePart, openCheckpoint } from '../checkpoint/hf-files.ts';
+import { resolveModel } from '../checkpoint/hub.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
 import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
 import { FileRecipe } from '../nn/recipe.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import { dtypeSize, type FloatDType, isFloating } from '../tensor/dtype.ts';
 import type { CausalLM } from './causal_lm.ts';
 import { AutoConfig, type ModelConfig } from './config.ts';
 import { builtInFamilies } from './families.ts';
-import { resolveModel } from './hub.ts';
 
 export interface ModelFamily {
   create(config: ModelConfig, dtype: FloatDType): CausalLM;

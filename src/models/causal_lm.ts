@@ -7,7 +7,7 @@ import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
 import { Linear } from '../nn/layers.ts';
 import { Module } from '../nn/module.ts';
-import type { TensorParallel } from '../parallel/transform/context.ts';
+import type { TensorParallel } from '../parallel/tensor/context.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';

@@ -1,5 +1,5 @@
 // The keys that every decoder family has, with the checks that hold between them.
-import { FileFormatError } from '../json.ts';
+import { FileFormatError } from '../core/json.ts';
 import type { ModelConfig } from './config.ts';
 import type { ConfigReader } from './config-reader.ts';
 

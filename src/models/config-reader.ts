@@ -1,5 +1,5 @@
 // Typed access to the keys of a config.json: every error names file and key, what was got and what was wanted.
-import { describe, FileFormatError, isObject, type JsonObject } from '../json.ts';
+import { describe, FileFormatError, isObject, type JsonObject } from '../core/json.ts';
 import { type FloatDType, isFloating, parseDType } from '../tensor/dtype.ts';
 
 /** Reads one JSON object. `null` counts as absent, as in Transformers. Without a default, an absent key is an error. */

@@ -2,11 +2,11 @@
 // `model_type`; the JSON as read stays in `raw`, so that saving writes back keys that the package does not know.
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, FileFormatError, isObject, type JsonObject, readJsonObject } from '../json.ts';
+import { type ResolveOptions, resolveModel } from '../checkpoint/hub.ts';
+import { describe, FileFormatError, isObject, type JsonObject, readJsonObject } from '../core/json.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { ConfigReader } from './config-reader.ts';
 import { parseGPTNeoXConfig } from './gpt-neox-config.ts';
-import { type ResolveOptions, resolveModel } from './hub.ts';
 import { parseLlamaConfig } from './llama-config.ts';
 import { parseMistralConfig } from './mistral-config.ts';
 import { parseMixtralConfig } from './mixtral-config.ts';

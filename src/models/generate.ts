@@ -1,5 +1,5 @@
 // Generation: greedy, temperature and top-p over cached keys and values.
-import { noGrad } from '../autograd/grad_mode.ts';
+import { noGrad } from '../tensor/grad_mode.ts';
 import { LayerCache } from './cache.ts';
 import type { CausalLM } from './causal_lm.ts';
 

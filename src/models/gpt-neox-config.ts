@@ -1,5 +1,5 @@
 // GPTNeoXConfig of Transformers: the same keys in camelCase, the same defaults.
-import { FileFormatError } from '../json.ts';
+import { FileFormatError } from '../core/json.ts';
 import type { ModelConfig } from './config.ts';
 import { readBaseConfig } from './config-base.ts';
 import type { ConfigReader } from './config-reader.ts';

@@ -6,7 +6,7 @@ import { qkvAttention } from '../autograd/functions/attention.ts';
 import { ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, LayerNorm, Linear } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';

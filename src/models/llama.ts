@@ -8,7 +8,7 @@ import { attention } from '../autograd/functions/attention.ts';
 import { type RopeTable, rope, ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, Linear, RMSNorm } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';

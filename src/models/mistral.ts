@@ -1,5 +1,5 @@
 // Mistral (model_type "mistral"): Llama's decoder, and a query sees at most `sliding_window` keys.
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import { LlamaForCausalLM, llamaPlan } from './llama.ts';
 import type { MistralConfig } from './mistral-config.ts';
 

@@ -5,7 +5,7 @@ import { type RouterBalance, route, routerBalance, runExperts } from '../autogra
 import type { FilePart } from '../checkpoint/hf-files.ts';
 import { Linear, RMSNorm } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { computeDevice } from '../tensor/streams.ts';

@@ -1,5 +1,5 @@
 // Qwen2 and Qwen2.5 (model_type "qwen2"): Llama's decoder with biases on queries, keys and values, and a window by layer.
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import { LlamaForCausalLM, llamaPlan } from './llama.ts';
 import type { Qwen2Config } from './qwen2-config.ts';
 

@@ -1,6 +1,6 @@
 // Qwen3 (model_type "qwen3"): Llama's decoder with an RMSNorm over each head of queries and keys, and a window by layer.
 import { RMSNorm } from '../nn/layers.ts';
-import type { TensorParallelPlan } from '../parallel/transform/plan.ts';
+import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { windowOf } from './decoder-config.ts';

@@ -1,6 +1,6 @@
 // Rotary embedding settings in their two spellings: `rope_parameters` (Transformers 5), or `rope_theta` beside
 // `rope_scaling` with `rope_type` or the still older `type`.
-import { describe, FileFormatError } from '../json.ts';
+import { describe, FileFormatError } from '../core/json.ts';
 import type { ConfigReader } from './config-reader.ts';
 
 export type RopeType = 'default' | 'linear' | 'llama3';

@@ -1,8 +1,8 @@
 // A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
 import type { GradSink, GradSum } from '../autograd/record.ts';
-import { fillThroughHost } from '../checkpoint/host_parts.ts';
 import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
+import { fillThroughHost } from '../tensor/host_parts.ts';
 import { type Device, type MemoryKind, type Shape, Tensor } from '../tensor/tensor.ts';
 import { ConstantRecipe, NormalRecipe, type Recipe, SplitRecipe, TensorRecipe, type Writer } from './recipe.ts';
 import type { TensorSplit } from './split.ts';

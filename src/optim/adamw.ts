@@ -1,8 +1,9 @@
 // AdamW, one launch per FSDP unit: state lives beside the flat shard. Arithmetic is that of torch.optim.AdamW.
+
+import { span } from '../core/recorder.ts';
 import { NONE, native } from '../native.ts';
 import { Parameter } from '../nn/parameter.ts';
 import { FsdpUnit } from '../parallel/fsdp/unit.ts';
-import { span } from '../profile/recorder.ts';
 import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 

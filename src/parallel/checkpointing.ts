@@ -1,10 +1,11 @@
 // Activation checkpointing: a module keeps only its inputs and runs its forward again during backward.
-import { runBackward } from '../autograd/engine.ts';
-import { isGradEnabled, noGrad, withGrad } from '../autograd/grad_mode.ts';
-import { type GradNode, nextSequence } from '../autograd/node.ts';
+
 import { CausalLM } from '../models/causal_lm.ts';
 import { hook } from '../nn/hook.ts';
 import type { Module } from '../nn/module.ts';
+import { runBackward } from '../tensor/engine.ts';
+import { isGradEnabled, noGrad, withGrad } from '../tensor/grad_mode.ts';
+import { type GradNode, nextSequence } from '../tensor/node.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
 

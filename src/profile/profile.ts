@@ -1,10 +1,6 @@
 // The profiler that a program uses: profile(fn), and the profile that comes out of it.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { onAllRanks } from '../checkpoint/agree.ts';
-import { dist } from '../distributed/index.ts';
-import type { NativeRecording } from '../native.ts';
-import { computeStream } from '../tensor/streams.ts';
 import {
   defaultMaxEvents,
   discardRecording,
@@ -12,7 +8,11 @@ import {
   stopRecording,
   takeRecording,
   takeRecordingNow,
-} from './recorder.ts';
+} from '../core/recorder.ts';
+import { onAllRanks } from '../distributed/agree.ts';
+import { dist } from '../distributed/index.ts';
+import type { NativeRecording } from '../native.ts';
+import { computeStream } from '../tensor/streams.ts';
 import { packRecording, type Recording, unpackRecording } from './recording.ts';
 import { type ProfileSummary, summarize } from './summary.ts';
 import { formatTable, type TableOptions } from './table.ts';

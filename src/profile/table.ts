@@ -1,5 +1,5 @@
 // A profile as text.
-import { formatCount } from '../train/report/format.ts';
+import { formatCount } from '../core/format.ts';
 import type { OpSummary, ProfileSummary, StreamSummary } from './summary.ts';
 
 export interface TableOptions {

@@ -1,11 +1,11 @@
 // A tensor: metadata here, bytes behind a native handle. Contiguous; views along the first dimension share storage.
 // Ops enqueue and return at once; only item() and data() wait.
 
-import { runBackward } from '../autograd/engine.ts';
-import type { GradNode } from '../autograd/node.ts';
+import { span } from '../core/recorder.ts';
 import { type Handle, type MemoryByKind, native } from '../native.ts';
-import { span } from '../profile/recorder.ts';
 import { type DType, dtypeNumber, dtypeSize, isFloating } from './dtype.ts';
+import { runBackward } from './engine.ts';
+import type { GradNode } from './node.ts';
 import { track } from './scope.ts';
 
 export type Device = 'cpu' | 'cuda' | 'meta';

@@ -1,11 +1,12 @@
 // The mean loss over evaluation data, exact over all ranks: each rank sums over its part, and the sums are added.
-import { noGrad } from '../autograd/grad_mode.ts';
+
 import type { Batch } from '../data/batch.ts';
 import type { DataLoader } from '../data/loader.ts';
 import { dist } from '../distributed/index.ts';
 import { state } from '../distributed/state.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
+import { noGrad } from '../tensor/grad_mode.ts';
 import { scope } from '../tensor/scope.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 

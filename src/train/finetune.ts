@@ -1,16 +1,16 @@
 // A fine-tuning run from options to a saved model, as `rankzero finetune` runs it on every rank.
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
-import { fromRank0, onAllRanks } from '../checkpoint/agree.ts';
+import { resolveModel } from '../checkpoint/hub.ts';
 import { loadShardedCheckpoint, saveShardedCheckpoint } from '../checkpoint/sharded.ts';
 import { readManifest } from '../checkpoint/sharded-reader.ts';
+import type { JsonObject } from '../core/json.ts';
+import { fromRank0, onAllRanks } from '../distributed/agree.ts';
 import { type SelectedDevice, selectDevice } from '../distributed/compute_device.ts';
 import { dist } from '../distributed/index.ts';
 import { init } from '../distributed/state.ts';
-import type { JsonObject } from '../json.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import { AutoConfig, type ModelConfig } from '../models/config.ts';
-import { resolveModel } from '../models/hub.ts';
 import { AdamW } from '../optim/adamw.ts';
 import { countNumParams } from '../parallel/delayed_param.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';

@@ -11,7 +11,7 @@ import { applyTies } from '../nn/tied.ts';
 import { applyActivationCheckpointing } from '../parallel/checkpointing.ts';
 import { DelayedParamIniter } from '../parallel/delayed_param.ts';
 import { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
-import { transform } from '../parallel/transform/index.ts';
+import { transform } from '../parallel/tensor/index.ts';
 import type { FinetuneOptions } from './options.ts';
 import type { LoadProgress } from './reporter.ts';
 

@@ -1,8 +1,8 @@
 // The one description of every fine-tuning option: its check, its default, its flag and its help.
 // Flags, config files and programs all end here, so a message about a key reads the same from each of them.
 import { z } from 'zod';
+import { nearest } from '../core/nearest.ts';
 import { divisors, neighbours } from '../distributed/degrees.ts';
-import { nearest } from '../nearest.ts';
 import type { FinetuneOptions, StrategyName } from './options.ts';
 import { parseSteps } from './profile_steps.ts';
 

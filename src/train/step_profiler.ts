@@ -1,10 +1,10 @@
 // The profile of some steps of a run: what is enqueued for them is recorded, and it is written when they have run.
 import { constants } from 'node:fs';
 import { access, mkdir } from 'node:fs/promises';
-import { fromRank0 } from '../checkpoint/agree.ts';
+import { discardRecording, isRecording, startRecording, stopRecording, takeRecording } from '../core/recorder.ts';
+import { fromRank0 } from '../distributed/agree.ts';
 import { dist } from '../distributed/index.ts';
 import { Profile } from '../profile/profile.ts';
-import { discardRecording, isRecording, startRecording, stopRecording, takeRecording } from '../profile/recorder.ts';
 import type { FinetuneOptions } from './options.ts';
 import { type StepRange, stepsToProfile } from './profile_steps.ts';
 import type { ProfileRecord } from './reporter.ts';

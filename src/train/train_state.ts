@@ -1,6 +1,7 @@
 // What a run saves beside weights and optimizer state, so that it can go on as if it had not stopped.
+
+import { describe, isObject, type JsonObject } from '../core/json.ts';
 import type { DataLoader, DataLoaderState } from '../data/loader.ts';
-import { describe, isObject, type JsonObject } from '../json.ts';
 import type { FinetuneOptions } from './options.ts';
 import type { EvalRecord } from './reporter.ts';
 

@@ -1,5 +1,7 @@
 // The training loop: one optimizer step after the other, enqueued one ahead of the one whose numbers are read, so that the
 // device never waits for JavaScript. What the ranks must agree on (loss, stop request) rides in one small all-reduce.
+
+import { span } from '../core/recorder.ts';
 import type { Batch } from '../data/batch.ts';
 import type { DataLoader, DataStep } from '../data/loader.ts';
 import { dist } from '../distributed/index.ts';
@@ -8,7 +10,6 @@ import { native } from '../native.ts';
 import type { AdamW } from '../optim/adamw.ts';
 import { type ScheduleName, scheduleFactor } from '../optim/schedule.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
-import { span } from '../profile/recorder.ts';
 import { memoryStats } from '../tensor/memory.ts';
 import { scope } from '../tensor/scope.ts';
 import { communicationStream, computeDevice, computeStream, onStream, order } from '../tensor/streams.ts';

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { PartRun } from '../../src/gpu/run_part.ts';
+import type { PartRun } from '../../src/tools/gpu/run_part.ts';
 import { available, buildEmulated, runNode } from './emulated.ts';
 
 const cli = join(import.meta.dirname, '../../dist/cli/main.js');
@@ -41,7 +41,7 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     expect(found.unwritten[0]).toMatch(/error NaN.*NaN should be/);
     expect(found.wrong[0]).toMatch(/float32, y: error 2\.00e-2, at most 0\.00001/);
     expect(found.lost).toMatch(/^ERR_DEVICE: .*illegal memory access/);
-    expect(found.table).toEqual(['rope exists on the CPU only', 'dance has no cases in src/gpu/cases']);
+    expect(found.table).toEqual(['rope exists on the CPU only', 'dance has no cases in src/tools/gpu/cases']);
   });
 
   it('measures everything that it measures', async () => {

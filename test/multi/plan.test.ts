@@ -5,8 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { PlanOptions } from '../../src/plan/plan.ts';
-import type { PlannedMemory, PlanReport } from '../../src/plan/report.ts';
+import type { PlanOptions } from '../../src/tools/plan/plan.ts';
+import type { PlannedMemory, PlanReport } from '../../src/tools/plan/report.ts';
 import { cleanEnvironment, expectRanks, fixture, runProcess } from './helpers.ts';
 
 // The compiled package: a plan starts a process of its own.

@@ -9,8 +9,8 @@ import { layerNorm } from '../../src/autograd/functions/layer_norm.ts';
 import { linear } from '../../src/autograd/functions/linear.ts';
 import { rmsNorm } from '../../src/autograd/functions/rms_norm.ts';
 import { rope, ropeTable } from '../../src/autograd/functions/rope.ts';
-import { noGrad } from '../../src/autograd/grad_mode.ts';
 import { native } from '../../src/native.ts';
+import { noGrad } from '../../src/tensor/grad_mode.ts';
 import { numelOf, type Shape, Tensor } from '../../src/tensor/tensor.ts';
 
 let state = 1;

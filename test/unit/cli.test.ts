@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { buildFinetuneCommand, checkFiles } from '../../src/cli/finetune.ts';
 import { resolveFlags } from '../../src/cli/flags.ts';
 import { buildGenerateCommand, TextStream } from '../../src/cli/generate.ts';
-import { nearest } from '../../src/nearest.ts';
+import { nearest } from '../../src/core/nearest.ts';
 import { type FinetuneOptions, resolveFinetuneOptions } from '../../src/train/options.ts';
 import { stepsToProfile } from '../../src/train/profile_steps.ts';
 

@@ -3,7 +3,7 @@ import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test, vi } from 'vitest';
-import { parseJson } from '../../src/json.ts';
+import { parseJson } from '../../src/core/json.ts';
 import { AutoConfig, configText, configToJson, type ModelConfig, registerConfig } from '../../src/models/config.ts';
 import { windowOf } from '../../src/models/decoder-config.ts';
 import type { GPTNeoXConfig } from '../../src/models/gpt-neox-config.ts';

@@ -3,11 +3,11 @@ import { mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
+import { readJsonObject } from '../../src/core/json.ts';
 import { loadDataset, TokenDataset } from '../../src/data/dataset.ts';
 import { type ExampleOptions, tokenizeRecord } from '../../src/data/examples.ts';
 import { type DataRecord, readJsonl } from '../../src/data/jsonl.ts';
 import { AutoTokenizer, Tokenizer } from '../../src/data/tokenizer.ts';
-import { readJsonObject } from '../../src/json.ts';
 
 let tokenizer: Tokenizer;
 let dir: string;

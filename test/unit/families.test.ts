@@ -23,7 +23,7 @@ import {
   transformerAutoWrapPolicy,
 } from '../../src/index.ts';
 import { familyOf } from '../../src/models/auto.ts';
-import { stylesOf } from '../../src/parallel/transform/splits.ts';
+import { stylesOf } from '../../src/parallel/tensor/splits.ts';
 import { caseDir } from '../reference/cases.ts';
 import { familyCases } from '../reference/family.ts';
 

@@ -4,9 +4,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { acceleratorRows } from '../../src/cli/accelerator.ts';
-import { relativeError } from '../../src/gpu/check.ts';
-import type { PartOptions } from '../../src/gpu/part.ts';
-import { runPart, type TimedResult } from '../../src/gpu/run_part.ts';
+import { relativeError } from '../../src/tools/gpu/check.ts';
+import type { PartOptions } from '../../src/tools/gpu/part.ts';
+import { runPart, type TimedResult } from '../../src/tools/gpu/run_part.ts';
 
 const options: PartOptions = { seed: 1, size: 'small', filter: [] };
 

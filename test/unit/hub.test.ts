@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { hubCache, resolveModel } from '../../src/models/hub.ts';
+import { hubCache, resolveModel } from '../../src/checkpoint/hub.ts';
 
 let cacheDir: string;
 const commit = '0123456789abcdef0123456789abcdef01234567';

@@ -3,9 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { buildPlanCommand, describePlan, planFlags } from '../../src/cli/plan.ts';
 import { divisors, neighbours } from '../../src/distributed/degrees.ts';
 import { AutoConfig } from '../../src/models/config.ts';
-import { checkDivision, onMeta } from '../../src/plan/measure.ts';
-import { planRun } from '../../src/plan/plan.ts';
-import type { PlanReport } from '../../src/plan/report.ts';
+import { checkDivision, onMeta } from '../../src/tools/plan/measure.ts';
+import { planRun } from '../../src/tools/plan/plan.ts';
+import type { PlanReport } from '../../src/tools/plan/report.ts';
 
 const config = {
   model_type: 'llama',

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { formatBytes, formatChange, formatCount, formatRate, formatSeconds } from '../../src/train/report/format.ts';
+import { formatBytes, formatChange, formatCount, formatRate, formatSeconds } from '../../src/core/format.ts';
 import { Progress } from '../../src/train/report/progress.ts';
 import { evalRecord, runInfo, runSummary, stepRecord } from './report_fixtures.ts';
 

@@ -7,7 +7,7 @@ import {
   planSafetensors,
   usableDType,
 } from '../../src/checkpoint/safetensors-header.ts';
-import { FileFormatError } from '../../src/json.ts';
+import { FileFormatError } from '../../src/core/json.ts';
 
 const encode = (header: string | object) =>
   new TextEncoder().encode(typeof header === 'string' ? header : JSON.stringify(header));

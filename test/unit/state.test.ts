@@ -13,7 +13,7 @@ import type { LlamaConfig } from '../../src/models/llama-config.ts';
 import { initEmptyWeights } from '../../src/nn/init_empty_weights.ts';
 import { Linear } from '../../src/nn/layers.ts';
 import { FullyShardedDataParallel as FSDP } from '../../src/parallel/fsdp/fsdp.ts';
-import { transform } from '../../src/parallel/transform/index.ts';
+import { transform } from '../../src/parallel/tensor/index.ts';
 import { caseDir } from '../reference/cases.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'rankzero-state-'));

@@ -1,8 +1,8 @@
 // The loss of a causal language model. Gradients are made in the forward pass, where the logits are; backward only
 // multiplies them by its incoming gradient.
 import { NONE, native } from '../../native.ts';
+import { isGradEnabled } from '../../tensor/grad_mode.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { isGradEnabled } from '../grad_mode.ts';
 import { output, record, writeGrad } from '../record.ts';
 
 /**

@@ -1,5 +1,7 @@
 // FullyShardedDataParallel: shards the parameters, gradients and optimizer state of a model over ranks, unit by unit, and
 // brings rank 0's weights to every shard while it wraps. Modules are wrapped in place, by hooks.
+
+import { span } from '../../core/recorder.ts';
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { state } from '../../distributed/state.ts';
@@ -9,7 +11,6 @@ import { native } from '../../native.ts';
 import { type Module, moveBuffersToDevice } from '../../nn/module.ts';
 import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
-import { span } from '../../profile/recorder.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import {
   communicationStream,
@@ -20,7 +21,7 @@ import {
   StreamEvent,
 } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import type { TensorParallel } from '../transform/context.ts';
+import type { TensorParallel } from '../tensor/context.ts';
 import { fillFromRank0, fillLocally, openLanes, type UnitRecipes } from './fill.ts';
 import { FlatLayout } from './flat.ts';
 import { resolveGroups, withInitDegrees } from './groups.ts';

@@ -1,9 +1,10 @@
 // When units gather and free: hooks around their modules' forward and backward, and the order that prefetching follows.
-import { currentBackward, onBackwardEnd } from '../../autograd/engine.ts';
-import { isGradEnabled } from '../../autograd/grad_mode.ts';
-import { type GradNode, nextSequence } from '../../autograd/node.ts';
+
+import { OpenSpan, span } from '../../core/recorder.ts';
 import { hook } from '../../nn/hook.ts';
-import { OpenSpan, span } from '../../profile/recorder.ts';
+import { currentBackward, onBackwardEnd } from '../../tensor/engine.ts';
+import { isGradEnabled } from '../../tensor/grad_mode.ts';
+import { type GradNode, nextSequence } from '../../tensor/node.ts';
 import { track } from '../../tensor/scope.ts';
 import { communicationStream, computeDevice, computeStream, order } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';

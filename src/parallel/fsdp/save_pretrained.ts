@@ -1,12 +1,13 @@
 // Saving a sharded model as a Hugging Face folder: unit by unit, then what FSDP ignores, written by rank 0; an error there is the
 // same error everywhere.
-import { onAllRanks } from '../../checkpoint/agree.ts';
+
 import { openPretrained, type PretrainedWriter, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
+import { onAllRanks } from '../../distributed/agree.ts';
 import { dist } from '../../distributed/index.ts';
 import type { CausalLM } from '../../models/causal_lm.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import { gatherPartsToFirst } from '../transform/merge.ts';
+import { gatherPartsToFirst } from '../tensor/merge.ts';
 import type { FsdpUnit, UnitGroups } from './unit.ts';
 
 /** Collective over all ranks. */

@@ -5,7 +5,7 @@ import { copyOn, type Parameter } from '../../nn/parameter.ts';
 import type { Block } from '../../nn/split.ts';
 import type { Shape } from '../../tensor/tensor.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { gatherParts, gatherPartsToFirst } from '../transform/merge.ts';
+import { gatherParts, gatherPartsToFirst } from '../tensor/merge.ts';
 import type { FsdpUnit, UnitGroups } from './unit.ts';
 
 export interface FullStateDictOptions {

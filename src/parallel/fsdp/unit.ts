@@ -1,11 +1,11 @@
 // One FSDP unit: a flat buffer of which this rank owns a shard. Gradients are written straight into a flat buffer by the ops,
 // and reduced to this rank's shard of them.
 import type { GradSink } from '../../autograd/record.ts';
+import { span } from '../../core/recorder.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Module } from '../../nn/module.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
-import { span } from '../../profile/recorder.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
 import { type Device, Tensor } from '../../tensor/tensor.ts';

@@ -1,7 +1,7 @@
 // The machine a run had: for metrics.jsonl and report.html.
-import { describeMachine } from '../../cli/machine.ts';
+import { describeMachine } from '../../core/machine.ts';
+import { packageVersion } from '../../core/version.ts';
 import { native } from '../../native.ts';
-import { packageVersion } from '../../version.ts';
 
 export interface Environment {
   rankzero: string;

@@ -2,8 +2,8 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename } from 'node:path';
+import { formatBytes, formatChange, formatCount, formatSeconds, formatWhole } from '../../core/format.ts';
 import type { EvalRecord, Reporter, SampleRecord, StepRecord } from '../reporter.ts';
-import { formatBytes, formatChange, formatCount, formatSeconds, formatWhole } from './format.ts';
 import { type MetricsLine, readMetrics } from './metrics.ts';
 import { script, style } from './page.ts';
 

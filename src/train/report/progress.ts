@@ -1,6 +1,7 @@
 // What the terminal shows of a run: a loading bar, one live training line, evaluations, and a summary.
 // Where stdout is not a terminal: plain lines, a few dozen for the whole run.
 import { join, relative } from 'node:path';
+import { formatBytes, formatChange, formatCount, formatRate, formatSeconds, formatWhole } from '../../core/format.ts';
 import type {
   EvalRecord,
   LoadProgress,
@@ -11,7 +12,6 @@ import type {
   SampleRecord,
   StepRecord,
 } from '../reporter.ts';
-import { formatBytes, formatChange, formatCount, formatRate, formatSeconds, formatWhole } from './format.ts';
 
 /** The part of a stream that is used. */
 export interface ProgressStream {

@@ -1,0 +1,50 @@
+// Work that any rank may fail at (a full disk, a broken file) and that counts only if it succeeded everywhere: a failure of
+// one rank becomes the same error on all of them, so that none waits for a rank that has given up.
+import type { ProcessGroup } from './process_group.ts';
+
+/** An error of some rank, thrown on every rank of the group. */
+export class RankError extends Error {
+  override name = 'RankError';
+  /** World rank of the first rank that failed. */
+  readonly rank: number;
+  readonly code: string | undefined;
+
+  constructor(rank: number, message: string, code: string | undefined, options?: ErrorOptions) {
+    super(message, options);
+    this.rank = rank;
+    this.code = code;
+  }
+}
+
+/** Runs `fn` on this rank and returns its result if it succeeded on every rank of `group`. Collective; blocks for the others. */
+export async function onAllRanks<T>(group: ProcessGroup, what: string, fn: () => T | Promise<T>): Promise<T> {
+  let result: T | undefined;
+  let failure: unknown;
+  let failed = false;
+  try {
+    result = await fn();
+  } catch (error) {
+    failed = true;
+    failure = error;
+  }
+  const own = failed
+    ? { message: String((failure as Error).message ?? failure), code: (failure as { code?: string }).code }
+    : null;
+  const all = group
+    .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
+    .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as typeof own);
+  const first = all.findIndex((outcome) => outcome !== null);
+  if (first < 0) return result as T;
+  const rank = group.ranks[first]!;
+  const { message, code } = all[first]!;
+  throw new RankError(rank, `${what}${group.size > 1 ? ` failed on rank ${rank}` : ' failed'}: ${message}`, code, {
+    cause: failure,
+  });
+}
+
+/** What rank 0 of `group` returned from `fn`, as JSON; the others do not run it. Collective; blocks. */
+export async function fromRank0<T>(group: ProcessGroup, what: string, fn: () => T | Promise<T>): Promise<T> {
+  const value = await onAllRanks(group, what, async () => (group.rank === 0 ? ((await fn()) as T) : undefined));
+  const bytes = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(value ?? null)) : undefined;
+  return JSON.parse(new TextDecoder().decode(group.broadcastBytes(bytes, 0))) as T;
+}

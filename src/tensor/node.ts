@@ -1,0 +1,25 @@
+// One op of the graph: its inputs, what it saved for backward, and its backward function. Nodes are numbered in the order
+// of the forward, so that running them by falling number is a topological order.
+import type { Tensor } from './tensor.ts';
+
+/** The gradient of one input: a tensor that the engine takes over, or undefined where none is wanted or it was written already. */
+export type InputGrads = readonly (Tensor | undefined)[];
+
+export interface GradNode {
+  readonly name: string;
+  readonly sequence: number;
+  /** The inputs that may want a gradient; undefined where none does. */
+  readonly inputs: readonly (Tensor | undefined)[];
+  /** Turns the gradient of the output into those of the inputs. The engine owns and disposes `gradOut`. */
+  backward(gradOut: Tensor): InputGrads;
+  /** Frees what was saved. Called once, after backward or when the graph is dropped. */
+  release(): void;
+  done: boolean;
+}
+
+let sequence = 0;
+
+/** @internal */
+export function nextSequence(): number {
+  return ++sequence;
+}

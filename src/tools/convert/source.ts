@@ -1,0 +1,146 @@
+// What can be converted: a Hugging Face folder, or a sharded checkpoint with the config of its model.
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { resolveModel } from '../../checkpoint/hub.ts';
+import { pieceKey, stateName } from '../../checkpoint/sharded-format.ts';
+import { ShardedCheckpoint } from '../../checkpoint/sharded-reader.ts';
+import type { CheckpointSource } from '../../checkpoint/source.ts';
+import type { JsonObject } from '../../core/json.ts';
+import { AutoModelForCausalLM } from '../../models/auto.ts';
+import type { CausalLM } from '../../models/causal_lm.ts';
+import { AutoConfig } from '../../models/config.ts';
+import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
+import { currentRecipe } from '../../nn/parameter.ts';
+import { SplitRecipe } from '../../nn/recipe.ts';
+import { TensorSplit } from '../../nn/split.ts';
+import { applyTies, tiedNames } from '../../nn/tied.ts';
+import type { DType } from '../../tensor/dtype.ts';
+import type { Shape, Tensor } from '../../tensor/tensor.ts';
+
+export interface StoredValues {
+  name: string;
+  /** Of the whole. */
+  shape: Shape;
+  /** As stored. */
+  dtype: DType;
+  /** Optimizer steps, for moments. */
+  step?: number | undefined;
+  /** Enqueues: `target` gets elements `start` … of this part. */
+  read(target: Tensor, start: number, split: TensorSplit): void;
+}
+
+export interface Source {
+  /** On meta, or lazy: names, shapes and ties. */
+  model: CausalLM;
+  parameters: StoredValues[];
+  expAvg: StoredValues[];
+  expAvgSq: StoredValues[];
+  /** dtype of each parameter in a Hugging Face folder. */
+  dtypes: Record<string, DType>;
+  ties: readonly (readonly [string, string])[];
+  state: JsonObject;
+  companions: CheckpointSource;
+  close(): void;
+}
+
+const isFile = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (s) => s.isFile(),
+    () => false,
+  );
+
+/** Opens either kind. `model`: folder of the config and tokenizer, for a sharded checkpoint that does not name one. */
+export async function openSource(source: string, model: string | undefined): Promise<Source> {
+  return (await isFile(join(source, stateName))) ? openSharded(source, model) : openPretrained(source);
+}
+
+async function openPretrained(source: string): Promise<Source> {
+  const dir = await resolveModel(source);
+  const model = await AutoModelForCausalLM.fromPretrained(dir);
+  const parameters = [...model.namedParameters()].map(([name, parameter]) => {
+    const recipe = currentRecipe(parameter);
+    return {
+      name,
+      shape: parameter.shape,
+      dtype: parameter.checkpointDtype!,
+      read: (target: Tensor, start: number, split: TensorSplit) => new SplitRecipe(recipe, split).read(target, start),
+    };
+  });
+  return {
+    model,
+    parameters,
+    expAvg: [],
+    expAvgSq: [],
+    dtypes: Object.fromEntries(parameters.map(({ name, dtype }) => [name, dtype])),
+    ties: tiedNames(model),
+    state: {},
+    companions: { dir },
+    close: () => {},
+  };
+}
+
+async function openSharded(dir: string, given: string | undefined): Promise<Source> {
+  const checkpoint = await ShardedCheckpoint.open(dir);
+  try {
+    const { state, ties, dtypes } = checkpoint.manifest;
+    const own = (state.options as { model?: unknown } | undefined)?.model;
+    const name = given ?? (typeof own === 'string' ? own : undefined);
+    if (name === undefined)
+      throw new Error(
+        `${dir}: this checkpoint does not say which model it is of; give --model, the folder it was made from`,
+      );
+    const modelDir = await resolveModel(name);
+    const config = await AutoConfig.fromPretrained(modelDir);
+    const model = initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config));
+    applyTies(model, ties);
+    const parameters = [...model.namedParameters()];
+    const problems = parameters
+      .map(([key, { shape }]) => [key, shape, checkpoint.tensors.get(pieceKey('parameter', key))?.shape] as const)
+      .filter(([, shape, stored]) => stored?.join() !== shape.join())
+      .map(([key, shape, stored]) => `${key} is ${stored ? `[${stored}]` : 'missing'} but the config wants [${shape}]`);
+    const known = new Set(parameters.map(([key]) => pieceKey('parameter', key)));
+    for (const key of checkpoint.tensors.keys())
+      if (key.startsWith('parameter/') && !known.has(key)) problems.push(`${key.slice(10)} is not part of the model`);
+    if (problems.length > 0)
+      throw new Error(
+        `${dir} is a checkpoint of another model than ${modelDir}: ${problems.slice(0, 8).join('; ')}` +
+          (problems.length > 8 ? ` and ${problems.length - 8} more` : ''),
+      );
+    const stored = (kind: 'parameter' | 'exp_avg' | 'exp_avg_sq'): StoredValues[] =>
+      parameters.flatMap(([key]) => {
+        const piece = pieceKey(kind, key);
+        const tensor = checkpoint.tensors.get(piece);
+        if (!tensor) return [];
+        const { shape, step } = tensor;
+        const dtype = tensor.pieces[0]!.dtype;
+        return [
+          {
+            name: key,
+            shape,
+            dtype,
+            step,
+            read: (target, start, split) => checkpoint.read(piece, target, start, split),
+          },
+        ];
+      });
+    return {
+      model,
+      parameters: stored('parameter'),
+      expAvg: stored('exp_avg'),
+      expAvgSq: stored('exp_avg_sq'),
+      dtypes: { ...dtypes },
+      ties,
+      state,
+      companions: { dir: modelDir },
+      close: () => checkpoint.close(),
+    };
+  } catch (error) {
+    checkpoint.close();
+    throw error;
+  }
+}
+
+/** The whole, as a part. */
+export function wholeSplit(shape: Shape): TensorSplit {
+  return new TensorSplit(shape, undefined, 1, 0);
+}

@@ -1,0 +1,90 @@
+// One training step of the 1B-class model as finetune takes it: FSDP with float32 masters and bfloat16 compute, clipping, AdamW.
+// Host clock around steps that are waited for, since the host's work is part of a step.
+import {
+  AdamW,
+  AutoModelForCausalLM,
+  DelayedParamIniter,
+  dist,
+  FullyShardedDataParallel as FSDP,
+  initEmptyWeights,
+  memoryStats,
+  scope,
+} from '../../../index.ts';
+import { useDevice } from '../../../tensor/streams.ts';
+import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
+import { flopsPerToken, measuredConfig } from './model.ts';
+
+export async function stepUnits(options: PartOptions): Promise<Unit[]> {
+  const { batch, length } = options.size === 'small' ? { batch: 2, length: 8 } : { batch: 8, length: 2048 };
+  const name = `${batch}×${length} tokens`;
+  return [{ name, run: () => trainingStep(name, batch, length, options) }];
+}
+
+async function trainingStep(
+  unit: string,
+  batch: number,
+  length: number,
+  { size, peak }: PartOptions,
+): Promise<UnitResult> {
+  const [warmUp, steps] = size === 'small' ? [1, 2] : [3, 10];
+  await dist.initProcessGroup({ quiet: true });
+  useDevice('cuda');
+  const config = measuredConfig(size);
+  const model = initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config));
+  let numParams = 0;
+  for (const [, parameter] of model.namedParameters()) numParams += parameter.numel;
+  const initer = new DelayedParamIniter(model);
+  const fsdp = new FSDP(model, {
+    paramInitFn: initer.getParamInitFn(),
+    postParamInitFn: initer.getPostParamInitFn(),
+    mixedPrecision: { paramDtype: 'bfloat16', reduceDtype: 'float32' },
+  });
+  const optimizer = new AdamW(fsdp.namedParameters(), { lr: 1e-4 });
+  let random = 1;
+  const token = (): number => {
+    random = (random * 48271) % 2147483647;
+    return random % config.vocabSize;
+  };
+  const times: number[] = [];
+  const losses: number[] = [];
+  for (let step = 0; step < warmUp + steps; step++) {
+    const inputIds = Array.from({ length: batch }, () => Array.from({ length }, token));
+    const start = performance.now();
+    const loss = scope(() => {
+      const { loss } = fsdp.forward({ inputIds, labels: inputIds });
+      loss.backward();
+      fsdp.clipGradNorm(1);
+      optimizer.step();
+      optimizer.zeroGrad();
+      return loss;
+    });
+    losses.push(loss.item()); // in the order of the stream: after the optimizer
+    loss.dispose();
+    times.push((performance.now() - start) / 1000);
+  }
+  const measured = times.slice(warmUp).sort((a, b) => a - b);
+  const seconds = measured[measured.length >> 1]!;
+  const tokens = batch * length;
+  const flops = (tokens * flopsPerToken(config, numParams, length)) / seconds / 1e12;
+  const milliseconds = 1000 * seconds;
+  const measures: Measure[] = [
+    { name: 'tokens', value: tokens / seconds, unit: 'tokens/s', milliseconds },
+    {
+      name: 'model arithmetic',
+      value: flops,
+      unit: 'TFLOP/s',
+      milliseconds,
+      ...(peak ? { fraction: flops / peak, of: 'peak (MFU)' } : {}),
+    },
+    { name: 'peak memory of tensors', value: memoryStats('cuda').totalPeak / 1e9, unit: 'GB' },
+  ];
+  const first = losses[0]!;
+  const chance = Math.log(config.vocabSize);
+  const failures = [];
+  // Fresh weights know nothing: the first loss is that of guessing.
+  if (!(Math.abs(first - chance) < 0.1 * chance + 0.5))
+    failures.push(`the first loss is ${first}, and that of guessing ${chance}`);
+  if (losses.some((loss) => !Number.isFinite(loss))) failures.push(`losses are not finite: ${losses.join(', ')}`);
+  dist.destroyProcessGroup();
+  return { unit, failures, measures };
+}

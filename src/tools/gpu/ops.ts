@@ -1,0 +1,67 @@
+// Every op that the device has, by the op table: an op without cases is a failure, so that a new one cannot be forgotten.
+import { native } from '../../native.ts';
+import { attentionKernels, withAttention } from './attention.ts';
+import { elementwiseCases } from './cases/elementwise.ts';
+import { layerCases } from './cases/layers.ts';
+import { lossCases } from './cases/losses.ts';
+import { checkCase } from './check.ts';
+import { isDeviceLost } from './device.ts';
+import { Draw } from './draw.ts';
+import type { PartOptions, Unit, UnitResult } from './part.ts';
+
+const cases = { ...elementwiseCases, ...layerCases, ...lossCases };
+const mostFailures = 6;
+
+export async function opUnits(options: PartOptions): Promise<Unit[]> {
+  const onDevice = native.opNames(1);
+  const missing = native.opNames(0).filter((op) => !onDevice.includes(op));
+  const table: Unit = {
+    name: 'table of ops',
+    run: () => ({
+      unit: 'table of ops',
+      cases: onDevice.length,
+      failures: [
+        ...missing.map((op) => `${op} exists on the CPU only`),
+        ...onDevice.filter((op) => !Object.hasOwn(cases, op)).map((op) => `${op} has no cases in src/tools/gpu/cases`),
+      ],
+    }),
+  };
+  const known = onDevice.filter((op) => Object.hasOwn(cases, op));
+  const attention = known.filter((op) => op.startsWith('attention_'));
+  return [
+    table,
+    ...known.map((op) => ({ name: op, run: () => checkOp(op, op, options) })),
+    ...attention.flatMap((op) => attentionKernels.map((kernels) => checkAttention(op, kernels, options))),
+  ];
+}
+
+/** Of each kind of its kernels, at aligned addresses, which tensor cores want. */
+function checkAttention(op: string, kernels: string, options: PartOptions): Unit {
+  const name = `${op} ${kernels}`;
+  return { name, run: () => withAttention(kernels, () => checkOp(op, name, options, true)) };
+}
+
+function checkOp(op: string, unit: string, { seed, size }: PartOptions, aligned = false): UnitResult {
+  const draw = new Draw(seed, op, size);
+  const errors: Record<string, number> = {};
+  const failures: string[] = [];
+  let count = 0;
+  for (const each of cases[op]!(draw)) {
+    // Off alignment every other time: 1 to 7 elements.
+    const shift = aligned || count % 2 === 0 ? 0 : draw.integers(1, 1, 8)[0]!;
+    count++;
+    try {
+      const { dtype, error, failure } = checkCase(op, each, shift);
+      if (!(error <= (errors[dtype] ?? 0))) errors[dtype] = error;
+      errors[dtype] ??= 0;
+      if (failure !== undefined) failures.push(failure);
+    } catch (error) {
+      failures.push(`${each.label}: ${(error as Error).message}`);
+      if (isDeviceLost(error))
+        throw Object.assign(error as Error, { result: { unit, cases: count, errors, failures } });
+    }
+    if (failures.length >= mostFailures) break;
+  }
+  if (count === 0) failures.push('no case was run');
+  return { unit, cases: count, errors, failures };
+}

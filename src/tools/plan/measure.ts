@@ -1,0 +1,164 @@
+// The plan itself: the training program, run dry as one rank of the world in question. Nothing here is a model of what the
+// program does; it is the program.
+
+import type { JsonObject } from '../../core/json.ts';
+import { TokenDataset } from '../../data/dataset.ts';
+import { DataLoader } from '../../data/loader.ts';
+import { divisors, neighbours } from '../../distributed/degrees.ts';
+import { dist, joinDryWorld } from '../../distributed/index.ts';
+import { init } from '../../distributed/state.ts';
+import { AutoModelForCausalLM, familyOf } from '../../models/auto.ts';
+import type { CausalLM } from '../../models/causal_lm.ts';
+import { AutoConfig, type ModelConfig } from '../../models/config.ts';
+import { type DryWire, type MemoryByKind, type NativeMemoryStats, native } from '../../native.ts';
+import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
+import type { Recipe } from '../../nn/recipe.ts';
+import { AdamW } from '../../optim/adamw.ts';
+import { countNumParams } from '../../parallel/delayed_param.ts';
+import type { FsdpUnit } from '../../parallel/fsdp/unit.ts';
+import type { TensorParallelPlan } from '../../parallel/tensor/plan.ts';
+import { checkDivides, stylesOf } from '../../parallel/tensor/splits.ts';
+import { dtypeSize } from '../../tensor/dtype.ts';
+import { memoryStats, resetPeakMemoryStats } from '../../tensor/memory.ts';
+import { wrapModel } from '../../train/model.ts';
+import type { FinetuneOptions } from '../../train/options.ts';
+import { maxSeqLength } from '../../train/train_data.ts';
+import { Trainer } from '../../train/trainer.ts';
+import type { PlannedMemory, PlanReport } from './report.ts';
+
+/** What the process that runs dry gets. */
+export interface Measurement {
+  config: JsonObject;
+  /** Where the config came from, for errors. */
+  file: string;
+  rank: number;
+  /** `nproc` is the world size. */
+  options: FinetuneOptions;
+}
+
+/** Values of a checkpoint that nobody reads. */
+const fromFile: Recipe = { writer: 'file', fileBytes: 0, read: () => {}, readRows: () => {} };
+
+/** @internal Errors when `model` does not divide over `tp` ranks; names the nearest degrees of that many ranks that do. */
+export function checkDivision(model: CausalLM, { nproc, tp }: Pick<FinetuneOptions, 'nproc' | 'tp'>): void {
+  if (tp === 1) return;
+  const { config } = model;
+  const plan = familyOf(config).tensorParallelPlan;
+  if (!plan)
+    throw new RangeError(`model_type "${config.modelType}" has no tensor-parallel plan; only degree 1 is possible`);
+  const problem = divisionProblem(model, plan, tp);
+  if (!problem) return;
+  const possible = divisors(nproc).filter((degree) => !divisionProblem(model, plan, degree));
+  throw new RangeError(`${problem}; the nearest degrees that fit ${nproc} ranks: ${neighbours(possible, tp)}`);
+}
+
+function divisionProblem(model: CausalLM, plan: TensorParallelPlan, size: number): string | undefined {
+  try {
+    checkDivides(model, stylesOf(model, plan), size);
+    return undefined;
+  } catch (error) {
+    if (error instanceof RangeError) return error.message;
+    throw error;
+  }
+}
+
+/** @internal */
+export function onMeta(config: ModelConfig): CausalLM {
+  return initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config, { dtype: 'float32' }));
+}
+
+/** Runs dry and reports. Only in a fresh process, which is dry from then on. */
+export async function measure({ config: json, file, rank, options }: Measurement): Promise<PlanReport> {
+  joinDryWorld(rank, options.nproc);
+  const config = AutoConfig.fromObject(json, file);
+  const model = onMeta(config);
+  checkDivision(model, options);
+  if (options.tp > 1) init({ tensorParallelDegree: options.tp });
+  const parameters = countNumParams(model);
+  if (rank === 0) for (const parameter of model.parameters()) parameter.setRecipe(fromFile);
+
+  const fsdp = wrapModel(model, options, undefined, () => {});
+  const loading = memoryStats();
+  const loadWire = native.dryWire();
+  resetPeakMemoryStats();
+
+  const { lr, betas, eps, weightDecay, batchSize, gradAccum } = options;
+  const optimizer = new AdamW(fsdp.namedParameters(), { lr, betas, eps, weightDecay });
+  const seqLength = maxSeqLength(options, config);
+  const trainer = (startStep: number, totalSteps: number): Trainer =>
+    new Trainer({
+      fsdp,
+      optimizer,
+      loader: fullBatches(batchSize, gradAccum, seqLength),
+      startStep,
+      totalSteps,
+      lr,
+      maxGradNorm: options.maxGradNorm,
+      accumulateUnsharded: options.strategy === 'NO_SHARD',
+    });
+  // The first step makes the optimizer state and learns the order of the units; from the second on all are alike.
+  await trainer(0, 2).train();
+  const before = native.dryWire();
+  await trainer(2, 3).train();
+  const after = native.dryWire();
+
+  const { shard, replicate } = fsdp.groups;
+  return {
+    model: { modelType: config.modelType, parameters, units: fsdp.units.length, largestUnit: largest(fsdp.units) },
+    ranks: {
+      worldSize: dist.getWorldSize(),
+      rank,
+      replicas: replicate.size,
+      shards: shard.size,
+      tensorParallelDegree: options.tp,
+    },
+    settings: {
+      strategy: options.strategy,
+      precision: options.precision,
+      activationCheckpointing: options.activationCheckpointing,
+      sequenceParallel: options.sequenceParallel,
+      batchSize,
+      gradAccum,
+      seqLength,
+    },
+    memory: peaks(loading, memoryStats()),
+    wire: { load: loadWire, step: difference(after, before) },
+  };
+}
+
+/** The largest batches that the options allow: every sequence is full, and every token has a label. */
+function fullBatches(batchSize: number, gradAccum: number, seqLength: number): DataLoader {
+  const example = { inputIds: new Int32Array(seqLength), mask: new Uint8Array(seqLength).fill(1) };
+  const examples = Array.from({ length: batchSize * gradAccum }, () => example);
+  return new DataLoader(TokenDataset.from(examples), { batchSize, gradAccum });
+}
+
+function largest(units: readonly FsdpUnit[]): PlanReport['model']['largestUnit'] {
+  const bytes = (unit: FsdpUnit): number => unit.layout.numel * dtypeSize(unit.dtypes.compute);
+  const unit = units.reduce((a, b) => (bytes(b) > bytes(a) ? b : a));
+  return { name: unit.name || 'the root', parameters: unit.layout.parameterNumel, bytes: bytes(unit) };
+}
+
+function peaks(loading: NativeMemoryStats, training: NativeMemoryStats): PlannedMemory {
+  const peak = (kind: keyof MemoryByKind): number => Math.max(loading.peak[kind], training.peak[kind]);
+  return {
+    parameters: peak('parameter'),
+    gradients: peak('gradient'),
+    optimizer: peak('optimizer'),
+    activations: peak('activation'),
+    unshard: peak('unshard'),
+    staging: peak('staging'),
+    other: peak('other'),
+    loadPeak: loading.totalPeak,
+    stepPeak: training.totalPeak,
+  };
+}
+
+function difference(after: DryWire, before: DryWire): DryWire {
+  return Object.fromEntries(
+    Object.entries(after).map(([kind, { calls, bytes }]) => {
+      const earlier = before[kind as keyof DryWire];
+      return [kind, { calls: calls - earlier.calls, bytes: bytes - earlier.bytes }];
+    }),
+  ) as DryWire;
+}

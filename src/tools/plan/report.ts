@@ -1,0 +1,53 @@
+// What a plan says. Bytes are those of the allocator's statistics, for one rank.
+import type { DryWire } from '../../native.ts';
+import type { FinetuneOptions } from '../../train/options.ts';
+
+/** The memory of one rank, in bytes: peaks, each at its own time. */
+export interface PlannedMemory {
+  /** This rank's shards of the parameters, in the master dtype. */
+  parameters: number;
+  /** Shards of the gradients, and the whole gradients of the units that are being reduced. */
+  gradients: number;
+  /** AdamW's two moments of the shards. */
+  optimizer: number;
+  /** Kept for backward, and in work. */
+  activations: number;
+  /** Shards in the compute dtype, where that is not the masters'. */
+  unshard: number;
+  /** Weights on their way while the model is loaded; rank 0 reads them for all. */
+  staging: number;
+  /** Batches, norms, buffers. */
+  other: number;
+  /** All of it at once, while the model is loaded and wrapped. */
+  loadPeak: number;
+  /** All of it at once, in a training step. */
+  stepPeak: number;
+}
+
+export interface PlanReport {
+  model: {
+    modelType: string;
+    /** Elements, tied ones once. */
+    parameters: number;
+    /** FSDP units. */
+    units: number;
+    /** The unit that takes most when gathered; of this rank's part of the model with tensor parallelism. */
+    largestUnit: { name: string; parameters: number; bytes: number };
+  };
+  ranks: {
+    worldSize: number;
+    /** The rank that is planned. */
+    rank: number;
+    /** The three multiply to the world. */
+    replicas: number;
+    shards: number;
+    tensorParallelDegree: number;
+  };
+  settings: Pick<
+    FinetuneOptions,
+    'strategy' | 'precision' | 'activationCheckpointing' | 'sequenceParallel' | 'batchSize' | 'gradAccum'
+  > & { seqLength: number };
+  memory: PlannedMemory;
+  /** What this rank sends, by collective, while the model is loaded and in each step. */
+  wire: { load: DryWire; step: DryWire };
+}
