@@ -85,8 +85,27 @@ export { initEmptyWeights } from './nn/init_empty_weights.ts';
 export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
 export { Module, ModuleList, moveBuffersToDevice } from './nn/module.ts';
 export { type Init, Parameter } from './nn/parameter.ts';
+export type { AxisPlacement, Block, Placement } from './nn/placement.ts';
+export {
+  columnParallel,
+  columnParallelBy,
+  gathersInput,
+  gathersOutput,
+  headParallel,
+  type ModulePlan,
+  type ParallelPlan,
+  type PlannedPlacement,
+  partialGradient,
+  replicated,
+  rowParallel,
+  shardRows,
+  sumsOutput,
+  vocabParallel,
+} from './nn/plan.ts';
+export type { SliceRange, TrainableSlice } from './nn/trainable_slice.ts';
 // training
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
+export type { Optimizer, SliceState } from './optim/optimizer.ts';
 export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
 // parallelism
 export { applyActivationCheckpointing } from './parallel/checkpointing.ts';
@@ -110,14 +129,12 @@ export {
   sizeBasedAutoWrapPolicy,
   transformerAutoWrapPolicy,
   type WrapPolicy,
-} from './parallel/fsdp/wrap.ts';
+} from './parallel/fsdp/wrap_policy.ts';
 export {
   type InitConfig,
   init,
   type ParallelState,
   state,
-  type TensorParallelPlan,
-  type TensorParallelStyle,
   type TransformOptions,
   transform,
 } from './parallel/tensor/index.ts';

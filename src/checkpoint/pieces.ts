@@ -1,6 +1,6 @@
 // Geometry of pieces: a piece is a range of the elements of a block (of rows and columns) of a whole parameter. Reading one
 // block from pieces of others is an intersection of rectangles.
-import { type Block, matrixOf } from '../nn/split.ts';
+import { type Block, matrixOf } from '../nn/placement.ts';
 import { numelOf, type Shape } from '../tensor/tensor.ts';
 
 /** A rectangle of the whole, and where its first element is among the elements of the block that it is part of. */
@@ -29,11 +29,6 @@ export interface BlockRange {
 export function wholeBlock(shape: Shape): Block {
   const [rows, cols] = matrixOf(shape);
   return { row: 0, rows, col: 0, cols };
-}
-
-/** Elements of a block that exist in a whole of `shape`: all but padding rows. */
-export function realNumel(block: Block, shape: Shape): number {
-  return Math.max(0, Math.min(block.rows, matrixOf(shape)[0] - block.row)) * block.cols;
 }
 
 export function overlap(a: Block, b: Block): boolean {

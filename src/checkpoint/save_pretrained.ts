@@ -1,7 +1,6 @@
 // Writes a Hugging Face folder from tensors that are produced one after the other, so that nobody holds the whole model.
 import { mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { configText, type ModelConfig } from '../models/config.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { writeFromHost } from '../tensor/host_parts.ts';
 import type { Shape, Tensor } from '../tensor/tensor.ts';
@@ -13,6 +12,14 @@ export interface SavedTensor {
   shape: Shape;
   /** dtype in the file */
   dtype: DType;
+}
+
+/** What stands beside the weights. */
+export interface PretrainedFolder {
+  /** config.json */
+  readonly configText: string;
+  /** Where tokenizer and chat template are copied from. */
+  readonly source?: CheckpointSource | undefined;
 }
 
 export interface SaveOptions {
@@ -34,7 +41,7 @@ export interface PretrainedWriter {
 /** Opens `dir` (made when absent) for the given tensors, in file order. */
 export async function openPretrained(
   dir: string,
-  model: { config: ModelConfig; source?: CheckpointSource | undefined },
+  model: PretrainedFolder,
   tensors: readonly SavedTensor[],
   options: SaveOptions = {},
 ): Promise<PretrainedWriter> {
@@ -49,7 +56,7 @@ export async function openPretrained(
     drain: () => writer.drain(),
     finish: async () => {
       await writer.finish();
-      await writeWhole(join(dir, 'config.json'), configText(model.config));
+      await writeWhole(join(dir, 'config.json'), model.configText);
       if (model.source) await copyCompanions(model.source, dir);
     },
     abort: () => writer.abort(),
@@ -59,7 +66,7 @@ export async function openPretrained(
 /** Saves tensors that can be read one by one in this process. */
 export async function savePretrained(
   dir: string,
-  model: { config: ModelConfig; source?: CheckpointSource | undefined },
+  model: PretrainedFolder,
   tensors: readonly (SavedTensor & { read(): Tensor })[],
   options: SaveOptions = {},
 ): Promise<void> {

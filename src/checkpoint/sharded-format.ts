@@ -1,17 +1,16 @@
 // What a sharded checkpoint is on the disk: a folder with one safetensors file for each rank that holds a shard, and
 // state.json, written last. A file holds pieces: flat ranges of parameters and of their optimizer moments (or of the blocks
-// into which tensor parallelism divides them), named `<kind>/<parameter>`, with shape, block and start in the file's metadata. The files of one save carry the same id.
+// into which tensor parallelism divides them), named
+// `<kind>/<parameter>`, with shape, block and start in the file's metadata; kinds are `parameter`, `buffer` and the moments of the
+// optimizer (`exp_avg`). The files of one save carry the same id.
 import { join } from 'node:path';
 import { describe, FileFormatError, isObject, type JsonObject, parseJson } from '../core/json.ts';
-import type { Block } from '../nn/split.ts';
+import type { Block } from '../nn/placement.ts';
 import { type DType, parseDType } from '../tensor/dtype.ts';
 
 export const shardedFormat = 'rankzero.sharded';
 export const shardedVersion = 1;
 export const stateName = 'state.json';
-
-/** What a piece is of. `buffer` pieces are whole. */
-export type PieceKind = 'parameter' | 'exp_avg' | 'exp_avg_sq' | 'buffer';
 
 /** Where a piece belongs; its values are the tensor of the same key. */
 export interface PieceInfo {
@@ -50,8 +49,14 @@ export function shardFileName(rank: number, shards: number): string {
   return `rank-${five(rank)}-of-${five(shards)}.safetensors`;
 }
 
-export function pieceKey(kind: PieceKind, parameter: string): string {
-  return `${kind}/${parameter}`;
+/** `number`: of a further piece in one file, where a rank's part consists of several. */
+export function pieceKey(kind: string, parameter: string, number = 0): string {
+  return number === 0 ? `${kind}/${parameter}` : `${kind}/${parameter}#${number}`;
+}
+
+/** The key of the first piece. */
+export function firstKey(key: string): string {
+  return key.replace(/#\d+$/, '');
 }
 
 /** Checks the content of state.json in `dir`. */

@@ -1,10 +1,10 @@
 // From an open sharded checkpoint to this rank's shards: each range is read straight to where it lives.
-import type { AdamW, SlotState } from '../optim/adamw.ts';
-import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
-import type { FsdpUnit } from '../parallel/fsdp/unit.ts';
+import type { Parameter } from '../nn/parameter.ts';
+import type { SliceRange } from '../nn/trainable_slice.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
 import { fileStream, onStream, orderBehindComputing, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
+import type { ShardedModel, ShardedOptimizer, ShardedOptimizerState } from './sharded_state.ts';
 import { pieceKey } from './sharded-format.ts';
 import type { ShardedCheckpoint } from './sharded-reader.ts';
 import { persistentBuffers } from './sharded-write.ts';
@@ -20,14 +20,13 @@ interface Part {
 /** Reads everything that this rank holds. Errors: parameters that the checkpoint lacks, has too much, or in another shape. */
 export async function loadPieces(
   checkpoint: ShardedCheckpoint,
-  fsdp: FullyShardedDataParallel,
-  optimizer: AdamW | undefined,
+  model: ShardedModel,
+  optimizer: ShardedOptimizer | undefined,
   onProgress: OnProgress | undefined,
 ): Promise<void> {
-  compareNames(checkpoint, fsdp);
-  fsdp.runtime.reshardAll();
-  for (const unit of fsdp.units) unit.beginWrite();
-  const parts = [...modelParts(checkpoint, fsdp), ...(optimizer ? optimizerParts(checkpoint, optimizer) : [])];
+  compareNames(checkpoint, model);
+  model.beginWrite();
+  const parts = [...modelParts(checkpoint, model), ...(optimizer ? optimizerParts(checkpoint, optimizer) : [])];
   const bytesOf = ({ target }: Part): number => target.numel * dtypeSize(target.dtype);
   const totalBytes = parts.reduce((sum, part) => sum + bytesOf(part), 0);
   const started = performance.now();
@@ -46,66 +45,50 @@ export async function loadPieces(
     replaceFileStream(stream);
     throw error;
   }
-  for (const unit of fsdp.units) unit.markShardWritten();
+  model.markWritten();
 }
 
-function* modelParts(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParallel): Generator<Part> {
-  for (const unit of fsdp.units) {
-    yield { target: unit.shard, read: () => readFlat(checkpoint, 'parameter', unit, unit.shard) };
-  }
-  for (const parameter of fsdp.parameters()) {
+function* modelParts(checkpoint: ShardedCheckpoint, model: ShardedModel): Generator<Part> {
+  for (const { values, ranges } of model.heldTensors())
+    yield { target: values, read: () => readRanges(checkpoint, 'parameter', values, ranges) };
+  for (const parameter of model.module.parameters()) {
     parameter.checkpointDtype = checkpoint.manifest.dtypes[parameter.name];
     if (parameter.owner) continue;
     const target = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
     parameter.setData(target, 'file');
-    yield { target, read: () => checkpoint.read(pieceKey('parameter', parameter.name), target, 0, parameter.split) };
+    yield { target, read: () => readRanges(checkpoint, 'parameter', target, [wholeOf(parameter)]) };
   }
-  for (const [name, target] of persistentBuffers(fsdp.module)) {
+  for (const [name, target] of persistentBuffers(model.module)) {
     yield { target, read: () => checkpoint.read(pieceKey('buffer', name), target, 0) };
   }
 }
 
-function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: AdamW): Generator<Part> {
+function wholeOf(parameter: Parameter): SliceRange {
+  return { parameter, start: 0, at: 0, length: parameter.numel };
+}
+
+function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: ShardedOptimizer): Generator<Part> {
   for (const state of optimizer.states(true)) {
     const step = stepOf(checkpoint, state);
     if (step === undefined) continue;
-    const { unit, parameter } = state;
-    optimizer.setStep(step, unit ?? parameter);
-    for (const [kind, target] of [
-      ['exp_avg', state.expAvg],
-      ['exp_avg_sq', state.expAvgSq],
-    ] as const) {
-      yield {
-        target,
-        read: () => {
-          if (unit) readFlat(checkpoint, kind, unit, target);
-          else checkpoint.read(pieceKey(kind, parameter!.name), target, 0, parameter!.split);
-        },
-      };
-    }
+    state.setStep(step);
+    for (const [kind, target] of Object.entries(state.tensors))
+      yield { target, read: () => readRanges(checkpoint, kind, target, state.slice.ranges()) };
   }
 }
 
-/** The ranges of a unit that lie in `target`, a prefix of this rank's part of the unit's flat buffer. */
-function readFlat(
-  checkpoint: ShardedCheckpoint,
-  kind: 'parameter' | 'exp_avg' | 'exp_avg_sq',
-  unit: FsdpUnit,
-  target: Tensor,
-): void {
-  for (const { span, start, at, length } of unit.layout.within(unit.shardOffset, unit.shardOffset + target.numel)) {
+function readRanges(checkpoint: ShardedCheckpoint, kind: string, target: Tensor, ranges: Iterable<SliceRange>): void {
+  for (const { parameter, start, at, length } of ranges) {
     using range = target.slice(at, [length]);
-    checkpoint.read(pieceKey(kind, span.parameter.name), range, start, span.parameter.split);
+    checkpoint.read(pieceKey(kind, parameter.name), range, start, parameter.placement);
   }
 }
 
-/** Steps that the moments of a slot have taken; undefined when none were saved, as before its first step. */
-function stepOf(checkpoint: ShardedCheckpoint, { unit, parameter }: SlotState): number | undefined {
-  const members = unit
-    ? unit.layout.spans.map((span) => span.parameter).filter(({ requiresGrad }) => requiresGrad)
-    : [parameter!];
+/** Steps that the moments of a slice have taken; undefined when none were saved, as before its first step. */
+function stepOf(checkpoint: ShardedCheckpoint, { slice, tensors }: ShardedOptimizerState): number | undefined {
+  const [kind = ''] = Object.keys(tensors);
   const steps = new Map(
-    members.map(({ name }) => [checkpoint.tensors.get(pieceKey('exp_avg', name))?.step, name] as const),
+    slice.parameters.map(({ name }) => [checkpoint.tensors.get(pieceKey(kind, name))?.step, name] as const),
   );
   if (steps.size > 1) {
     const list = [...steps].map(([step, name]) => `${name} after ${step ?? 'no'} steps`);
@@ -116,10 +99,10 @@ function stepOf(checkpoint: ShardedCheckpoint, { unit, parameter }: SlotState): 
   return [...steps.keys()][0];
 }
 
-function compareNames(checkpoint: ShardedCheckpoint, fsdp: FullyShardedDataParallel): void {
+function compareNames(checkpoint: ShardedCheckpoint, model: ShardedModel): void {
   const own = new Map<string, readonly number[]>();
-  for (const parameter of fsdp.parameters()) own.set(pieceKey('parameter', parameter.name), parameter.fullShape);
-  for (const [name, tensor] of persistentBuffers(fsdp.module)) own.set(pieceKey('buffer', name), tensor.shape);
+  for (const { name, fullShape } of model.module.parameters()) own.set(pieceKey('parameter', name), fullShape);
+  for (const [name, tensor] of persistentBuffers(model.module)) own.set(pieceKey('buffer', name), tensor.shape);
   const problems: string[] = [];
   const report = (label: string, list: string[]): void => {
     const more = list.length > 8 ? ` and ${list.length - 8} more` : '';

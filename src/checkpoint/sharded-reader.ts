@@ -5,14 +5,21 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FileFormatError } from '../core/json.ts';
 import { native } from '../native.ts';
-import type { TensorSplit } from '../nn/split.ts';
+import { Placement } from '../nn/placement.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
 import { readToHost } from '../tensor/host_parts.ts';
 import { numelOf, type Tensor } from '../tensor/tensor.ts';
-import { type BlockRange, copies, coverageProblem, type PieceCopy, realNumel, wholeBlock } from './pieces.ts';
+import { type BlockRange, copies, coverageProblem, type PieceCopy, wholeBlock } from './pieces.ts';
 import { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';
-import { parseManifest, parsePieces, type ShardedManifest, shardFileName, stateName } from './sharded-format.ts';
+import {
+  firstKey,
+  parseManifest,
+  parsePieces,
+  type ShardedManifest,
+  shardFileName,
+  stateName,
+} from './sharded-format.ts';
 
 interface StoredPiece extends BlockRange {
   readonly source: SafetensorsFile;
@@ -59,22 +66,25 @@ export class ShardedCheckpoint {
   }
 
   /**
-   * Enqueues: `target` gets elements `start` … of a tensor, or of the part of it that `split` says, cast to its dtype.
-   * Padding is zero.
+   * Enqueues: `target` gets elements `start` … of the part of a tensor that `placement` says, by default the whole, cast to its
+   * dtype. Padding is zero.
    */
-  read(key: string, target: Tensor, start: number, split?: TensorSplit): void {
-    readToHost(target, (host, at) => this.readInto(key, host, start + at, split));
+  read(key: string, target: Tensor, start: number, placement?: Placement): void {
+    const part = placement ?? new Placement(this.tensors.get(key)!.shape);
+    readToHost(target, (host, at) => this.readInto(key, host, start + at, part));
   }
 
-  private readInto(key: string, target: Tensor, start: number, split: TensorSplit | undefined): void {
+  private readInto(key: string, target: Tensor, start: number, placement: Placement): void {
     const { shape, pieces } = this.tensors.get(key)!;
-    const block = split?.block ?? wholeBlock(shape);
-    const length = Math.max(0, Math.min(target.numel, realNumel(block, shape) - start));
-    for (const piece of pieces) {
-      for (const copy of copies({ block, start, length }, piece, shape)) readCopy(piece, target, copy);
+    let filled = 0;
+    for (const { block, start: from, at, length } of placement.pieces(start, target.numel)) {
+      using run = target.slice(at, [length]);
+      for (const piece of pieces)
+        for (const copy of copies({ block, start: from, length }, piece, shape)) readCopy(piece, run, copy);
+      filled = at + length;
     }
-    if (length === target.numel) return;
-    using padding = target.slice(length, [target.numel - length]);
+    if (filled === target.numel) return;
+    using padding = target.slice(filled, [target.numel - filled]);
     native.fill(padding.handle, 0);
   }
 
@@ -129,7 +139,7 @@ function assemble(
       const entry = source.tensors.get(key);
       if (!entry) throw new FileFormatError(source.path, `the piece "${key}" is missing`);
       const dtype = usableDType(entry, key, source.path);
-      const tensor = found.get(key) ?? { shape, step, pieces: [] };
+      const tensor = found.get(firstKey(key)) ?? { shape, step, pieces: [] };
       if (tensor.shape.join() !== shape.join() || tensor.step !== step) {
         throw new FileFormatError(
           source.path,
@@ -138,7 +148,7 @@ function assemble(
       }
       const { byteOffset } = entry;
       tensor.pieces.push({ source, dtype, byteOffset, block, start, length: numelOf(entry.shape) });
-      found.set(key, tensor);
+      found.set(firstKey(key), tensor);
     }
   }
   for (const [key, { shape, pieces }] of found) {

@@ -1,13 +1,12 @@
 // This rank's file of a sharded checkpoint: views of its shards, written as they are.
 import { join } from 'node:path';
 import type { Module } from '../nn/module.ts';
-import type { AdamW } from '../optim/adamw.ts';
-import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
-import { piecesOf, type ShardedStateDict } from '../parallel/fsdp/state_dict.ts';
+import type { SliceRange } from '../nn/trainable_slice.ts';
 import { writeFromHost } from '../tensor/host_parts.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { SafetensorsWriter } from './safetensors.ts';
-import { type PieceInfo, type PieceKind, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';
+import type { ShardedModel, ShardedOptimizer } from './sharded_state.ts';
+import { type PieceInfo, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';
 
 interface Piece {
   key: string;
@@ -20,13 +19,13 @@ interface Piece {
 export async function writeShard(
   dir: string,
   id: string,
-  fsdp: FullyShardedDataParallel,
-  optimizer: AdamW | undefined,
+  model: ShardedModel,
+  optimizer: ShardedOptimizer | undefined,
 ): Promise<void> {
-  const { grid } = fsdp.groups;
-  const pieces = [...ownPieces(fsdp, optimizer)];
+  const { index, count } = model.checkpointFile;
+  const pieces = [...ownPieces(model, optimizer)];
   try {
-    const path = join(dir, shardFileName(grid.rank, grid.size));
+    const path = join(dir, shardFileName(index, count));
     const planned = pieces.map(({ key, values }) => ({ name: key, dtype: values.dtype, shape: [values.numel] }));
     const infos = Object.fromEntries(pieces.map(({ key, info }) => [key, info]));
     const writer = SafetensorsWriter.create(path, planned, {
@@ -46,47 +45,39 @@ export async function writeShard(
   }
 }
 
-function* ownPieces(fsdp: FullyShardedDataParallel, optimizer: AdamW | undefined): Generator<Piece> {
-  const isFirst = fsdp.groups.grid.rank === 0;
-  yield* named(
-    'parameter',
-    piecesOf(fsdp.units, (unit) => unit.shard),
-  );
+function* ownPieces(model: ShardedModel, optimizer: ShardedOptimizer | undefined): Generator<Piece> {
+  const isFirst = model.checkpointFile.index === 0;
+  for (const { values, ranges } of model.heldTensors()) yield* piecesOf('parameter', values, ranges);
   if (isFirst) {
     // What FSDP ignores is the same on every rank.
-    for (const parameter of fsdp.parameters()) {
+    for (const parameter of model.module.parameters()) {
       if (!parameter.owner) yield whole('parameter', parameter.name, parameter.detach());
     }
-    for (const [name, tensor] of persistentBuffers(fsdp.module)) yield whole('buffer', name, tensor.detach());
+    for (const [name, tensor] of persistentBuffers(model.module)) yield whole('buffer', name, tensor.detach());
   }
-  for (const { unit, parameter, step, expAvg, expAvgSq } of optimizer?.states() ?? []) {
-    if (unit) {
-      yield* named(
-        'exp_avg',
-        piecesOf([unit], () => expAvg),
-        step,
-      );
-      yield* named(
-        'exp_avg_sq',
-        piecesOf([unit], () => expAvgSq),
-        step,
-      );
-    } else if (parameter && isFirst) {
-      const { shape, name } = parameter;
-      yield whole('exp_avg', name, expAvg.view(shape), step);
-      yield whole('exp_avg_sq', name, expAvgSq.view(shape), step);
+  for (const { slice, step, tensors } of optimizer?.states() ?? []) {
+    const ranges = [...slice.ranges()];
+    const isIgnored = ranges.some(({ parameter }) => !parameter.owner);
+    if (isIgnored && !isFirst) continue;
+    for (const [kind, values] of Object.entries(tensors)) yield* piecesOf(kind, values, ranges, step);
+  }
+}
+
+/** The pieces of `values`, without padding. Of what several tensor-parallel ranks hold, the first has the piece. */
+function* piecesOf(kind: string, values: Tensor, ranges: Iterable<SliceRange>, step?: number): Generator<Piece> {
+  for (const { parameter, start, at, length } of ranges) {
+    const { name, fullShape: shape, placement } = parameter;
+    if (!placement.isFirst) continue;
+    for (const [i, piece] of [...placement.pieces(start, length)].entries()) {
+      const block = placement.isWhole ? undefined : piece.block;
+      const info = { shape, start: piece.start, block, step };
+      yield { key: pieceKey(kind, name, i), info, values: values.slice(at + piece.at, [piece.length]) };
     }
   }
 }
 
-function* named(kind: PieceKind, pieces: ShardedStateDict, step?: number): Generator<Piece> {
-  for (const [name, { shape, start, block, values }] of pieces) {
-    yield { key: pieceKey(kind, name), info: { shape, start, block, step }, values };
-  }
-}
-
-function whole(kind: PieceKind, name: string, values: Tensor, step?: number): Piece {
-  return { key: pieceKey(kind, name), info: { shape: values.shape, start: 0, step }, values };
+function whole(kind: string, name: string, values: Tensor): Piece {
+  return { key: pieceKey(kind, name), info: { shape: values.shape, start: 0 }, values };
 }
 
 /** Persistent buffers by name. */

@@ -8,9 +8,8 @@ import type { JsonObject } from '../core/json.ts';
 import { fromRank0, onAllRanks } from '../distributed/agree.ts';
 import { dist } from '../distributed/index.ts';
 import { tiedNames } from '../nn/tied.ts';
-import type { AdamW } from '../optim/adamw.ts';
-import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import type { DType } from '../tensor/dtype.ts';
+import type { ShardedModel, ShardedOptimizer } from './sharded_state.ts';
 import { type ShardedManifest, shardedFormat, shardedVersion } from './sharded-format.ts';
 import { loadPieces } from './sharded-load.ts';
 import { publishSharded } from './sharded-publish.ts';
@@ -24,13 +23,13 @@ import { writeShard } from './sharded-write.ts';
  */
 export async function saveShardedCheckpoint(
   dir: string,
-  fsdp: FullyShardedDataParallel,
-  optimizer: AdamW | undefined,
+  model: ShardedModel,
+  optimizer: ShardedOptimizer | undefined,
   state: JsonObject,
 ): Promise<void> {
   const group = dist.group;
   const what = `saving ${dir}`;
-  const { grid, replicate } = fsdp.groups;
+  const { count, isWritten } = model.checkpointFile;
   const { id, temporary } = await fromRank0(group, what, async () => {
     const id = randomBytes(6).toString('hex');
     const temporary = `${resolve(dir)}.tmp-${id}`;
@@ -39,8 +38,7 @@ export async function saveShardedCheckpoint(
   });
   try {
     await onAllRanks(group, what, async () => {
-      // Replicas hold the same shards: those of the first replica write.
-      if (replicate.rank === 0) await writeShard(temporary, id, fsdp, optimizer);
+      if (isWritten) await writeShard(temporary, id, model, optimizer);
     });
     await onAllRanks(group, what, async () => {
       if (group.rank !== 0) return;
@@ -50,9 +48,9 @@ export async function saveShardedCheckpoint(
         id,
         savedAt: Date.now() / 1000,
         worldSize: group.size,
-        shards: grid.size,
-        dtypes: savedDtypes(fsdp),
-        ties: tiedNames(fsdp.module),
+        shards: count,
+        dtypes: savedDtypes(model),
+        ties: tiedNames(model.module),
         state,
       };
       await publishSharded(temporary, dir, manifest);
@@ -75,21 +73,21 @@ export interface LoadShardedOptions {
  */
 export async function loadShardedCheckpoint(
   dir: string,
-  fsdp: FullyShardedDataParallel,
-  optimizer?: AdamW,
+  model: ShardedModel,
+  optimizer?: ShardedOptimizer,
   options: LoadShardedOptions = {},
 ): Promise<JsonObject> {
   const checkpoint = await onAllRanks(dist.group, 'loading a checkpoint', () => ShardedCheckpoint.open(dir));
   try {
-    await onAllRanks(dist.group, `loading ${dir}`, () => loadPieces(checkpoint, fsdp, optimizer, options.onProgress));
+    await onAllRanks(dist.group, `loading ${dir}`, () => loadPieces(checkpoint, model, optimizer, options.onProgress));
   } finally {
     checkpoint.close();
   }
   return checkpoint.manifest.state;
 }
 
-function savedDtypes(fsdp: FullyShardedDataParallel): Record<string, DType> {
+function savedDtypes({ module }: ShardedModel): Record<string, DType> {
   const out: Record<string, DType> = {};
-  for (const parameter of fsdp.parameters()) out[parameter.name] = parameter.checkpointDtype ?? parameter.dtype;
+  for (const parameter of module.parameters()) out[parameter.name] = parameter.checkpointDtype ?? parameter.dtype;
   return out;
 }

@@ -1,39 +1,143 @@
-// A device mesh: the ranks of the world laid out in a grid, with a process group along each axis.
+// A device mesh: the ranks of the world laid out in a grid of named axes, and the only maker of process groups.
 import { dist } from './index.ts';
 import type { ProcessGroup } from './process_group.ts';
 
+// Groups by the world that they are of and their ranks: a set of ranks has one group, whichever mesh asks for it.
+const made = new WeakMap<ProcessGroup, Map<string, ProcessGroup>>();
+
+/** @internal The group of these ranks of the world, this one among them. Collective over them at the first call. */
+export function groupOfRanks(ranks: readonly number[]): ProcessGroup {
+  const world = dist.group;
+  if (ranks.length === world.size && ranks.every((rank, i) => rank === i)) return world;
+  let groups = made.get(world);
+  if (!groups) {
+    groups = new Map();
+    made.set(world, groups);
+  }
+  const key = ranks.join();
+  let group = groups.get(key);
+  if (!group) {
+    group = world.split(ranks)!;
+    groups.set(key, group);
+  }
+  return group;
+}
+
 export class DeviceMesh {
+  /** Ranks along each axis. */
   readonly shape: readonly number[];
+  /** Names of the axes, outermost first. */
   readonly dimNames: readonly string[];
   /** Position of this rank on each axis. */
   readonly coordinate: readonly number[];
-  private readonly groups: readonly ProcessGroup[];
+  /** The same ranks folded otherwise; their axes can be asked for here too. */
+  private readonly views: readonly DeviceMesh[];
+  /** World ranks between neighbours on each axis. */
+  private readonly strides: readonly number[];
+  private readonly rank: number;
 
-  /** @internal See initDeviceMesh. */
+  /** @internal See initDeviceMesh. `strides`: of each axis, in ranks of the world. */
   constructor(
     shape: readonly number[],
     dimNames: readonly string[],
-    coordinate: readonly number[],
-    groups: readonly ProcessGroup[],
+    strides: readonly number[],
+    rank: number,
+    views: readonly DeviceMesh[] = [],
   ) {
     this.shape = shape;
     this.dimNames = dimNames;
-    this.coordinate = coordinate;
-    this.groups = groups;
+    this.strides = strides;
+    this.rank = rank;
+    this.coordinate = shape.map((length, axis) => Math.floor(rank / strides[axis]!) % length);
+    this.views = views;
   }
 
-  /** The ranks that differ from this one on one axis only, by name or index. Throws a RangeError for another axis. */
-  getGroup(axis: string | number): ProcessGroup {
+  private find(axis: string | number): { mesh: DeviceMesh; index: number } {
     const index = typeof axis === 'number' ? axis : this.dimNames.indexOf(axis);
-    const group = this.groups[index];
-    if (!group) throw new RangeError(`the mesh has axes ${this.dimNames.join(', ')}, not ${axis}`);
-    return group;
+    if (this.shape[index] !== undefined) return { mesh: this, index };
+    for (const view of this.views) if (typeof axis === 'string' && view.dimNames.includes(axis)) return view.find(axis);
+    const names = [...this.dimNames, ...this.views.flatMap((view) => view.dimNames)];
+    throw new RangeError(`the mesh has axes ${[...new Set(names)].join(', ')}, not ${axis}`);
+  }
+
+  /** Ranks along an axis. Throws a RangeError for one that the mesh does not have. */
+  size(axis: string): number {
+    const { mesh, index } = this.find(axis);
+    return mesh.shape[index]!;
+  }
+
+  /** Position of this rank on an axis. */
+  rankOn(axis: string): number {
+    const { mesh, index } = this.find(axis);
+    return mesh.coordinate[index]!;
+  }
+
+  /** World ranks that differ from this one on the given axes alone, the last of the mesh's axes fastest. */
+  ranksOf(...axes: readonly string[]): number[] {
+    const found = axes.map((axis) => this.find(axis));
+    const mesh = found[0]?.mesh ?? this;
+    if (found.some((one) => one.mesh !== mesh))
+      throw new RangeError(`${axes.join(' and ')} are axes of different foldings`);
+    const indices = [...new Set(found.map(({ index }) => index))].sort((a, b) => a - b);
+    let ranks = [indices.reduce((rank, i) => rank - mesh.coordinate[i]! * mesh.strides[i]!, mesh.rank)];
+    for (const i of indices)
+      ranks = ranks.flatMap((rank) => Array.from({ length: mesh.shape[i]! }, (_, at) => rank + at * mesh.strides[i]!));
+    return ranks;
+  }
+
+  /**
+   * The ranks that differ from this one on the given axes alone, flattened; without axes this rank alone. Made when it is first
+   * asked for, by all of its ranks. Mirrors DeviceMesh's `_flatten`. Throws a RangeError for another axis.
+   */
+  group(...axes: readonly string[]): ProcessGroup {
+    return groupOfRanks(this.ranksOf(...axes));
+  }
+
+  /** The group along one axis, by name or index. */
+  getGroup(axis: string | number): ProcessGroup {
+    const { mesh, index } = this.find(axis);
+    return groupOfRanks(mesh.ranksOf(mesh.dimNames[index]!));
+  }
+
+  /**
+   * The same ranks with the axes `from`, neighbours in this mesh, folded into others: names and sizes, outermost first. No
+   * communication. Throws a RangeError when the sizes do not multiply to the same.
+   */
+  refold(from: readonly string[], into: Readonly<Record<string, number>>): DeviceMesh {
+    const first = this.dimNames.indexOf(from[0] ?? '');
+    const count = from.length;
+    const sizes = Object.values(into);
+    const product = (lengths: readonly number[]): number => lengths.reduce((all, length) => all * length, 1);
+    const old = this.shape.slice(first, first + count);
+    const neighbours = first >= 0 && from.every((axis, i) => this.dimNames[first + i] === axis);
+    if (!neighbours)
+      throw new RangeError(`${from.join(', ')} are not neighbouring axes of ${this.dimNames.join(', ')}`);
+    if (product(sizes) !== product(old))
+      throw new RangeError(`axes of ${old.join('×')} ranks cannot be folded into ${sizes.join('×')}`);
+    const innermost = this.strides[first + count - 1]!;
+    const strides = sizes.map((_, i) => innermost * product(sizes.slice(i + 1)));
+    const spliced = <T>(list: readonly T[], middle: readonly T[]): T[] => [
+      ...list.slice(0, first),
+      ...middle,
+      ...list.slice(first + count),
+    ];
+    return new DeviceMesh(
+      spliced(this.shape, sizes),
+      spliced(this.dimNames, Object.keys(into)),
+      spliced(this.strides, strides),
+      this.rank,
+    );
+  }
+
+  /** @internal This mesh, which answers for the axes of `view` too. */
+  withView(view: DeviceMesh): DeviceMesh {
+    return new DeviceMesh(this.shape, this.dimNames, this.strides, this.rank, [...this.views, view]);
   }
 }
 
 /**
  * Lays the world out row by row: the last axis has consecutive ranks. Mirrors torch.distributed.device_mesh.init_device_mesh.
- * Collective. Throws a RangeError when the sizes do not multiply to the world size.
+ * Throws a RangeError when the sizes do not multiply to the world size.
  */
 export function initDeviceMesh(
   shape: readonly number[],
@@ -47,11 +151,7 @@ export function initDeviceMesh(
   const dimNames = options.dimNames ?? shape.map((_, axis) => `dim${axis}`);
   if (dimNames.length !== shape.length)
     throw new RangeError(`${shape.length} axes want as many names, but ${dimNames.length} were given`);
-  const stride = (axis: number): number => shape.slice(axis + 1).reduce((product, next) => product * next, 1);
-  const coordinate = shape.map((length, axis) => Math.floor(world.rank / stride(axis)) % length);
-  const groups = shape.map((length, axis) => {
-    const first = world.rank - coordinate[axis]! * stride(axis);
-    return world.split(Array.from({ length }, (_, i) => first + i * stride(axis)))!;
-  });
-  return new DeviceMesh(shape, dimNames, coordinate, groups);
+  if (new Set(dimNames).size !== dimNames.length) throw new RangeError(`axes of one name: ${dimNames.join(', ')}`);
+  const strides = shape.map((_, axis) => shape.slice(axis + 1).reduce((product, next) => product * next, 1));
+  return new DeviceMesh(shape, dimNames, strides, world.rank);
 }

@@ -32,12 +32,11 @@ export interface InitConfig {
 
 /** What `init` made. */
 interface Initialised {
-  /** The world that the groups belong to. */
+  /** The world that the mesh is of. */
   world: ProcessGroup;
   config: Required<Pick<InitConfig, 'tensorParallelDegree' | 'hybridShardDegree'>>;
   text: string;
   mesh: DeviceMesh;
-  dp: ProcessGroup;
 }
 
 let current: Initialised | undefined;
@@ -130,19 +129,33 @@ export function init(config: InitConfig | JsonObject | string): void {
     if (current.text === text) return;
     throw new Error(`init was called before with other degrees: ${current.text}, now ${text}`);
   }
-  const dpSize = world.size / tensorParallelDegree;
-  const shard = hybridShardDegree === 0 ? dpSize : hybridShardDegree;
-  const mesh = initDeviceMesh([dpSize / shard, shard, tensorParallelDegree], {
-    dimNames: ['replicate', 'shard', 'tensor'],
+  const mesh = meshOf(world.size, tensorParallelDegree, hybridShardDegree);
+  // Those that a program may ask for on some ranks alone are made here, by all.
+  for (const axes of [['tensor'], dataAxes, lossAxes, ['shard'], ['replicate']]) mesh.group(...axes);
+  current = { world, config: { tensorParallelDegree, hybridShardDegree }, text, mesh };
+}
+
+/** Ranks that get batches of their own. */
+const dataAxes = ['replicate', 'shard'] as const;
+/** Ranks whose losses are summed: context-parallel ranks have parts of one sequence. */
+const lossAxes = ['replicate', 'shard', 'context'] as const;
+
+function meshOf(worldSize: number, tensor: number, hybridShardDegree: number): DeviceMesh {
+  const dataParallel = worldSize / tensor;
+  const shard = hybridShardDegree === 0 ? dataParallel : hybridShardDegree;
+  const mesh = initDeviceMesh([dataParallel / shard, shard, 1, tensor], {
+    dimNames: ['replicate', 'shard', 'context', 'tensor'],
   });
-  const tpRank = mesh.coordinate[2]!;
-  const dp = world.split(Array.from({ length: dpSize }, (_, i) => i * tensorParallelDegree + tpRank))!;
-  current = { world, config: { tensorParallelDegree, hybridShardDegree }, text, mesh, dp };
+  // Experts see the ranks of a shard group as groups of experts, and as shards of each of them.
+  return mesh.withView(mesh.refold(['shard', 'context'], { expertShard: shard, expert: 1 }));
 }
 
 /** This rank's place. Without `init`: one tensor-parallel rank, and all ranks data-parallel. */
 export interface ParallelState {
   readonly isInitialized: boolean;
+  /** Rank and size of the world. */
+  readonly rank: number;
+  readonly worldSize: number;
   /** All ranks. */
   readonly worldGroup: ProcessGroup;
   readonly tensorParallelDegree: number;
@@ -153,15 +166,21 @@ export interface ParallelState {
   readonly tpSize: number;
   /** Undefined without init. */
   readonly tpProcessGroup: ProcessGroup | undefined;
-  /** Rank and size among the ranks that hold the same parts: each gets batches of its own. */
+  /** Rank and size among the ranks that get batches of their own. */
   readonly dpRank: number;
   readonly dpSize: number;
   readonly dpProcessGroup: ProcessGroup | undefined;
+  /** Ranks over which the loss of a batch is summed: those of dpProcessGroup, and the context-parallel ranks of each. */
+  readonly lossGroup: ProcessGroup;
+  /** Rank and size among the ranks that hold the shards of one copy of the model; context-parallel ranks are among them. */
   readonly shardRank: number;
   readonly shardSize: number;
+  /** Rank and size among the ranks that hold the same shards. */
   readonly replicateRank: number;
   readonly replicateSize: number;
-  /** Axes replicate, shard, tensor. */
+  /** SMP's rep_rank_process_group: the ranks that hold the same shards. Undefined without init. */
+  readonly repRankProcessGroup: ProcessGroup | undefined;
+  /** Axes replicate, shard, context, tensor, outermost first; `expert` and `expertShard` are another folding of shard × context. */
   readonly deviceMesh: DeviceMesh | undefined;
 }
 
@@ -170,53 +189,70 @@ function live(): Initialised | undefined {
   return current && dist.isInitialized() && dist.group === current.world ? current : undefined;
 }
 
-const axis = (index: number): { rank: number; size: number } => {
+/** This rank's position and the number of ranks on axes of the mesh, flattened; without init all ranks are on `shard`. */
+function along(axes: readonly string[]): { rank: number; size: number } {
   const mesh = live()?.mesh;
-  return { rank: mesh?.coordinate[index] ?? 0, size: mesh?.shape[index] ?? 1 };
-};
+  if (!mesh) return axes.includes('shard') ? { rank: dist.getRank(), size: dist.getWorldSize() } : { rank: 0, size: 1 };
+  const ranks = mesh.ranksOf(...axes);
+  return { rank: ranks.indexOf(dist.getRank()), size: ranks.length };
+}
+
+const shardAxes = ['shard', 'context'] as const;
 
 export const state: ParallelState = {
   get isInitialized() {
     return live() !== undefined;
   },
+  get rank() {
+    return dist.getRank();
+  },
+  get worldSize() {
+    return dist.getWorldSize();
+  },
   get worldGroup() {
     return dist.group;
   },
   get tensorParallelDegree() {
-    return axis(2).size;
+    return along(['tensor']).size;
   },
   get hybridShardDegree() {
     return live()?.config.hybridShardDegree ?? 0;
   },
   get tpRank() {
-    return axis(2).rank;
+    return along(['tensor']).rank;
   },
   get tpSize() {
-    return axis(2).size;
+    return along(['tensor']).size;
   },
   get tpProcessGroup() {
-    return live()?.mesh.getGroup('tensor');
+    return live()?.mesh.group('tensor');
   },
   get dpRank() {
-    return live()?.dp.rank ?? dist.getRank();
+    return along(dataAxes).rank;
   },
   get dpSize() {
-    return live()?.dp.size ?? dist.getWorldSize();
+    return along(dataAxes).size;
   },
   get dpProcessGroup() {
-    return live()?.dp;
+    return live()?.mesh.group(...dataAxes);
+  },
+  get lossGroup() {
+    return live()?.mesh.group(...lossAxes) ?? dist.group;
   },
   get shardRank() {
-    return live() ? axis(1).rank : dist.getRank();
+    return along(shardAxes).rank;
   },
   get shardSize() {
-    return live() ? axis(1).size : dist.getWorldSize();
+    return along(shardAxes).size;
   },
   get replicateRank() {
-    return axis(0).rank;
+    return along(['replicate']).rank;
   },
   get replicateSize() {
-    return axis(0).size;
+    return along(['replicate']).size;
+  },
+  get repRankProcessGroup() {
+    return live()?.mesh.group('replicate');
   },
   get deviceMesh() {
     return live()?.mesh;

@@ -6,9 +6,9 @@ import { resolveModel } from '../checkpoint/hub.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
 import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
+import type { ParallelPlan } from '../nn/plan.ts';
 import { FileRecipe } from '../nn/recipe.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
-import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
 import { dtypeSize, type FloatDType, isFloating } from '../tensor/dtype.ts';
 import type { CausalLM } from './causal_lm.ts';
 import { AutoConfig, type ModelConfig } from './config.ts';
@@ -20,8 +20,8 @@ export interface ModelFamily {
   ignoredKeys?: RegExp | undefined;
   /** Where a parameter stands in another layout of the checkpoint; undefined where that has no other place for it. */
   otherPart?: ((name: string, config: ModelConfig) => FilePart | undefined) | undefined;
-  /** How transform splits the model; without it the family cannot be transformed. */
-  tensorParallelPlan?: TensorParallelPlan | undefined;
+  /** How transform divides the model; without it the family cannot be transformed. */
+  parallelPlan?: ParallelPlan | undefined;
 }
 
 const families = new Map<string, ModelFamily>(Object.entries(builtInFamilies));
@@ -54,7 +54,7 @@ export interface FromPretrainedOptions extends FromConfigOptions {
 
 /** @internal Families that transform can divide. */
 export function supportedFamilies(): string[] {
-  return [...families].filter(([, family]) => family.tensorParallelPlan).map(([modelType]) => modelType);
+  return [...families].filter(([, family]) => family.parallelPlan).map(([modelType]) => modelType);
 }
 
 /** @internal */

@@ -7,13 +7,12 @@ import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
 import { Linear } from '../nn/layers.ts';
 import { Module } from '../nn/module.ts';
-import type { TensorParallel } from '../parallel/tensor/context.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { type ForwardInput, int64Tensor, layOut } from './batch.ts';
 import type { LayerCache } from './cache.ts';
-import type { ModelConfig } from './config.ts';
+import { configText, type ModelConfig } from './config.ts';
 import { type GenerateOptions, generate } from './generate.ts';
 
 export interface LossOutput {
@@ -52,15 +51,15 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   readonly config: C;
   /** @internal Where the checkpoint came from, for saving beside it. */
   source: CheckpointSource | undefined;
-  /** Set by transform: the group over which the layers are divided. */
-  tensorParallel: TensorParallel | undefined;
+  /** @internal The rows of a forward are padded to a multiple of this: layers may be run on equal parts of them. */
+  rowMultiple = 1;
 
   constructor(config: C) {
     super();
     this.config = config;
   }
 
-  /** The class that transformerAutoWrapPolicy wraps. */
+  /** The class of the decoder layers. */
   abstract readonly decoderLayerClass: new (
     ...args: never[]
   ) => Module;
@@ -68,6 +67,15 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   abstract get outputHead(): CausalLMHead;
   /** ids and positions (rows) int64 → final hidden states (rows, hidden). */
   abstract hidden(ids: Tensor, positions: Tensor, context: ForwardContext): Tensor;
+
+  override get repeatedModules(): readonly Module[] {
+    return [...this.modules()].filter((module) => module instanceof this.decoderLayerClass);
+  }
+
+  /** The decoder layers; embedding and head too, where they are not tied. */
+  override get unitModules(): readonly Module[] {
+    return this.isTied ? this.repeatedModules : [...this.repeatedModules, this.inputEmbedding, this.outputHead];
+  }
 
   /** Room for the balance of `rows` rows, in families of experts whose loss has a term for it. */
   protected routerBalance(_rows: number): RouterBalance | undefined {
@@ -92,9 +100,7 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   forward(input: ForwardInput & { labels?: undefined }): LogitsOutput;
   forward(input: ForwardInput): LossOutput | LogitsOutput;
   forward(input: ForwardInput): LossOutput | LogitsOutput {
-    const tp = this.tensorParallel;
-    const host = layOut(input, this.config.vocabSize, tp?.sequenceParallel ? tp.size : 1);
-    tp?.checkInputs?.(host.ids);
+    const host = layOut(input, this.config.vocabSize, this.rowMultiple);
     return scope(() => {
       const cu = Tensor.from(host.cuSeqlens, [host.cuSeqlens.length], { device: computeDevice() });
       const balance = host.labels && this.routerBalance(host.ids.length - host.padding);
@@ -129,18 +135,6 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
 
   /** @internal One step of generation: logits (1, vocab) of the last of `ids`, which continue what the caches hold. */
   step(ids: Int32Array, caches: readonly LayerCache[]): Tensor {
-    // One row cannot be divided over ranks.
-    const tp = this.tensorParallel;
-    const dividesRows = tp?.sequenceParallel ?? false;
-    if (tp) tp.sequenceParallel = false;
-    try {
-      return this.stepWithWholeRows(ids, caches);
-    } finally {
-      if (tp) tp.sequenceParallel = dividesRows;
-    }
-  }
-
-  private stepWithWholeRows(ids: Int32Array, caches: readonly LayerCache[]): Tensor {
     return scope(() => {
       const start = caches[0]!.length;
       const positions = int64Tensor(Int32Array.from(ids, (_, i) => start + i));
@@ -154,6 +148,11 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   }
 
   abstract get numLayers(): number;
+
+  /** @internal config.json, as it is saved. */
+  get configText(): string {
+    return configText(this.config);
+  }
 
   /** Writes config, safetensors files (sharded from 5 GB) and what stood beside the loaded checkpoint (tokenizer, chat template). */
   async savePretrained(dir: string, options: { maxShardBytes?: number | undefined } = {}): Promise<void> {

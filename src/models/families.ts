@@ -22,32 +22,32 @@ export const builtInFamilies: Readonly<Record<string, ModelFamily>> = {
   gpt_neox: {
     create: (config, dtype) => new GPTNeoXForCausalLM(config as GPTNeoXConfig, dtype),
     ignoredKeys: masksAndTables,
-    tensorParallelPlan: gptNeoXPlan,
+    parallelPlan: gptNeoXPlan,
   },
   llama: {
     create: (config, dtype) => new LlamaForCausalLM(config as LlamaConfig, dtype),
     ignoredKeys: rotaryTables,
-    tensorParallelPlan: llamaPlan,
+    parallelPlan: llamaPlan,
   },
   mistral: {
     create: (config, dtype) => new MistralForCausalLM(config as MistralConfig, dtype),
     ignoredKeys: rotaryTables,
-    tensorParallelPlan: mistralPlan,
+    parallelPlan: mistralPlan,
   },
   mixtral: {
     create: (config, dtype) => new MixtralForCausalLM(config as MixtralConfig, dtype),
     ignoredKeys: rotaryTables,
     otherPart: (name, config) => fusedPart(name, config as MixtralConfig),
-    tensorParallelPlan: mixtralPlan,
+    parallelPlan: mixtralPlan,
   },
   qwen2: {
     create: (config, dtype) => new Qwen2ForCausalLM(config as Qwen2Config, dtype),
     ignoredKeys: rotaryTables,
-    tensorParallelPlan: qwen2Plan,
+    parallelPlan: qwen2Plan,
   },
   qwen3: {
     create: (config, dtype) => new Qwen3ForCausalLM(config as Qwen3Config, dtype),
     ignoredKeys: rotaryTables,
-    tensorParallelPlan: qwen3Plan,
+    parallelPlan: qwen3Plan,
   },
 };

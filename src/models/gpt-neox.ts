@@ -6,7 +6,16 @@ import { qkvAttention } from '../autograd/functions/attention.ts';
 import { ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, LayerNorm, Linear } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
-import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
+import {
+  columnParallel,
+  gathersInput,
+  gathersOutput,
+  headParallel,
+  type ParallelPlan,
+  replicated,
+  rowParallel,
+  vocabParallel,
+} from '../nn/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -15,19 +24,19 @@ import type { GPTNeoXConfig } from './gpt-neox-config.ts';
 import type { LayerContext } from './llama.ts';
 import { inverseFrequencies, rotaryDim } from './rope.ts';
 
-/** How GPT-NeoX is split: rows of the fused projection are ordered by head, so a rank's heads are one range of them. */
-export const gptNeoXPlan: TensorParallelPlan = {
-  'gpt_neox.embed_in': 'vocabulary',
-  'gpt_neox.layers.*.input_layernorm': 'perRow',
-  'gpt_neox.layers.*.post_attention_layernorm': 'perRow',
-  'gpt_neox.layers.*.attention': 'attention',
-  'gpt_neox.layers.*.attention.query_key_value': 'column',
-  'gpt_neox.layers.*.attention.dense': 'row',
-  'gpt_neox.layers.*.mlp': 'gathered',
-  'gpt_neox.layers.*.mlp.dense_h_to_4h': 'column',
-  'gpt_neox.layers.*.mlp.dense_4h_to_h': 'row',
-  'gpt_neox.final_layer_norm': 'finalNorm',
-  embed_out: 'vocabulary',
+/** How GPT-NeoX is divided: rows of the fused projection are ordered by head, so a rank's heads are one range of them. */
+export const gptNeoXPlan: ParallelPlan = {
+  'gpt_neox.embed_in': vocabParallel,
+  'gpt_neox.layers.*.input_layernorm': replicated,
+  'gpt_neox.layers.*.post_attention_layernorm': replicated,
+  'gpt_neox.layers.*.attention': headParallel,
+  'gpt_neox.layers.*.attention.query_key_value': columnParallel,
+  'gpt_neox.layers.*.attention.dense': rowParallel,
+  'gpt_neox.layers.*.mlp': gathersInput,
+  'gpt_neox.layers.*.mlp.dense_h_to_4h': columnParallel,
+  'gpt_neox.layers.*.mlp.dense_4h_to_h': rowParallel,
+  'gpt_neox.final_layer_norm': gathersOutput,
+  embed_out: vocabParallel,
 };
 
 /** Forward takes its sizes from `heads`: a rank of a tensor-parallel group has a part of them. */

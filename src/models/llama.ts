@@ -8,7 +8,17 @@ import { attention } from '../autograd/functions/attention.ts';
 import { type RopeTable, rope, ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, Linear, RMSNorm } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
-import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
+import {
+  columnParallel,
+  columnParallelBy,
+  gathersInput,
+  gathersOutput,
+  headParallel,
+  type ParallelPlan,
+  replicated,
+  rowParallel,
+  vocabParallel,
+} from '../nn/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
@@ -17,27 +27,27 @@ import { type DecoderConfig, windowOf } from './decoder-config.ts';
 import type { LlamaConfig } from './llama-config.ts';
 import { inverseFrequencies } from './rope.ts';
 
-/** How all is split but the MLP; families of the same structure share it. */
-export const decoderPlan: TensorParallelPlan = {
-  'model.embed_tokens': 'vocabulary',
-  'model.layers.*.input_layernorm': 'perRow',
-  'model.layers.*.self_attn': 'attention',
-  'model.layers.*.self_attn.q_proj': 'column',
-  'model.layers.*.self_attn.k_proj': 'keyValue',
-  'model.layers.*.self_attn.v_proj': 'keyValue',
-  'model.layers.*.self_attn.o_proj': 'row',
-  'model.layers.*.post_attention_layernorm': 'perRow',
-  'model.norm': 'finalNorm',
-  lm_head: 'vocabulary',
+/** How all is divided but the MLP; families of the same structure share it. */
+export const decoderPlan: ParallelPlan = {
+  'model.embed_tokens': vocabParallel,
+  'model.layers.*.input_layernorm': replicated,
+  'model.layers.*.self_attn': headParallel,
+  'model.layers.*.self_attn.q_proj': columnParallel,
+  'model.layers.*.self_attn.k_proj': columnParallelBy('numKeyValueHeads'),
+  'model.layers.*.self_attn.v_proj': columnParallelBy('numKeyValueHeads'),
+  'model.layers.*.self_attn.o_proj': rowParallel,
+  'model.layers.*.post_attention_layernorm': replicated,
+  'model.norm': gathersOutput,
+  lm_head: vocabParallel,
 };
 
-/** How Llama is split. */
-export const llamaPlan: TensorParallelPlan = {
+/** How Llama is divided. */
+export const llamaPlan: ParallelPlan = {
   ...decoderPlan,
-  'model.layers.*.mlp': 'gathered',
-  'model.layers.*.mlp.gate_proj': 'column',
-  'model.layers.*.mlp.up_proj': 'column',
-  'model.layers.*.mlp.down_proj': 'row',
+  'model.layers.*.mlp': gathersInput,
+  'model.layers.*.mlp.gate_proj': columnParallel,
+  'model.layers.*.mlp.up_proj': columnParallel,
+  'model.layers.*.mlp.down_proj': rowParallel,
 };
 
 /** What every layer of one forward shares. */

@@ -5,7 +5,7 @@ import { type RouterBalance, route, routerBalance, runExperts } from '../autogra
 import type { FilePart } from '../checkpoint/hf-files.ts';
 import { Linear, RMSNorm } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
-import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
+import { columnParallel, type ParallelPlan, partialGradient, rowParallel, sumsOutput } from '../nn/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { scope } from '../tensor/scope.ts';
 import { computeDevice } from '../tensor/streams.ts';
@@ -14,14 +14,14 @@ import { windowOf } from './decoder-config.ts';
 import { decoderPlan, type LayerContext, LlamaAttention, LlamaForCausalLM } from './llama.ts';
 import type { MixtralConfig } from './mixtral-config.ts';
 
-/** How Mixtral is split: every expert over all ranks, the router whole on each. */
-export const mixtralPlan: TensorParallelPlan = {
+/** How Mixtral is divided: every expert over all ranks, the router whole on each. */
+export const mixtralPlan: ParallelPlan = {
   ...decoderPlan,
-  'model.layers.*.block_sparse_moe': 'experts',
-  'model.layers.*.block_sparse_moe.gate': 'partial',
-  'model.layers.*.block_sparse_moe.experts.*.w1': 'column',
-  'model.layers.*.block_sparse_moe.experts.*.w2': 'rowWeight',
-  'model.layers.*.block_sparse_moe.experts.*.w3': 'column',
+  'model.layers.*.block_sparse_moe': sumsOutput,
+  'model.layers.*.block_sparse_moe.gate': partialGradient,
+  'model.layers.*.block_sparse_moe.experts.*.w1': columnParallel,
+  'model.layers.*.block_sparse_moe.experts.*.w2': rowParallel,
+  'model.layers.*.block_sparse_moe.experts.*.w3': columnParallel,
 };
 
 /** The weights of one expert; the block runs all experts of a layer together. */
@@ -48,8 +48,6 @@ export class MixtralSparseMoeBlock extends Module {
   gate: Linear;
   experts: ModuleList<MixtralExpert>;
   readonly topK: number;
-  /** Multiplies the auxiliary loss's gradient: 1 / n where n ranks each make all of it and add up their router gradients. */
-  auxGradScale = 1;
 
   constructor(config: MixtralConfig, dtype: FloatDType) {
     super();
@@ -66,8 +64,7 @@ export class MixtralSparseMoeBlock extends Module {
 
   /** x (rows, hidden); `layer` is the block's place in the balance. */
   forward(x: Tensor, balance: RouterBalance | undefined, layer: number): Tensor {
-    const own = balance && { balance, layer, gradScale: this.auxGradScale };
-    const routing = route(this.gate.forward(x), this.topK, own);
+    const routing = route(this.gate.forward(x), this.topK, balance && { balance, layer });
     const weights = this.experts.items.map(({ w1, w2, w3 }) => ({ w1: w1.weight, w2: w2.weight, w3: w3.weight }));
     return runExperts(x, routing, weights);
   }

@@ -1,9 +1,9 @@
 // Qwen2 and Qwen2.5 (model_type "qwen2"): Llama's decoder with biases on queries, keys and values, and a window by layer.
-import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
+import type { ParallelPlan } from '../nn/plan.ts';
 import { LlamaForCausalLM, llamaPlan } from './llama.ts';
 import type { Qwen2Config } from './qwen2-config.ts';
 
-/** How Qwen2 is split. */
-export const qwen2Plan: TensorParallelPlan = llamaPlan;
+/** How Qwen2 is divided. */
+export const qwen2Plan: ParallelPlan = llamaPlan;
 
 export class Qwen2ForCausalLM extends LlamaForCausalLM<Qwen2Config> {}

@@ -1,17 +1,17 @@
 // Qwen3 (model_type "qwen3"): Llama's decoder with an RMSNorm over each head of queries and keys, and a window by layer.
 import { RMSNorm } from '../nn/layers.ts';
-import type { TensorParallelPlan } from '../parallel/tensor/plan.ts';
+import { type ParallelPlan, partialGradient } from '../nn/plan.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { windowOf } from './decoder-config.ts';
 import { LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, llamaPlan } from './llama.ts';
 import type { Qwen3Config } from './qwen3-config.ts';
 
-/** How Qwen3 is split: each rank's heads give a part of the gradient of the norms that all heads share. */
-export const qwen3Plan: TensorParallelPlan = {
+/** How Qwen3 is divided: each rank's heads give a part of the gradient of the norms that all heads share. */
+export const qwen3Plan: ParallelPlan = {
   ...llamaPlan,
-  'model.layers.*.self_attn.q_norm': 'partial',
-  'model.layers.*.self_attn.k_norm': 'partial',
+  'model.layers.*.self_attn.q_norm': partialGradient,
+  'model.layers.*.self_attn.k_norm': partialGradient,
 };
 
 export class Qwen3Attention extends LlamaAttention {

@@ -6,7 +6,7 @@ type Method = (...args: unknown[]) => unknown;
 /** Replaces `module[method]` by `around(inner, args)`, for this module alone. */
 export function hook(
   module: Module,
-  method: 'forward' | 'step',
+  method: 'forward' | 'hidden' | 'step',
   around: (inner: Method, args: unknown[]) => unknown,
 ): void {
   const target = module as unknown as Record<string, Method>;

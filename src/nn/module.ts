@@ -47,6 +47,16 @@ export abstract class Module {
     for (const [, module] of this.namedModules()) yield module;
   }
 
+  /** Modules that are alike and make up most of a model (decoder layers): activation checkpointing runs them again. */
+  get repeatedModules(): readonly Module[] {
+    return [];
+  }
+
+  /** Modules that a model advises to shard each as a unit; undefined: it does not say. */
+  get unitModules(): readonly Module[] | undefined {
+    return undefined;
+  }
+
   /** Parameters registered directly on this module, with tied ones. */
   *ownParameters(): Generator<[string, Parameter]> {
     for (const [name, value] of Object.entries(this)) {

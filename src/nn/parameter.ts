@@ -4,8 +4,9 @@ import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { fillThroughHost } from '../tensor/host_parts.ts';
 import { type Device, type MemoryKind, type Shape, Tensor } from '../tensor/tensor.ts';
-import { ConstantRecipe, NormalRecipe, type Recipe, SplitRecipe, TensorRecipe, type Writer } from './recipe.ts';
-import type { TensorSplit } from './split.ts';
+import { Placement } from './placement.ts';
+import { ConstantRecipe, NormalRecipe, PartRecipe, type Recipe, TensorRecipe, type Writer } from './recipe.ts';
+import type { TrainableSlice } from './trainable_slice.ts';
 
 /** @internal What FSDP answers for a parameter that it has flattened. */
 export interface ParameterOwner {
@@ -13,6 +14,8 @@ export interface ParameterOwner {
   /** The unsharded values. Throws when the unit is sharded. */
   parameterData(parameter: Parameter): Tensor;
   gradSink(parameter: Parameter): GradSink;
+  /** What an optimizer updates; undefined where nothing is trained. */
+  readonly trainableSlice: TrainableSlice | undefined;
 }
 
 /** How a parameter is initialised when nothing is loaded. */
@@ -42,8 +45,8 @@ export class Parameter extends Tensor {
   checkpointDtype: DType | undefined;
   /** @internal */
   owner: ParameterOwner | undefined;
-  /** Which part of the whole this is, under tensor parallelism; `shape` is then the part's. */
-  readonly split: TensorSplit | undefined;
+  /** Which part of the whole this rank has; `shape` is that of the part. */
+  readonly placement: Placement;
   /** @internal Ranks that each make a part of the gradient; undefined where each has all of it. */
   gradSum: GradSum | undefined;
   /** @internal */
@@ -53,12 +56,12 @@ export class Parameter extends Tensor {
   private data_: Tensor | undefined;
   private writer_: Writer = 'none';
 
-  /** `split`: makes a tensor-parallel part of a parameter of `shape`. */
-  constructor(shape: Shape, dtype: DType, init: Init, split?: TensorSplit) {
-    super(undefined, split?.localShape ?? shape, dtype);
+  /** `placement`: makes this rank's part of a parameter of `shape`. */
+  constructor(shape: Shape, dtype: DType, init: Init, placement: Placement = new Placement(shape)) {
+    super(undefined, placement.localShape, dtype);
     this.requiresGrad = true;
     this.init = init;
-    this.split = split;
+    this.placement = placement;
     this.device_ = creatingOnMeta ? 'meta' : 'cpu';
     if (!creatingOnMeta) this.recipe_ = this.initRecipe();
   }
@@ -69,12 +72,12 @@ export class Parameter extends Tensor {
     const padding = this.init.paddingRow;
     const zeroTo = padding === undefined ? 0 : (padding + 1) * row;
     const whole = new NormalRecipe(this, this.init.std, (padding ?? 0) * row, zeroTo);
-    return this.split ? new SplitRecipe(whole, this.split) : whole;
+    return this.placement.isWhole ? whole : new PartRecipe(whole, this.placement);
   }
 
   /** Shape in the checkpoint. */
   get fullShape(): Shape {
-    return this.split?.fullShape ?? this.shape;
+    return this.placement.fullShape;
   }
 
   override get device(): Device {

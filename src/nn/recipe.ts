@@ -5,7 +5,7 @@ import { type Handle, native } from '../native.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
 import { initialSeed } from '../tensor/random.ts';
 import { numelOf, Tensor } from '../tensor/tensor.ts';
-import type { TensorSplit } from './split.ts';
+import type { Placement } from './placement.ts';
 
 /** What wrote a parameter last, for validateParamsAndBuffersInited. */
 export type Writer = 'none' | 'file' | 'init' | 'receive' | 'user';
@@ -105,27 +105,27 @@ export class TensorRecipe implements Recipe {
   }
 }
 
-/** One tensor-parallel rank's part of what another recipe gives whole. Padding is zero. */
-export class SplitRecipe implements Recipe {
+/** One rank's part of what another recipe gives whole. Padding is zero. */
+export class PartRecipe implements Recipe {
   readonly writer: Writer;
   readonly fileBytes: number;
   private readonly whole: Recipe;
-  private readonly split: TensorSplit;
+  private readonly placement: Placement;
 
-  constructor(whole: Recipe, split: TensorSplit) {
+  constructor(whole: Recipe, placement: Placement) {
     this.whole = whole;
-    this.split = split;
+    this.placement = placement;
     this.writer = whole.writer;
-    this.fileBytes = Math.round((whole.fileBytes * split.realNumel) / numelOf(split.fullShape));
+    this.fileBytes = Math.round((whole.fileBytes * placement.realNumel) / numelOf(placement.fullShape));
   }
 
   forRank(rank: number): Recipe {
-    return new SplitRecipe(this.whole, this.split.at(rank));
+    return new PartRecipe(this.whole, this.placement.at(rank));
   }
 
   read(target: Tensor, start: number): void {
     let filled = 0;
-    for (const { at, from, rows, length, stride } of this.split.ranges(start, target.numel)) {
+    for (const { at, from, rows, length, stride } of this.placement.ranges(start, target.numel)) {
       using part = target.slice(at, [rows * length]);
       readRows(this.whole, part, from, length, stride);
       filled = at + rows * length;
@@ -156,11 +156,11 @@ function readRows(recipe: Recipe, target: Tensor, start: number, length: number,
 export class FromRank0Recipe implements Recipe {
   readonly writer: Writer;
   readonly fileBytes: number;
-  private readonly source: SplitRecipe | undefined;
+  private readonly source: PartRecipe | undefined;
   private readonly group: ProcessGroup;
 
   /** `source` on rank 0 only. */
-  constructor(group: ProcessGroup, source: SplitRecipe | undefined) {
+  constructor(group: ProcessGroup, source: PartRecipe | undefined) {
     this.group = group;
     this.source = source;
     this.writer = source ? source.writer : 'receive';

@@ -1,6 +1,5 @@
 // Activation checkpointing: a module keeps only its inputs and runs its forward again during backward.
 
-import { CausalLM } from '../models/causal_lm.ts';
 import { hook } from '../nn/hook.ts';
 import type { Module } from '../nn/module.ts';
 import { runBackward } from '../tensor/engine.ts';
@@ -14,14 +13,9 @@ import { Tensor } from '../tensor/tensor.ts';
  * FSDP wraps the model. A module's forward takes tensors first and must return one tensor. Returns how many were changed.
  */
 export function applyActivationCheckpointing(model: Module, choose?: (module: Module) => boolean): number {
-  const wanted = choose ?? ((module: Module) => model instanceof CausalLM && module instanceof model.decoderLayerClass);
-  let count = 0;
-  for (const module of [...model.modules()]) {
-    if (!wanted(module)) continue;
-    checkpointModule(module);
-    count++;
-  }
-  return count;
+  const chosen = choose ? [...model.modules()].filter(choose) : model.repeatedModules;
+  for (const module of chosen) checkpointModule(module);
+  return chosen.length;
 }
 
 function checkpointModule(module: Module): void {

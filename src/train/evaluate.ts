@@ -2,7 +2,6 @@
 
 import type { Batch } from '../data/batch.ts';
 import type { DataLoader } from '../data/loader.ts';
-import { dist } from '../distributed/index.ts';
 import { state } from '../distributed/state.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
@@ -59,6 +58,6 @@ function lossOf(fsdp: FullyShardedDataParallel<CausalLM>, batch: Batch, numItems
 
 /** In float64, in rank order. */
 function sumOverRanks(value: number): number {
-  const parts = (state.dpProcessGroup ?? dist.group).allGatherBytes(new Uint8Array(Float64Array.of(value).buffer));
+  const parts = state.lossGroup.allGatherBytes(new Uint8Array(Float64Array.of(value).buffer));
   return parts.reduce((sum, bytes) => sum + new DataView(bytes.buffer, bytes.byteOffset, 8).getFloat64(0, true), 0);
 }

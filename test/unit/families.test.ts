@@ -23,7 +23,7 @@ import {
   transformerAutoWrapPolicy,
 } from '../../src/index.ts';
 import { familyOf } from '../../src/models/auto.ts';
-import { stylesOf } from '../../src/parallel/tensor/splits.ts';
+import { rulesOf } from '../../src/parallel/tensor/placements.ts';
 import { caseDir } from '../reference/cases.ts';
 import { familyCases } from '../reference/family.ts';
 
@@ -71,11 +71,11 @@ describe.each(familyCases)('%s', (name) => {
 
   it('has a plan that names every module with parameters, and none that is not there', () => {
     const model = fresh(name);
-    const plan = familyOf(model.config).tensorParallelPlan!;
-    const styled = [...stylesOf(model, plan).keys()];
+    const plan = familyOf(model.config).parallelPlan!;
+    const named = [...rulesOf(model, plan).keys()];
     for (const path of Object.keys(plan)) {
       const pattern = new RegExp(`^${path.replaceAll('.', '\\.').replaceAll('*', '[^.]+')}$`);
-      expect(styled.filter((candidate) => pattern.test(candidate)).length, path).toBeGreaterThan(0);
+      expect(named.filter((candidate) => pattern.test(candidate)).length, path).toBeGreaterThan(0);
     }
   });
 

@@ -14,7 +14,7 @@ import type { MixtralConfig } from '../../src/models/mixtral-config.ts';
 import type { Parameter } from '../../src/nn/parameter.ts';
 import { applyActivationCheckpointing } from '../../src/parallel/checkpointing.ts';
 import { planUnits } from '../../src/parallel/fsdp/units.ts';
-import { moduleListPolicy, sizeBasedAutoWrapPolicy } from '../../src/parallel/fsdp/wrap.ts';
+import { moduleListPolicy, sizeBasedAutoWrapPolicy } from '../../src/parallel/fsdp/wrap_policy.ts';
 import { memoryStats } from '../../src/tensor/memory.ts';
 import { manualSeed } from '../../src/tensor/random.ts';
 import { scope } from '../../src/tensor/scope.ts';
@@ -174,8 +174,11 @@ describe('the block', () => {
   };
 
   /** y, and the gradients of x and of all parameters; the auxiliary loss's gradient is that of routing alone. */
-  function run(block: MixtralSparseMoeBlock): { y: Float32Array; dx: Float32Array; grads: Map<string, Float32Array> } {
-    const balance = routerBalance(1, 4, rows, 0.3);
+  function run(
+    block: MixtralSparseMoeBlock,
+    gradScale = 1,
+  ): { y: Float32Array; dx: Float32Array; grads: Map<string, Float32Array> } {
+    const balance = { ...routerBalance(1, 4, rows, 0.3), gradScale };
     balance.gradient.copyFrom(Tensor.from([0.01, -0.02, 0.03, 0.005]));
     const x = input();
     const y = block.forward(x, balance, 0);
@@ -206,11 +209,10 @@ describe('the block', () => {
     const parts = [0, 1].map((part) => {
       const block = named(new MixtralSparseMoeBlock({ ...config, intermediateSize: 48 }, 'float32'));
       block.gate.weight.copyFrom(full.gate.weight);
-      block.auxGradScale = 0.5;
       for (const [e, expert] of block.experts.items.entries())
         for (const matrix of ['w1', 'w2', 'w3'] as const)
           expert[matrix].weight.copyFrom(half(matrix, full.experts.items[e]![matrix].weight, part));
-      return run(block);
+      return run(block, 0.5);
     });
     const sum = (of: (result: (typeof parts)[0]) => Float32Array): Float32Array =>
       of(parts[0]!).map((x, i) => x + of(parts[1]!)[i]!);

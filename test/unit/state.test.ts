@@ -95,7 +95,7 @@ describe('a world of one', () => {
       shardSize: 1,
       replicateSize: 1,
     });
-    expect(state.deviceMesh!.dimNames).toEqual(['replicate', 'shard', 'tensor']);
+    expect(state.deviceMesh!.dimNames).toEqual(['replicate', 'shard', 'context', 'tensor']);
 
     expect(() => transform(new Linear(2, 2))).toThrow(
       /transform: Linear is not a model of a supported family; supported: .*llama/,
@@ -103,7 +103,7 @@ describe('a world of one', () => {
     registerModel('planless', { create: (config, dtype) => new LlamaForCausalLM(config as LlamaConfig, dtype) });
     const planless = await AutoModelForCausalLM.fromPretrained(caseDir('llama'));
     Object.assign(planless.config, { modelType: 'planless' });
-    expect(() => transform(planless)).toThrow(/model_type "planless" has no tensor-parallel plan; supported: .*llama/);
+    expect(() => transform(planless)).toThrow(/model_type "planless" has no parallel plan; supported: .*llama/);
     const same = transform(model, { loadStateDictFromRank0: true });
     expect(same).not.toBe(model);
     expect([...same.namedParameters()].map(([name]) => name)).toEqual(

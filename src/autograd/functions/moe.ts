@@ -13,6 +13,8 @@ export interface RouterBalance {
   /** Rows that count, the first ones. */
   rows: number;
   coefficient: number;
+  /** Factor on the gradient that routers get: 1 / n where n ranks each make all of it and their router gradients are summed. */
+  gradScale: number;
 }
 
 /** Room for the balance of one forward over `rows` rows. */
@@ -25,7 +27,7 @@ export function routerBalance(
 ): RouterBalance {
   const zero = output([experts], 'float32', device);
   native.fill(zero.handle, 0);
-  return { sums: output([layers, 2, experts], 'float32', device), gradient: zero, rows, coefficient };
+  return { sums: output([layers, 2, experts], 'float32', device), gradient: zero, rows, coefficient, gradScale: 1 };
 }
 
 /** Where the rows go. */
@@ -38,11 +40,10 @@ export interface Routing {
   offsets: Tensor;
 }
 
-/** The part of a balance that is one layer's; its gradient is multiplied by `gradScale`. */
+/** The part of a balance that is one layer's. */
 export interface LayerBalance {
   balance: RouterBalance;
   layer: number;
-  gradScale: number;
 }
 
 /**
@@ -89,7 +90,7 @@ export function route(logits: Tensor, topK: number, own?: LayerBalance): Routing
         experts,
         topK,
         counted,
-        own?.gradScale ?? 1,
+        own?.balance.gradScale ?? 1,
       );
       return [dLogits];
     };

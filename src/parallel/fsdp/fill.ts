@@ -13,29 +13,29 @@ import {
   orderBehindComputing,
 } from '../../tensor/streams.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import type { FsdpUnit } from './unit.ts';
+import type { ShardBucket } from './bucket.ts';
 
-/** Recipes of a unit's parameters, taken before the unit takes them over. */
-export type UnitRecipes = ReadonlyMap<Parameter, Recipe>;
+/** Recipes of a bucket's parameters, taken before the bucket takes them over. */
+export type BucketRecipes = ReadonlyMap<Parameter, Recipe>;
 
 /**
- * Enqueues on the current stream: `target` gets elements [begin, …) of the unit's flat buffer, as this rank holds it or,
+ * Enqueues on the current stream: `target` gets elements [begin, …) of the bucket's flat buffer, as this rank holds it or,
  * with `tensorRank`, as that rank of the tensor-parallel group does.
  */
 export function fillWindow(
-  unit: FsdpUnit,
-  recipes: UnitRecipes,
+  bucket: ShardBucket,
+  recipes: BucketRecipes,
   target: Tensor,
   begin: number,
   tensorRank?: number,
 ): void {
   const end = begin + target.numel;
-  for (const { span, start, at, length } of unit.layout.within(begin, end)) {
+  for (const { parameter, start, at, length } of bucket.layout.within(begin, end)) {
     using range = target.slice(at, [length]);
-    const recipe = recipes.get(span.parameter)!;
+    const recipe = recipes.get(parameter)!;
     (tensorRank === undefined ? recipe : (recipe.forRank?.(tensorRank) ?? recipe)).read(range, start);
   }
-  for (const [from, to] of unit.layout.gaps(begin, end)) {
+  for (const [from, to] of bucket.layout.gaps(begin, end)) {
     using range = target.slice(from, [to - from]);
     native.fill(range.handle, 0);
   }
@@ -43,30 +43,30 @@ export function fillWindow(
 
 // Values from files are written through the descriptor of the memory, which makes its pages; others are written by kernels,
 // for which the pages are made first.
-const fromFiles = (recipes: UnitRecipes): boolean => [...recipes.values()].every((recipe) => recipe.fileBytes > 0);
+const fromFiles = (recipes: BucketRecipes): boolean => [...recipes.values()].every((recipe) => recipe.fileBytes > 0);
 
 /** Every rank reads its own slice of its own recipes, on the loading stream of `lane`. Enqueues. */
-export function fillLocally(unit: FsdpUnit, recipes: UnitRecipes, lane: number): void {
+export function fillLocally(bucket: ShardBucket, recipes: BucketRecipes, lane: number): void {
   onLoading(lane, () => {
-    if (!fromFiles(recipes)) native.tensorPages(unit.shard.handle, true);
-    fillWindow(unit, recipes, unit.shard, unit.shardOffset);
+    if (!fromFiles(recipes)) native.tensorPages(bucket.shard.handle, true);
+    fillWindow(bucket, recipes, bucket.shard, bucket.shardOffset);
   });
 }
 
 /**
- * Rank 0 of `group` writes every rank's shard where it is: `region` is the unit's memory on all ranks of `group`, which is
+ * Rank 0 of `group` writes every rank's shard where it is: `region` is the bucket's memory on all ranks of `group`, which is
  * the shard group, or shard × tensor-parallel ranks where rank 0 alone holds the weights; then it has the flat buffer of each
  * part, one after the other. With replicas, those of global rank 0 receive first, then each of them broadcasts to its
  * replicas. Reads on the loading stream of `lane`. Collective; enqueues.
  */
 export function fillFromRank0(
-  unit: FsdpUnit,
-  recipes: UnitRecipes | undefined,
+  bucket: ShardBucket,
+  recipes: BucketRecipes | undefined,
   region: Tensor,
   group: ProcessGroup,
   lane: number,
 ): void {
-  const { shard, replicate } = unit.groups;
+  const { shard, replicate } = bucket.groups;
   const comm = communicationStream();
   if (replicate.rank === 0) {
     const parts = group.size / shard.size;
@@ -74,22 +74,22 @@ export function fillFromRank0(
       onLoading(lane, () => {
         const made = fromFiles(recipes);
         for (let part = 0; part < parts; part++) {
-          using flat = region.slice(part * unit.layout.numel, [unit.layout.numel]);
+          using flat = region.slice(part * bucket.layout.numel, [bucket.layout.numel]);
           if (!made) native.tensorPages(flat.handle, true);
-          fillWindow(unit, recipes, flat, 0, parts > 1 ? part : undefined);
-          if (!made) forgetOthers(unit, flat, part);
+          fillWindow(bucket, recipes, flat, 0, parts > 1 ? part : undefined);
+          if (!made) forgetOthers(bucket, flat, part);
         }
       });
     }
     if (group.size > 1)
-      onStream(comm, () => group.scatter(unit.shard.handle, group.rank === 0 ? region.handle : undefined, 0));
+      onStream(comm, () => group.scatter(bucket.shard.handle, group.rank === 0 ? region.handle : undefined, 0));
   }
-  if (replicate.size > 1) onStream(comm, () => replicate.broadcast(unit.shard.handle, 0));
+  if (replicate.size > 1) onStream(comm, () => replicate.broadcast(bucket.shard.handle, 0));
 }
 
 // Rank 0 does not keep the pages of shards that are not its own.
-function forgetOthers(unit: FsdpUnit, flat: Tensor, part: number): void {
-  const { shardNumel, numel } = unit.layout;
+function forgetOthers(bucket: ShardBucket, flat: Tensor, part: number): void {
+  const { shardNumel, numel } = bucket.layout;
   const own = part === 0 ? shardNumel : 0;
   if (own === numel) return;
   using others = flat.slice(own, [numel - own]);

@@ -1,5 +1,4 @@
-// The flat layout of a unit: its parameters one after the other, padded so that every rank's shard has the same length.
-// Trainable parameters come first, so that a shard's trainable part is contiguous.
+// The flat layout of a bucket: its parameters one after the other, padded so that every rank's shard has the same length.
 import type { Parameter } from '../../nn/parameter.ts';
 
 export interface Span {
@@ -11,7 +10,7 @@ export interface Span {
 
 /** A range of a span that lies in a window of the flat buffer. */
 export interface SpanRange {
-  span: Span;
+  parameter: Parameter;
   /** First element within the parameter. */
   start: number;
   /** First element within the window. */
@@ -29,35 +28,30 @@ export class FlatLayout {
   readonly numel: number;
   /** Elements of one rank's shard. */
   readonly shardNumel: number;
-  /** Elements before the first frozen parameter. */
-  readonly trainableNumel: number;
+  /** Elements up to the end of the last parameter, aligned. */
+  readonly usedNumel: number;
   /** Elements of parameters, without padding. */
   readonly parameterNumel: number;
 
   constructor(parameters: readonly Parameter[], shards: number) {
-    const trainable = parameters.filter((parameter) => parameter.requiresGrad);
-    const ordered = [...trainable, ...parameters.filter((parameter) => !parameter.requiresGrad)];
     let offset = 0;
-    let trainableNumel = 0;
-    const spans: Span[] = [];
-    for (const [i, parameter] of ordered.entries()) {
-      spans.push({ parameter, offset, numel: parameter.numel });
+    this.spans = parameters.map((parameter) => {
+      const span = { parameter, offset, numel: parameter.numel };
       offset = align(offset + parameter.numel);
-      if (i < trainable.length) trainableNumel = offset;
-    }
-    this.spans = spans;
+      return span;
+    });
+    this.usedNumel = offset;
     this.shardNumel = align(Math.ceil(offset / shards));
     this.numel = this.shardNumel * shards;
-    this.trainableNumel = trainableNumel;
     this.parameterNumel = parameters.reduce((sum, parameter) => sum + parameter.numel, 0);
   }
 
   /** The parts of parameters in elements [begin, end) of the flat buffer. */
   *within(begin: number, end: number): Generator<SpanRange> {
-    for (const span of this.spans) {
-      const from = Math.max(begin, span.offset);
-      const to = Math.min(end, span.offset + span.numel);
-      if (from < to) yield { span, start: from - span.offset, at: from - begin, length: to - from };
+    for (const { parameter, offset, numel } of this.spans) {
+      const from = Math.max(begin, offset);
+      const to = Math.min(end, offset + numel);
+      if (from < to) yield { parameter, start: from - offset, at: from - begin, length: to - from };
     }
   }
 

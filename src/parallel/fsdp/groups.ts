@@ -1,12 +1,24 @@
-// The two process groups of a strategy.
-import type { DeviceMesh } from '../../distributed/device_mesh.ts';
+// The groups of a strategy, as axes of one mesh.
+import { type DeviceMesh, groupOfRanks, initDeviceMesh } from '../../distributed/device_mesh.ts';
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { state } from '../../distributed/state.ts';
-import type { FsdpOptions } from './options.ts';
-import type { UnitGroups } from './unit.ts';
+import type { FsdpOptions, ShardingStrategy } from './options.ts';
 
-const isHybrid = (strategy: string): boolean => strategy === 'HYBRID_SHARD' || strategy === '_HYBRID_SHARD_ZERO2';
+/** Over which ranks a bucket is divided and its gradients are summed. */
+export interface ShardGroups {
+  /** Ranks that hold the shards of one copy. */
+  readonly shard: ProcessGroup;
+  /** Ranks that hold the same shard; size 1 without replication. */
+  readonly replicate: ProcessGroup;
+  /** Ranks that hold the other parts of each layer; undefined without tensor parallelism. */
+  readonly tensor: ProcessGroup | undefined;
+  /** Shard × tensor-parallel ranks, the latter fastest: together one whole model. */
+  readonly grid: ProcessGroup;
+}
+
+const isHybrid = (strategy: ShardingStrategy): boolean =>
+  strategy === 'HYBRID_SHARD' || strategy === '_HYBRID_SHARD_ZERO2';
 
 /** What init asked for takes the place of the strategy. */
 export function withInitDegrees(options: FsdpOptions): FsdpOptions {
@@ -18,40 +30,71 @@ export function withInitDegrees(options: FsdpOptions): FsdpOptions {
 }
 
 /** The groups of this rank; `tensor` is the tensor-parallel one of the model. Errors name the degrees. Collective. */
-export function resolveGroups(options: FsdpOptions, tensor: ProcessGroup | undefined): UnitGroups {
-  const pair = shardAndReplicate(options);
-  if (!tensor || tensor.size === 1) return { ...pair, tensor: undefined, grid: pair.shard };
-  const offsets = tensor.ranks.map((rank) => rank - dist.group.rank);
-  const ranks = pair.shard.ranks.flatMap((rank) => offsets.map((offset) => rank + offset));
-  return { ...pair, tensor, grid: dist.group.split(ranks)! };
+export function resolveGroups(options: FsdpOptions, tensor: ProcessGroup | undefined): ShardGroups {
+  const divided = tensor && tensor.size > 1 ? tensor : undefined;
+  const given = givenGroups(options);
+  if (given) {
+    const [shard, replicate] = given;
+    if (!divided) return { shard, replicate, tensor: undefined, grid: shard };
+    const offsets = divided.ranks.map((rank) => rank - dist.group.rank);
+    const ranks = shard.ranks.flatMap((rank) => offsets.map((offset) => rank + offset));
+    return { shard, replicate, tensor: divided, grid: groupOfRanks(ranks) };
+  }
+  const mesh = shardMesh(options);
+  const shard = mesh.group('shard');
+  return {
+    shard,
+    replicate: mesh.group('replicate'),
+    tensor: divided,
+    grid: divided ? mesh.group('shard', 'tensor') : shard,
+  };
 }
 
-function shardAndReplicate(options: FsdpOptions): Pick<UnitGroups, 'shard' | 'replicate'> {
+/** The world's mesh, or that of init, with its data-parallel axes folded into `replicate` and `shard` as the strategy wants. */
+function shardMesh(options: FsdpOptions): DeviceMesh {
+  const mesh =
+    state.deviceMesh ?? initDeviceMesh([1, dist.getWorldSize(), 1], { dimNames: ['replicate', 'shard', 'context'] });
+  const dataAxes = ['replicate', 'shard', 'context'];
+  const numRanks = dataAxes.reduce((count, axis) => count * mesh.size(axis), 1);
+  const shard = shardDegree(options, numRanks);
+  return mesh.refold(dataAxes, { replicate: numRanks / shard, shard });
+}
+
+function shardDegree(options: FsdpOptions, numRanks: number): number {
+  const strategy = options.shardingStrategy ?? 'FULL_SHARD';
+  if (strategy === 'NO_SHARD') return 1;
+  if (!isHybrid(strategy)) return numRanks;
+  const degree = options.hybridShardDegree ?? dist.getLocalWorldSize() / state.tpSize;
+  if (!Number.isInteger(degree) || degree < 1 || numRanks % degree !== 0)
+    throw new Error(`FSDP: the shard degree ${degree} of ${strategy} must divide the ${numRanks} ranks`);
+  return degree;
+}
+
+/** The shard and the replicate group that the program gave. */
+function givenGroups(options: FsdpOptions): readonly [ProcessGroup, ProcessGroup] | undefined {
   const strategy = options.shardingStrategy ?? 'FULL_SHARD';
   if (options.deviceMesh && options.processGroup)
     throw new Error('FSDP: give a deviceMesh or a processGroup, not both');
   const given = options.deviceMesh ? groupsOf(options.deviceMesh, strategy) : options.processGroup;
-  const alone = (): ProcessGroup => dist.group.split([dist.group.rank])!;
+  if (!given) return undefined;
   if (Array.isArray(given)) {
     if (!isHybrid(strategy))
       throw new Error(`FSDP: a pair of process groups is for hybrid strategies, not ${strategy}`);
-    const [shard, replicate] = given as [ProcessGroup, ProcessGroup];
-    return { shard, replicate };
+    return given as [ProcessGroup, ProcessGroup];
   }
-  const world = (given as ProcessGroup | undefined) ?? state.dpProcessGroup ?? dist.group;
-  if (strategy === 'NO_SHARD') return { shard: alone(), replicate: world };
-  if (!isHybrid(strategy)) return { shard: world, replicate: alone() };
-  const degree = options.hybridShardDegree ?? dist.getLocalWorldSize() / state.tpSize;
-  if (!Number.isInteger(degree) || degree < 1 || world.size % degree !== 0) {
-    throw new Error(`FSDP: the shard degree ${degree} of ${strategy} must divide the ${world.size} ranks`);
-  }
-  const first = Math.floor(world.rank / degree) * degree;
+  const group = given as ProcessGroup;
+  const alone = groupOfRanks([dist.group.rank]);
+  if (strategy === 'NO_SHARD') return [alone, group];
+  if (!isHybrid(strategy)) return [group, alone];
+  const degree = shardDegree(options, group.size);
+  const first = Math.floor(group.rank / degree) * degree;
+  const worldRanks = (members: number[]): number[] => members.map((rank) => group.ranks[rank]!);
   const shard = Array.from({ length: degree }, (_, i) => first + i);
-  const replicate = Array.from({ length: world.size / degree }, (_, i) => (world.rank % degree) + i * degree);
-  return { shard: world.split(shard)!, replicate: world.split(replicate)! };
+  const replicate = Array.from({ length: group.size / degree }, (_, i) => (group.rank % degree) + i * degree);
+  return [groupOfRanks(worldRanks(shard)), groupOfRanks(worldRanks(replicate))];
 }
 
-function groupsOf(mesh: DeviceMesh, strategy: string): ProcessGroup | readonly [ProcessGroup, ProcessGroup] {
+function groupsOf(mesh: DeviceMesh, strategy: ShardingStrategy): ProcessGroup | readonly [ProcessGroup, ProcessGroup] {
   const wanted = isHybrid(strategy) ? 2 : 1;
   if (mesh.shape.length !== wanted) {
     throw new Error(

@@ -2,6 +2,7 @@
 // throw the same error.
 import { createHash } from 'node:crypto';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
+import type { PlannedUnit } from './units.ts';
 
 export interface ManifestEntry {
   name: string;
@@ -10,6 +11,13 @@ export interface ManifestEntry {
   requiresGrad: boolean;
   /** The unit that holds it. */
   unit: string;
+}
+
+/** What this rank is about to wrap. */
+export function manifestOf(planned: readonly PlannedUnit[]): ManifestEntry[] {
+  return planned.flatMap(({ name: unit, parameters }) =>
+    parameters.map(({ name, shape, dtype, requiresGrad }) => ({ name, shape, dtype, requiresGrad, unit })),
+  );
 }
 
 const line = (entry: ManifestEntry): string =>

@@ -1,7 +1,7 @@
-// Where the parameters of a unit are, and how a rank comes to read all of them: ranks of one host map each other's shards,
+// Where the parameters of a bucket are, and how a rank comes to read all of them: ranks of one host map each other's shards,
 // others (devices, several hosts) gather copies.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
-import { dtypeNumber, type FloatDType } from '../../tensor/dtype.ts';
+import { type DType, dtypeNumber } from '../../tensor/dtype.ts';
 import { communicationStream, computeDevice, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 
@@ -82,9 +82,9 @@ export class GatheredMemory implements UnitMemory {
   readonly isMapped = false;
   readonly isStale = true;
   private readonly group: ProcessGroup;
-  private readonly compute: FloatDType;
+  private readonly compute: DType;
 
-  constructor(group: ProcessGroup, shard: Tensor, compute: FloatDType) {
+  constructor(group: ProcessGroup, shard: Tensor, compute: DType) {
     this.group = group;
     this.shard = shard;
     this.compute = compute;
@@ -98,10 +98,10 @@ export class GatheredMemory implements UnitMemory {
   }
 
   gatherValues(): Tensor {
-    return this.gatherAs(this.shard.dtype as FloatDType, 'staging');
+    return this.gatherAs(this.shard.dtype, 'staging');
   }
 
-  private gatherAs(dtype: FloatDType, kind: MemoryKind): Tensor {
+  private gatherAs(dtype: DType, kind: MemoryKind): Tensor {
     const { numel } = this.shard;
     const full = Tensor.empty([numel * this.group.size], dtype, kind, this.shard.device);
     using part = full.slice(this.group.rank * numel, [numel]);
@@ -117,7 +117,7 @@ export function canMap(): boolean {
 }
 
 /** A tensor on this process's device that the ranks of `group` can read; private when the group has one rank. */
-export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDType, kind: MemoryKind): Tensor {
+export function sharedTensor(group: ProcessGroup, numel: number, dtype: DType, kind: MemoryKind): Tensor {
   const device = computeDevice();
   if (group.size === 1 || device !== 'cpu') return Tensor.empty([numel], dtype, kind, device);
   return new Tensor(group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber(kind)), [numel], dtype);
@@ -128,12 +128,7 @@ export function sharedTensor(group: ProcessGroup, numel: number, dtype: FloatDTy
  * Private when the group has one rank. Uninitialised, without pages. Neighbours lie in different pieces of memory, since
  * writes through the descriptor of one piece wait for each other. Collective; blocks.
  */
-export function wholeTensors(
-  group: ProcessGroup,
-  numels: readonly number[],
-  dtype: FloatDType,
-  kind: MemoryKind,
-): Tensor[] {
+export function wholeTensors(group: ProcessGroup, numels: readonly number[], dtype: DType, kind: MemoryKind): Tensor[] {
   return onStream(communicationStream(), () => {
     if (group.size === 1) return numels.map((numel) => Tensor.empty([numel], dtype, kind));
     const numPieces = Math.min(numLoadingStreams, numels.length);

@@ -3,7 +3,7 @@ import type { DeviceMesh } from '../../distributed/device_mesh.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { Module } from '../../nn/module.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
-import type { WrapPolicy } from './wrap.ts';
+import type { WrapPolicy } from './wrap_policy.ts';
 
 /** As in PyTorch FSDP1. */
 export type ShardingStrategy = 'FULL_SHARD' | 'SHARD_GRAD_OP' | 'NO_SHARD' | 'HYBRID_SHARD' | '_HYBRID_SHARD_ZERO2';

@@ -1,21 +1,27 @@
 // Saving a sharded model as a Hugging Face folder: unit by unit, then what FSDP ignores, written by rank 0; an error there is the
 // same error everywhere.
 
-import { openPretrained, type PretrainedWriter, type SaveOptions } from '../../checkpoint/save_pretrained.ts';
+import {
+  openPretrained,
+  type PretrainedFolder,
+  type PretrainedWriter,
+  type SaveOptions,
+} from '../../checkpoint/save_pretrained.ts';
 import { onAllRanks } from '../../distributed/agree.ts';
 import { dist } from '../../distributed/index.ts';
-import type { CausalLM } from '../../models/causal_lm.ts';
+import type { Module } from '../../nn/module.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import { gatherPartsToFirst } from '../tensor/merge.ts';
-import type { FsdpUnit, UnitGroups } from './unit.ts';
+import type { ShardGroups } from './groups.ts';
+import type { FsdpUnit } from './unit.ts';
 
 /** Collective over all ranks. */
 export async function saveFullPretrained(
   dir: string,
-  model: CausalLM,
+  model: Module & PretrainedFolder,
   units: readonly FsdpUnit[],
-  groups: UnitGroups,
+  groups: ShardGroups,
   options: SaveOptions,
 ): Promise<void> {
   const { shard, replicate, tensor } = groups;
@@ -43,17 +49,19 @@ export async function saveFullPretrained(
       }
     };
     const save = async (parameter: Parameter, part: Tensor): Promise<void> => {
-      using whole = tensor && parameter.split ? gatherPartsToFirst(part, parameter.split, tensor) : part.detach();
+      using whole = tensor ? gatherPartsToFirst(part, parameter.placement, tensor) : part.detach();
       await attempt((to) => to.write(parameter.name, whole!));
     };
-    for (const unit of units) {
-      using full = unit.gatherValues(); // after a failure too: the others gather
-      if (!merges) continue;
-      for (const { parameter, offset } of unit.layout.spans) {
-        using part = full.slice(offset, parameter.shape);
-        await save(parameter, part);
+    for (const { buckets } of units) {
+      for (const bucket of buckets) {
+        using full = bucket.gatherValues(); // after a failure too: the others gather
+        if (!merges) continue;
+        for (const { parameter, offset } of bucket.layout.spans) {
+          using part = full.slice(offset, parameter.shape);
+          await save(parameter, part);
+        }
       }
-      await attempt((to) => to.drain());
+      if (merges) await attempt((to) => to.drain());
     }
     for (const parameter of merges ? model.parameters() : []) {
       if (parameter.owner) continue;

@@ -1,7 +1,7 @@
 // Filling shards that peers cannot map: rank 0 reads slices into a bounded ring of staging buffers on the host and scatters
 // them, chunk by chunk, so that nobody holds more than its shard and the ring. On devices each rank copies its own part up.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
-import { dtypeNumber, dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
+import { type DType, dtypeNumber, dtypeSize } from '../../tensor/dtype.ts';
 import {
   communicationStream,
   hostCommunicationStream,
@@ -12,8 +12,8 @@ import {
   StreamEvent,
 } from '../../tensor/streams.ts';
 import { memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
-import { fillWindow, type UnitRecipes } from './fill.ts';
-import type { FsdpUnit } from './unit.ts';
+import type { ShardBucket } from './bucket.ts';
+import { type BucketRecipes, fillWindow } from './fill.ts';
 
 // Bytes of one staging buffer on rank 0; there are two, whatever the model.
 const stagingBytes = 16 << 20;
@@ -35,7 +35,7 @@ export class StagingRing implements Disposable {
   }
 
   /** Elements of one rank's part of a buffer. */
-  partNumel(dtype: FloatDType): number {
+  partNumel(dtype: DType): number {
     return Math.floor(stagingBytes / dtypeSize(dtype) / this.group.size / 16) * 16;
   }
 
@@ -46,7 +46,7 @@ export class StagingRing implements Disposable {
   pass(
     length: number,
     parts: number,
-    dtype: FloatDType,
+    dtype: DType,
     fill: (part: Tensor, i: number) => void,
     send: (staging: Tensor) => void,
   ): void {
@@ -67,7 +67,7 @@ export class StagingRing implements Disposable {
   }
 
   /** `receive` enqueues the values of `target`, a part of a shard, into host memory; on a device they are copied from there. */
-  into(target: Tensor, dtype: FloatDType, receive: (host: Tensor) => void): void {
+  into(target: Tensor, dtype: DType, receive: (host: Tensor) => void): void {
     const comm = hostCommunicationStream();
     if (target.device === 'cpu') {
       onStream(comm, () => receive(target));
@@ -84,7 +84,7 @@ export class StagingRing implements Disposable {
     });
   }
 
-  private slotOf(dtype: FloatDType): Slot {
+  private slotOf(dtype: DType): Slot {
     const i = this.turn;
     this.turn = (this.turn + 1) % 2;
     const numel = this.partNumel(dtype) * this.group.size;
@@ -97,7 +97,7 @@ export class StagingRing implements Disposable {
     return this.slots[i]!;
   }
 
-  private allocate(numel: number, dtype: FloatDType): Tensor {
+  private allocate(numel: number, dtype: DType): Tensor {
     if (this.group.size === 1) return Tensor.empty([numel], dtype, 'staging');
     const handle = this.group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber('staging'));
     return new Tensor(handle, [numel], dtype);
@@ -121,15 +121,15 @@ function* chunks(shard: Tensor, step: number): Generator<{ at: number; part: Ten
 }
 
 /** Every rank reads its own slice of its own recipes. Enqueues. */
-export function stageLocally(unit: FsdpUnit, recipes: UnitRecipes, ring: StagingRing): void {
-  const { master } = unit.dtypes;
+export function stageLocally(bucket: ShardBucket, recipes: BucketRecipes, ring: StagingRing): void {
+  const { master } = bucket.dtypes;
   orderBehindComputing(loadingStream(0)); // values of the program
-  for (const { at, part } of chunks(unit.shard, ring.partNumel(master))) {
+  for (const { at, part } of chunks(bucket.shard, ring.partNumel(master))) {
     ring.pass(
       part.numel,
       1,
       master,
-      (target) => fillWindow(unit, recipes, target, unit.shardOffset + at),
+      (target) => fillWindow(bucket, recipes, target, bucket.shardOffset + at),
       (staging) => onStream(communicationStream(), () => part.copyFrom(staging)),
     );
   }
@@ -141,17 +141,17 @@ export function stageLocally(unit: FsdpUnit, recipes: UnitRecipes, ring: Staging
  * receive first, then each of them broadcasts to its replicas. Collective; enqueues.
  */
 export function scatterFromRank0(
-  unit: FsdpUnit,
-  recipes: UnitRecipes | undefined,
+  bucket: ShardBucket,
+  recipes: BucketRecipes | undefined,
   ring: StagingRing,
   group: ProcessGroup,
 ): void {
-  const { shard, replicate } = unit.groups;
-  const { master } = unit.dtypes;
+  const { shard, replicate } = bucket.groups;
+  const { master } = bucket.dtypes;
   const parts = group.size / shard.size;
   if (replicate.rank === 0) {
     orderBehindComputing(loadingStream(0)); // values of the program
-    for (const { at, part } of chunks(unit.shard, ring.partNumel(master))) {
+    for (const { at, part } of chunks(bucket.shard, ring.partNumel(master))) {
       const scatter = (staging?: Tensor): void =>
         ring.into(part, master, (host) => group.scatter(host.handle, staging?.handle, 0));
       if (group.rank !== 0) {
@@ -163,12 +163,12 @@ export function scatterFromRank0(
         group.size,
         master,
         (target, rank) => {
-          const begin = Math.floor(rank / parts) * unit.layout.shardNumel + at;
-          fillWindow(unit, recipes!, target, begin, parts > 1 ? rank % parts : undefined);
+          const begin = Math.floor(rank / parts) * bucket.layout.shardNumel + at;
+          fillWindow(bucket, recipes!, target, begin, parts > 1 ? rank % parts : undefined);
         },
         scatter,
       );
     }
   }
-  if (replicate.size > 1) onStream(communicationStream(), () => replicate.broadcast(unit.shard.handle, 0));
+  if (replicate.size > 1) onStream(communicationStream(), () => replicate.broadcast(bucket.shard.handle, 0));
 }

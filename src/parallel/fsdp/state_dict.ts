@@ -2,16 +2,18 @@
 // LOCAL (this rank's flat shards; the same world size and wrapping only).
 import type { Module } from '../../nn/module.ts';
 import { copyOn, type Parameter } from '../../nn/parameter.ts';
-import type { Block } from '../../nn/split.ts';
+import type { Block } from '../../nn/placement.ts';
 import type { Shape } from '../../tensor/tensor.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import { gatherParts, gatherPartsToFirst } from '../tensor/merge.ts';
-import type { FsdpUnit, UnitGroups } from './unit.ts';
+import type { ShardBucket } from './bucket.ts';
+import type { ShardGroups } from './groups.ts';
+import type { FsdpUnit } from './unit.ts';
 
 export interface FullStateDictOptions {
   /** Others get an empty map. Default false. */
   rank0Only?: boolean | undefined;
-  /** Accepted for likeness: the tensors are in host memory in any case. */
+  /** Accepted for compatibility: the tensors are in host memory in any case. */
   offloadToCpu?: boolean | undefined;
   /** Default true: whole parameters, as in the checkpoint. False: this rank's part of each, with tensor parallelism. */
   translateOnSave?: boolean | undefined;
@@ -29,32 +31,33 @@ export interface ShardedTensor {
   values: Tensor;
 }
 
-/** Pieces by parameter name; a parameter of which this rank holds nothing is absent. */
+/** Pieces by parameter name; a parameter of which this rank holds nothing is absent, one of several segments has more: `name#1`. */
 export type ShardedStateDict = Map<string, ShardedTensor>;
 
-/** Flat shards by unit name ('' is the root). */
+/** Flat shards by unit name ('' is the root); a unit of several dtypes, or partly frozen, has more: `name#1`. */
 export type LocalStateDict = Map<string, Tensor>;
 
 /** Gathers unit by unit. Tied parameters appear under each of their names, as one tensor. Collective. */
 export function fullStateDict(
   root: Module,
   units: readonly FsdpUnit[],
-  { shard, replicate, tensor }: UnitGroups,
+  { shard, replicate, tensor }: ShardGroups,
   options: FullStateDictOptions,
 ): Map<string, Tensor> {
   const translate = tensor !== undefined && options.translateOnSave !== false;
   const isFirst = shard.rank === 0 && replicate.rank === 0 && (!translate || tensor.rank === 0);
   const wanted = !options.rank0Only || isFirst;
   const values = new Map<Parameter, Tensor>();
-  for (const unit of units) {
-    using full = unit.gatherValues();
-    for (const { parameter, offset } of unit.layout.spans) {
+  const buckets = units.flatMap((unit) => unit.buckets);
+  for (const bucket of buckets) {
+    using full = bucket.gatherValues();
+    for (const { parameter, offset } of bucket.layout.spans) {
       if (!wanted && !translate) continue;
       using view = full.slice(offset, parameter.shape);
-      if (translate && parameter.split) {
-        if (!options.rank0Only) values.set(parameter, gatherParts(view, parameter.split, tensor, 'parameter'));
+      if (translate) {
+        if (!options.rank0Only) values.set(parameter, gatherParts(view, parameter.placement, tensor, 'parameter'));
         else if (shard.rank === 0 && replicate.rank === 0) {
-          const whole = gatherPartsToFirst(view, parameter.split, tensor);
+          const whole = gatherPartsToFirst(view, parameter.placement, tensor);
           if (whole) values.set(parameter, whole);
         }
       } else if (wanted) {
@@ -77,32 +80,58 @@ function onHost(parameter: Parameter): Tensor {
 }
 
 /**
- * The pieces of `part` (a shard-sized tensor of each unit) by parameter name. Of what several tensor-parallel ranks hold,
- * the first has the piece; padding is left out. Views; no communication.
+ * This rank's pieces by parameter name. Of what several tensor-parallel ranks hold, the first has the piece; padding is left out.
+ * Views; no communication.
  */
-export function piecesOf(units: readonly FsdpUnit[], part: (unit: FsdpUnit) => Tensor | undefined): ShardedStateDict {
+export function shardedStateDict(units: readonly FsdpUnit[]): ShardedStateDict {
   const out: ShardedStateDict = new Map();
-  for (const unit of units) {
-    const tensor = part(unit);
-    if (!tensor) continue;
-    const end = unit.shardOffset + tensor.numel;
-    for (const { span, start, at, length } of unit.layout.within(unit.shardOffset, end)) {
-      const { name, fullShape, split } = span.parameter;
-      const isFirst = split?.isPrimary ?? (unit.groups.tensor?.rank ?? 0) === 0;
-      const real = split ? Math.min(length, split.realNumel - start) : length;
-      if (!isFirst || real <= 0) continue;
-      const block = split && split.parts > 1 ? split.block : undefined;
-      out.set(name, { shape: fullShape, start, block, values: tensor.slice(at, [real]) });
+  for (const bucket of units.flatMap((unit) => unit.buckets)) {
+    for (const { parameter, start, at, length } of bucket.ranges()) {
+      const { name, placement, fullShape } = parameter;
+      if (!placement.isFirst) continue;
+      for (const [i, piece] of [...placement.pieces(start, length)].entries()) {
+        const block = placement.isWhole ? undefined : piece.block;
+        const values = bucket.shard.slice(at + piece.at, [piece.length]);
+        out.set(i === 0 ? name : `${name}#${i}`, { shape: fullShape, start: piece.start, block, values });
+      }
     }
   }
   return out;
 }
 
-export function shardedStateDict(units: readonly FsdpUnit[]): ShardedStateDict {
-  return piecesOf(units, (unit) => unit.shard);
+/** Views of this rank's shards. No communication. */
+export function localStateDict(units: readonly FsdpUnit[]): LocalStateDict {
+  return new Map(named(units).map(([name, { shard }]) => [name, shard.detach()]));
 }
 
-/** No communication. */
-export function localStateDict(units: readonly FsdpUnit[]): LocalStateDict {
-  return new Map(units.map((unit) => [unit.name, unit.shard.detach()]));
+/** Writes shards back where localStateDict took them from. */
+export function loadLocalStateDict(units: readonly FsdpUnit[], local: LocalStateDict): void {
+  const own = named(units);
+  const problems: string[] = [];
+  for (const [name, { shard }] of own) {
+    const given = local.get(name);
+    if (!given) problems.push(`the shard of ${name || 'the root'} is missing`);
+    else if (given.numel !== shard.numel || given.dtype !== shard.dtype)
+      problems.push(
+        `the shard of ${name || 'the root'} has ${given.numel} elements of ${given.dtype}, but ${shard.numel} of ${shard.dtype} are wanted`,
+      );
+  }
+  const known = new Set(own.map(([name]) => name));
+  for (const name of local.keys()) if (!known.has(name)) problems.push(`there is no unit ${name || 'of the root'}`);
+  if (problems.length > 0)
+    throw new Error(
+      `loadLocalStateDict: ${problems.join('; ')}. A local state dict fits the model, wrapping and world size that it came from; a SHARDED one fits others`,
+    );
+  for (const [name, bucket] of own) {
+    bucket.beginWrite();
+    bucket.shard.copyFrom(local.get(name)!);
+    bucket.markShardWritten();
+  }
+}
+
+/** Buckets by the name of their unit; further ones of a unit are numbered. */
+function named(units: readonly FsdpUnit[]): [string, ShardBucket][] {
+  return units.flatMap(({ name, buckets }) =>
+    buckets.map((bucket, i): [string, ShardBucket] => [i === 0 ? name : `${name}#${i}`, bucket]),
+  );
 }

@@ -2,7 +2,8 @@
 import { native } from '../../native.ts';
 import { computeStream } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import type { FsdpRuntime } from './runtime.ts';
+import type { ShardBucket } from './bucket.ts';
+import type { UnitSchedule } from './schedule.ts';
 import type { FsdpUnit } from './unit.ts';
 
 export interface SummonOptions {
@@ -12,41 +13,32 @@ export interface SummonOptions {
   writeback?: boolean | undefined;
 }
 
-export function summon<T>(units: readonly FsdpUnit[], runtime: FsdpRuntime, fn: () => T, options: SummonOptions): T {
-  if (runtime.isRunning) throw new Error('summonFullParams: not inside a forward');
-  const open: { unit: FsdpUnit; full: Tensor }[] = [];
+export function summon<T>(units: readonly FsdpUnit[], schedule: UnitSchedule, fn: () => T, options: SummonOptions): T {
+  if (schedule.isRunning) throw new Error('summonFullParams: not inside a forward');
+  const open: { bucket: ShardBucket; full: Tensor }[] = [];
   const close = (): void => {
-    for (const { unit, full } of open) {
+    for (const { bucket, full } of open) {
       if (options.writeback !== false) {
-        unit.beginWrite();
-        using own = full.slice(unit.shardOffset, [unit.layout.shardNumel]);
-        unit.shard.copyFrom(own);
-        unit.markShardWritten();
+        bucket.beginWrite();
+        using own = full.slice(bucket.shardOffset, [bucket.layout.shardNumel]);
+        bucket.shard.copyFrom(own);
+        bucket.markShardWritten();
       }
-      unit.expose(undefined);
+      bucket.expose(undefined);
       full.dispose();
-      for (const { parameter } of unit.layout.spans) {
+      for (const { parameter } of bucket.layout.spans) {
         parameter.grad?.dispose();
         parameter.grad = undefined;
       }
     }
     native.streamSynchronize(computeStream);
   };
-  for (const unit of units) {
-    unit.reshard();
-    const full = unit.gatherValues();
-    unit.expose(full);
-    open.push({ unit, full });
-    if (options.withGrads && unit.gradShard) {
-      unit.applyGradScale();
-      using grads = unit.gather(unit.gradShard);
-      for (const { parameter, offset } of unit.layout.spans) {
-        if (!parameter.requiresGrad) continue;
-        using view = grads.slice(offset, parameter.shape);
-        parameter.grad = Tensor.empty(parameter.shape, view.dtype, 'gradient', view.device);
-        parameter.grad.copyFrom(view);
-      }
-    }
+  for (const bucket of units.flatMap((unit) => unit.buckets)) {
+    bucket.reshard();
+    const full = bucket.gatherValues();
+    bucket.expose(full);
+    open.push({ bucket, full });
+    if (options.withGrads) exposeGradients(bucket);
   }
   let result: T;
   try {
@@ -58,4 +50,17 @@ export function summon<T>(units: readonly FsdpUnit[], runtime: FsdpRuntime, fn: 
   if (result instanceof Promise) return result.finally(close) as T;
   close();
   return result;
+}
+
+/** Gives the parameters of a bucket their whole gradients. Collective. */
+function exposeGradients(bucket: ShardBucket): void {
+  const { gradient } = bucket;
+  if (!gradient?.shard) return;
+  gradient.applyScale();
+  using grads = bucket.gather(gradient.shard);
+  for (const { parameter, offset } of bucket.layout.spans) {
+    using view = grads.slice(offset, parameter.shape);
+    parameter.grad = Tensor.empty(parameter.shape, view.dtype, 'gradient', view.device);
+    parameter.grad.copyFrom(view);
+  }
 }

@@ -1,8 +1,12 @@
-// From a module tree to units: which parameters each holds, checked before any memory is taken.
+// From a module tree to units and their buckets: which parameters each holds, checked before any memory is taken.
 import type { Module } from '../../nn/module.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import { isFloating } from '../../tensor/dtype.ts';
-import type { FsdpOptions } from './options.ts';
+import type { BucketDtypes, BucketShape } from './bucket.ts';
+import { FlatLayout } from './flat.ts';
+import type { ShardGroups } from './groups.ts';
+import type { FsdpOptions, MixedPrecision } from './options.ts';
+import { titleOf } from './unit.ts';
 
 /** A unit before it has memory. */
 export interface PlannedUnit {
@@ -30,7 +34,7 @@ function breadthFirst(from: Module, borders: ReadonlySet<Module>): Module[] {
 
 /**
  * The units of `root`, innermost first, the root last. `alreadyWrapped` are modules that an earlier FSDP holds.
- * Errors: tied parameters in different units, mixed dtypes or integer parameters in one, a part of an atomic module.
+ * Errors: tied parameters in different units, integer parameters that are trained, a part of an atomic module.
  */
 export function planUnits(
   root: Module,
@@ -66,8 +70,11 @@ export function planUnits(
         );
       }
       holder.set(parameter, unit.name || 'the root');
+      if (parameter.requiresGrad && !isFloating(parameter.dtype))
+        throw new Error(
+          `FSDP: parameter ${parameter.name} is ${parameter.dtype}; only floating parameters can be trained (requiresGrad = false freezes it)`,
+        );
     }
-    checkDtypes(unit);
   }
   return units;
 }
@@ -80,18 +87,40 @@ function checkAtomic(root: Module, wrapped: ReadonlySet<Module>): void {
   }
 }
 
-function checkDtypes(unit: PlannedUnit): void {
-  const first = unit.parameters[0];
-  for (const parameter of unit.parameters) {
-    if (!isFloating(parameter.dtype)) {
-      throw new Error(
-        `FSDP: parameter ${parameter.name} is ${parameter.dtype}; only floating parameters can be sharded`,
-      );
-    }
-    if (parameter.dtype !== first!.dtype) {
-      throw new Error(
-        `FSDP: the parameters of ${unit.name || 'the root unit'} have different dtypes: ${first!.name} is ${first!.dtype}, ${parameter.name} is ${parameter.dtype}`,
-      );
-    }
+/**
+ * The buckets of a unit: one for each dtype and use of its parameters, in the order in which they first come, trained ones first.
+ */
+export function bucketsOf(
+  { name, parameters }: Pick<PlannedUnit, 'name' | 'parameters'>,
+  groups: ShardGroups,
+  mixedPrecision: MixedPrecision | undefined,
+): BucketShape[] {
+  const buckets = new Map<string, { dtypes: BucketDtypes; isTrainable: boolean; members: Parameter[] }>();
+  const ordered = [...parameters.filter((p) => p.requiresGrad), ...parameters.filter((p) => !p.requiresGrad)];
+  for (const parameter of ordered) {
+    const dtypes = dtypesOf(parameter, mixedPrecision);
+    const isTrainable = parameter.requiresGrad;
+    const key = [dtypes.master, dtypes.compute, isTrainable].join();
+    const bucket = buckets.get(key) ?? { dtypes, isTrainable, members: [] };
+    bucket.members.push(parameter);
+    buckets.set(key, bucket);
   }
+  return [...buckets.values()].map(({ dtypes, isTrainable, members }) => ({
+    title: titleOf(name),
+    layout: new FlatLayout(members, groups.shard.size),
+    groups,
+    dtypes,
+    isTrainable,
+  }));
+}
+
+function dtypesOf({ dtype: own }: Parameter, mixedPrecision: MixedPrecision | undefined): BucketDtypes {
+  // Frozen integers (quantised weights) stay what they are.
+  if (!isFloating(own)) return { master: own, compute: own, reduce: 'float32' };
+  const compute = mixedPrecision?.paramDtype ?? own;
+  return {
+    master: mixedPrecision ? 'float32' : own,
+    compute,
+    reduce: mixedPrecision?.reduceDtype ?? (mixedPrecision?.paramDtype ? compute : own),
+  };
 }

@@ -1,5 +1,6 @@
-// What the parallel layers of one model share.
+// What the divided layers of one model share.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
+import type { Module } from '../../nn/module.ts';
 
 /** The tensor-parallel group of a transformed model. */
 export interface TensorParallel {
@@ -10,6 +11,16 @@ export interface TensorParallel {
   sequenceParallel: boolean;
   /** Whether rank 0 alone holds the weights: FSDP must then send them. */
   readonly loadsFromRank0: boolean;
-  /** Throws when the ranks of the group were given different token ids (RANKZERO_DEBUG=1). Collective; blocks. */
-  readonly checkInputs?: ((ids: Int32Array) => void) | undefined;
+}
+
+const divided = new WeakMap<Module, TensorParallel>();
+
+/** @internal `model` was divided. */
+export function markDivided(model: Module, tp: TensorParallel): void {
+  divided.set(model, tp);
+}
+
+/** Over which ranks transform divided `model`; undefined where it did not. */
+export function tensorParallelOf(model: Module): TensorParallel | undefined {
+  return divided.get(model);
 }

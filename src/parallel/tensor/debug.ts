@@ -1,12 +1,14 @@
 // The debug mode of tensor parallelism: all ranks of a group must get the same batch, or their sums mean nothing.
 import { createHash } from 'node:crypto';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
+import type { Tensor } from '../../tensor/tensor.ts';
 
-/** The check that RANKZERO_DEBUG=1 asks for; undefined without it. */
-export function inputCheck(group: ProcessGroup): ((ids: Int32Array) => void) | undefined {
+/** The check that RANKZERO_DEBUG=1 asks for; undefined without it. Collective; blocks. */
+export function inputCheck(group: ProcessGroup): ((ids: Tensor) => void) | undefined {
   if (['', '0', undefined].includes(process.env.RANKZERO_DEBUG) || group.size === 1) return undefined;
   return (ids) => {
-    const own = createHash('sha256').update(ids).digest();
+    const values = BigInt64Array.from((ids.hostValues ?? ids.dataSync()) as ArrayLike<bigint>, BigInt);
+    const own = createHash('sha256').update(new Uint8Array(values.buffer)).digest();
     const all = group.allGatherBytes(own).map((bytes) => Buffer.from(bytes));
     const other = all.findIndex((theirs) => !theirs.equals(all[0]!));
     if (other < 0) return;

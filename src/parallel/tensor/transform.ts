@@ -6,11 +6,10 @@ import { CausalLM } from '../../models/causal_lm.ts';
 import type { ModelConfig } from '../../models/config.ts';
 import type { Module } from '../../nn/module.ts';
 import { currentRecipe, type Parameter, withMetaParameters } from '../../nn/parameter.ts';
-import { FromRank0Recipe, ReceiveRecipe, SplitRecipe } from '../../nn/recipe.ts';
+import { FromRank0Recipe, PartRecipe, ReceiveRecipe } from '../../nn/recipe.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
-import type { TensorParallel } from './context.ts';
-import { inputCheck } from './debug.ts';
+import { markDivided, type TensorParallel } from './context.ts';
 import { parallelize } from './parallelize.ts';
 
 export interface TransformOptions {
@@ -30,8 +29,8 @@ export interface TransformOptions {
 
 /**
  * A new model whose linear, embedding and attention layers are divided over the tensor-parallel group of this rank (init),
- * ready for FSDP; mirrors torch.sagemaker.transform. Parameters keep their names; `parameter.split` says which part of the
- * whole each is. With any parameter on meta the new model is on meta.
+ * ready for FSDP; mirrors torch.sagemaker.transform. Parameters keep their names; `parameter.placement` says which part of
+ * the whole each is. With any parameter on meta the new model is on meta.
  *
  * With `loadStateDictFromRank0` only rank 0's weights count. In its tensor-parallel group the parameters report device
  * `cpu` at once; reading one there before the wrap is a collective of that group, writing one ends its recipe. Elsewhere
@@ -52,9 +51,9 @@ function transformCausalLM(model: CausalLM, options: TransformOptions): CausalLM
   const config = options.config ?? model.config;
   const family = familyOf(config);
   const size = state.tpSize;
-  if (!family.tensorParallelPlan)
+  if (!family.parallelPlan)
     throw new Error(
-      `transform: model_type "${config.modelType}" has no tensor-parallel plan; supported: ${supportedFamilies().join(', ')}`,
+      `transform: model_type "${config.modelType}" has no parallel plan; supported: ${supportedFamilies().join(', ')}`,
     );
   const originals = new Map(model.namedParameters({ removeDuplicate: false }));
   const first = [...originals.values()][0];
@@ -68,17 +67,16 @@ function transformCausalLM(model: CausalLM, options: TransformOptions): CausalLM
     size,
     sequenceParallel: (options.sequenceParallel ?? false) && size > 1,
     loadsFromRank0: loads,
-    checkInputs: inputCheck(state.tpProcessGroup!),
   };
   const dtype = options.dtype ?? (first!.dtype as FloatDType);
   const out = withMetaParameters(() => {
     const fresh = family.create(config, dtype);
     applyTies(fresh, tiedNames(model));
-    if (size > 1) parallelize(fresh, family.tensorParallelPlan!, tp);
+    if (size > 1) parallelize(fresh, family.parallelPlan!, tp, state.deviceMesh!);
     return fresh;
   });
   out.source = model.source;
-  out.tensorParallel = tp;
+  markDivided(out, tp);
   for (const [name, parameter] of out.namedParameters()) {
     const original = originals.get(name)!;
     parameter.requiresGrad = original.requiresGrad;
@@ -96,7 +94,7 @@ function receive(parameter: Parameter, original: Parameter, onMeta: boolean, tp:
   if (isSource) {
     const whole = currentRecipe(original);
     parameter.setRecipe(
-      parameter.split ? new FromRank0Recipe(tp.group, new SplitRecipe(whole, parameter.split)) : whole,
+      tp.size > 1 ? new FromRank0Recipe(tp.group, new PartRecipe(whole, parameter.placement)) : whole,
     );
   } else if (state.dpRank === 0) parameter.setRecipe(new FromRank0Recipe(tp.group, undefined));
   else if (!onMeta) parameter.setRecipe(new ReceiveRecipe());

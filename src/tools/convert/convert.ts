@@ -7,7 +7,6 @@ import { SafetensorsWriter } from '../../checkpoint/safetensors.ts';
 import { openPretrained as openPretrainedWriter } from '../../checkpoint/save_pretrained.ts';
 import {
   type PieceInfo,
-  type PieceKind,
   pieceKey,
   shardedFormat,
   shardedVersion,
@@ -15,11 +14,11 @@ import {
 } from '../../checkpoint/sharded-format.ts';
 import { publishSharded } from '../../checkpoint/sharded-publish.ts';
 import { familyOf } from '../../models/auto.ts';
-import type { TensorSplit } from '../../nn/split.ts';
-import { splitsOf } from '../../parallel/tensor/splits.ts';
+import { Placement } from '../../nn/placement.ts';
+import { placementsOf } from '../../parallel/tensor/placements.ts';
 import { dtypeSize } from '../../tensor/dtype.ts';
 import { numelOf, Tensor } from '../../tensor/tensor.ts';
-import { openSource, type Source, type StoredValues, wholeSplit } from './source.ts';
+import { openSource, type Source, type StoredValues } from './source.ts';
 
 export interface ConvertOptions {
   /** A Hugging Face folder, or a sharded checkpoint (finetune's `checkpoint-N`, saveShardedCheckpoint). */
@@ -61,21 +60,21 @@ export async function convertCheckpoint(options: ConvertOptions): Promise<Conver
 /** Elements [from, to) of a part. */
 interface Piece {
   values: StoredValues;
-  split: TensorSplit;
+  placement: Placement;
   from: number;
   to: number;
 }
 
 /** Copies a piece chunk by chunk; resolves when the file has it. */
 async function copy(
-  { values, split, from, to }: Piece,
+  { values, placement, from, to }: Piece,
   write: (part: Tensor, offset: number) => void,
   drain: () => Promise<void>,
   advance: (bytes: number) => void,
 ): Promise<void> {
   for (let at = from; at < to; at += chunk) {
     using part = Tensor.empty([Math.min(chunk, to - at)], values.dtype, 'staging');
-    values.read(part, at, split);
+    values.read(part, at, placement);
     write(part, at - from);
     await drain();
     advance(part.numel * dtypeSize(values.dtype));
@@ -102,10 +101,14 @@ async function writePretrained(source: Source, options: ConvertOptions): Promise
   }));
   const total = source.parameters.reduce((sum, { shape, dtype }) => sum + numelOf(shape) * dtypeSize(dtype), 0);
   const progress = progressOf(options, total);
-  const writer = await openPretrainedWriter(out, { config: source.model.config, source: source.companions }, tensors);
+  const writer = await openPretrainedWriter(
+    out,
+    { configText: source.model.configText, source: source.companions },
+    tensors,
+  );
   try {
     for (const values of source.parameters) {
-      const piece = { values, split: wholeSplit(values.shape), from: 0, to: numelOf(values.shape) };
+      const piece = { values, placement: new Placement(values.shape), from: 0, to: numelOf(values.shape) };
       await copy(
         piece,
         (part, offset) => writer.write(values.name, part, offset),
@@ -124,10 +127,10 @@ async function writePretrained(source: Source, options: ConvertOptions): Promise
 async function writeSharded(source: Source, options: ConvertOptions): Promise<ConvertReport> {
   const { out, tensorParallelDegree: tp = 1, shards = 1 } = options;
   const { config } = source.model;
-  const plan = familyOf(config).tensorParallelPlan;
-  if (tp > 1 && !plan) throw new Error(`convert: model_type "${config.modelType}" has no tensor-parallel plan`);
-  const splits = Array.from({ length: tp }, (_, rank) =>
-    tp === 1 ? undefined : splitsOf(source.model, plan!, tp, rank),
+  const plan = familyOf(config).parallelPlan;
+  if (tp > 1 && !plan) throw new Error(`convert: model_type "${config.modelType}" has no parallel plan`);
+  const placements = Array.from({ length: tp }, (_, rank) =>
+    tp === 1 ? undefined : placementsOf(source.model, plan!, { axis: 'tensor', size: tp, rank }),
   );
   const files = tp * shards;
   const id = randomBytes(6).toString('hex');
@@ -142,7 +145,7 @@ async function writeSharded(source: Source, options: ConvertOptions): Promise<Co
       await writeFile(
         join(temporary, shardFileName(file, files)),
         id,
-        piecesOf(source, splits[rank], shard, shards),
+        piecesOf(source, placements[rank], shard, shards),
         progress,
       );
     }
@@ -167,28 +170,29 @@ async function writeSharded(source: Source, options: ConvertOptions): Promise<Co
 /** What one file holds: of every parameter and moment, one shard of one part. */
 function piecesOf(
   source: Source,
-  splits: ReadonlyMap<string, TensorSplit> | undefined,
+  placements: ReadonlyMap<string, Placement> | undefined,
   shard: number,
   shards: number,
 ): Map<string, { piece: Piece; info: PieceInfo }> {
   const pieces = new Map<string, { piece: Piece; info: PieceInfo }>();
-  const kinds: [PieceKind, StoredValues[]][] = [
+  const kinds: [string, StoredValues[]][] = [
     ['parameter', source.parameters],
     ['exp_avg', source.expAvg],
     ['exp_avg_sq', source.expAvgSq],
   ];
   for (const [kind, list] of kinds) {
     for (const values of list) {
-      const split = splits?.get(values.name) ?? wholeSplit(values.shape);
-      if (!split.isPrimary) continue;
-      const from = Math.floor((split.realNumel * shard) / shards);
-      const to = Math.floor((split.realNumel * (shard + 1)) / shards);
-      if (from === to) continue;
-      const block = split.parts > 1 ? split.block : undefined;
-      pieces.set(pieceKey(kind, values.name), {
-        piece: { values, split, from, to },
-        info: { shape: values.shape, start: from, block, step: values.step },
-      });
+      const placement = placements?.get(values.name) ?? new Placement(values.shape);
+      if (!placement.isFirst) continue;
+      const { realNumel, isWhole } = placement;
+      const from = Math.floor((realNumel * shard) / shards);
+      const to = Math.floor((realNumel * (shard + 1)) / shards);
+      for (const [i, { block, start, at, length }] of [...placement.pieces(from, to - from)].entries()) {
+        pieces.set(pieceKey(kind, values.name, i), {
+          piece: { values, placement, from: from + at, to: from + at + length },
+          info: { shape: values.shape, start, block: isWhole ? undefined : block, step: values.step },
+        });
+      }
     }
   }
   return pieces;

@@ -11,8 +11,8 @@ import type { CausalLM } from '../../models/causal_lm.ts';
 import { AutoConfig } from '../../models/config.ts';
 import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
 import { currentRecipe } from '../../nn/parameter.ts';
-import { SplitRecipe } from '../../nn/recipe.ts';
-import { TensorSplit } from '../../nn/split.ts';
+import type { Placement } from '../../nn/placement.ts';
+import { PartRecipe } from '../../nn/recipe.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { DType } from '../../tensor/dtype.ts';
 import type { Shape, Tensor } from '../../tensor/tensor.ts';
@@ -26,7 +26,7 @@ export interface StoredValues {
   /** Optimizer steps, for moments. */
   step?: number | undefined;
   /** Enqueues: `target` gets elements `start` … of this part. */
-  read(target: Tensor, start: number, split: TensorSplit): void;
+  read(target: Tensor, start: number, placement: Placement): void;
 }
 
 export interface Source {
@@ -63,7 +63,8 @@ async function openPretrained(source: string): Promise<Source> {
       name,
       shape: parameter.shape,
       dtype: parameter.checkpointDtype!,
-      read: (target: Tensor, start: number, split: TensorSplit) => new SplitRecipe(recipe, split).read(target, start),
+      read: (target: Tensor, start: number, placement: Placement) =>
+        new PartRecipe(recipe, placement).read(target, start),
     };
   });
   return {
@@ -119,7 +120,7 @@ async function openSharded(dir: string, given: string | undefined): Promise<Sour
             shape,
             dtype,
             step,
-            read: (target, start, split) => checkpoint.read(piece, target, start, split),
+            read: (target, start, placement) => checkpoint.read(piece, target, start, placement),
           },
         ];
       });
@@ -138,9 +139,4 @@ async function openSharded(dir: string, given: string | undefined): Promise<Sour
     checkpoint.close();
     throw error;
   }
-}
-
-/** The whole, as a part. */
-export function wholeSplit(shape: Shape): TensorSplit {
-  return new TensorSplit(shape, undefined, 1, 0);
 }

@@ -12,12 +12,12 @@ import type { CausalLM } from '../../models/causal_lm.ts';
 import { AutoConfig, type ModelConfig } from '../../models/config.ts';
 import { type DryWire, type MemoryByKind, type NativeMemoryStats, native } from '../../native.ts';
 import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
+import type { ParallelPlan } from '../../nn/plan.ts';
 import type { Recipe } from '../../nn/recipe.ts';
 import { AdamW } from '../../optim/adamw.ts';
 import { countNumParams } from '../../parallel/delayed_param.ts';
 import type { FsdpUnit } from '../../parallel/fsdp/unit.ts';
-import type { TensorParallelPlan } from '../../parallel/tensor/plan.ts';
-import { checkDivides, stylesOf } from '../../parallel/tensor/splits.ts';
+import { checkDivides, rulesOf } from '../../parallel/tensor/placements.ts';
 import { dtypeSize } from '../../tensor/dtype.ts';
 import { memoryStats, resetPeakMemoryStats } from '../../tensor/memory.ts';
 import { wrapModel } from '../../train/model.ts';
@@ -43,18 +43,17 @@ const fromFile: Recipe = { writer: 'file', fileBytes: 0, read: () => {}, readRow
 export function checkDivision(model: CausalLM, { nproc, tp }: Pick<FinetuneOptions, 'nproc' | 'tp'>): void {
   if (tp === 1) return;
   const { config } = model;
-  const plan = familyOf(config).tensorParallelPlan;
-  if (!plan)
-    throw new RangeError(`model_type "${config.modelType}" has no tensor-parallel plan; only degree 1 is possible`);
+  const plan = familyOf(config).parallelPlan;
+  if (!plan) throw new RangeError(`model_type "${config.modelType}" has no parallel plan; only degree 1 is possible`);
   const problem = divisionProblem(model, plan, tp);
   if (!problem) return;
   const possible = divisors(nproc).filter((degree) => !divisionProblem(model, plan, degree));
   throw new RangeError(`${problem}; the nearest degrees that fit ${nproc} ranks: ${neighbours(possible, tp)}`);
 }
 
-function divisionProblem(model: CausalLM, plan: TensorParallelPlan, size: number): string | undefined {
+function divisionProblem(model: CausalLM, plan: ParallelPlan, size: number): string | undefined {
   try {
-    checkDivides(model, stylesOf(model, plan), size);
+    checkDivides(model, rulesOf(model, plan), size);
     return undefined;
   } catch (error) {
     if (error instanceof RangeError) return error.message;
@@ -134,9 +133,12 @@ function fullBatches(batchSize: number, gradAccum: number, seqLength: number): D
 }
 
 function largest(units: readonly FsdpUnit[]): PlanReport['model']['largestUnit'] {
-  const bytes = (unit: FsdpUnit): number => unit.layout.numel * dtypeSize(unit.dtypes.compute);
-  const unit = units.reduce((a, b) => (bytes(b) > bytes(a) ? b : a));
-  return { name: unit.name || 'the root', parameters: unit.layout.parameterNumel, bytes: bytes(unit) };
+  const sizes = units.map(({ name, buckets }) => ({
+    name: name || 'the root',
+    parameters: buckets.reduce((sum, { layout }) => sum + layout.parameterNumel, 0),
+    bytes: buckets.reduce((sum, { layout, dtypes }) => sum + layout.numel * dtypeSize(dtypes.compute), 0),
+  }));
+  return sizes.reduce((a, b) => (b.bytes > a.bytes ? b : a));
 }
 
 function peaks(loading: NativeMemoryStats, training: NativeMemoryStats): PlannedMemory {

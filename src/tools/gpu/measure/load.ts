@@ -29,7 +29,7 @@ async function load(unit: string, { size }: PartOptions): Promise<UnitResult> {
       const fsdp = new FSDP(model, { syncModuleStates: true });
       native.streamSynchronize(native.computeStream(1));
       times.push((performance.now() - start) / 1000);
-      for (const { shard } of fsdp.units) shard.dispose();
+      for (const { buckets } of fsdp.units) for (const { shard } of buckets) shard.dispose();
       native.memoryTrim();
     }
     dist.destroyProcessGroup();

@@ -1,6 +1,5 @@
 // Wrap policies: which modules become FSDP units. A policy gets the root and gives the modules, in any order; the root is
 // always a unit itself.
-import { CausalLM } from '../../models/causal_lm.ts';
 import { type Module, ModuleList } from '../../nn/module.ts';
 
 export type WrapPolicy = (root: Module) => readonly Module[];
@@ -8,28 +7,29 @@ export type WrapPolicy = (root: Module) => readonly Module[];
 type ModuleClass = abstract new (...args: never[]) => Module;
 
 /**
- * Modules of the given classes. Without classes: the decoder layers of a model of this package, and its embedding and head
- * as units of their own where they are not tied. Error: a class of which the model has no module.
+ * Modules of the given classes. Without classes: what the model advises, which for models of this package are the decoder layers,
+ * and embedding and head where they are not tied. Error: a class of which the model has no module.
  */
 export function transformerAutoWrapPolicy(classes?: readonly ModuleClass[]): WrapPolicy {
   return (root) => {
-    const wanted = classes ?? (root instanceof CausalLM ? [root.decoderLayerClass as ModuleClass] : undefined);
-    if (!wanted) {
+    if (!classes) {
+      if (root.unitModules) return root.unitModules;
       throw new Error(
         `transformerAutoWrapPolicy: ${root.constructor.name} is not a model of this package; name the layer classes: transformerAutoWrapPolicy([MyLayer])`,
       );
     }
     const all = [...root.modules()];
-    for (const layerClass of wanted) {
+    for (const layerClass of classes) {
       if (!all.some((module) => module instanceof layerClass)) {
         throw new Error(
           `transformerAutoWrapPolicy: could not find the layer class ${layerClass.name} in ${root.constructor.name}`,
         );
       }
     }
-    const units = all.filter((module) => wanted.some((layerClass) => module instanceof layerClass));
-    if (root instanceof CausalLM && !root.isTied) units.push(root.inputEmbedding, root.outputHead);
-    return units;
+    const units = new Set(all.filter((module) => classes.some((layerClass) => module instanceof layerClass)));
+    const layers = new Set(root.repeatedModules);
+    for (const module of root.unitModules ?? []) if (!layers.has(module)) units.add(module);
+    return [...units];
   };
 }
 

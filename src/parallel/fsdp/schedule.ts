@@ -11,11 +11,11 @@ import { Tensor } from '../../tensor/tensor.ts';
 import type { FsdpOptions, ShardingStrategy } from './options.ts';
 import type { FsdpUnit } from './unit.ts';
 
-// A unit answers to the runtime of the outermost module that holds it.
-const runtimes = new WeakMap<FsdpUnit, FsdpRuntime>();
+// A unit answers to the schedule of the outermost module that holds it.
+const schedules = new WeakMap<FsdpUnit, UnitSchedule>();
 
 /** Schedules the units below one root. */
-export class FsdpRuntime {
+export class UnitSchedule {
   readonly units: FsdpUnit[] = [];
   private readonly strategy: ShardingStrategy;
   private readonly forwardPrefetch: boolean;
@@ -25,10 +25,10 @@ export class FsdpRuntime {
   private lastOrder: FsdpUnit[] = [];
   private currentOrder: FsdpUnit[] = [];
   private depth = 0;
-  /** The backward whose end this runtime waits for. One that threw has no end, and is replaced by the next. */
+  /** The backward whose end this schedule waits for. One that threw has no end, and is replaced by the next. */
   private endsWith: object | undefined;
   /** The whole gradients of the unit that was reduced last, on a device. */
-  private reduced: Tensor | undefined;
+  private reduced: readonly Tensor[] = [];
   /** In profiles: the unit whose backward is being enqueued, one after the other. */
   private readonly inBackward = new OpenSpan();
 
@@ -51,16 +51,17 @@ export class FsdpRuntime {
   add(unit: FsdpUnit, isRoot: boolean): void {
     this.units.push(unit);
     if (isRoot) this.root = unit;
-    runtimes.set(unit, this);
-    hook(unit.module, 'forward', (inner, args) => runtimes.get(unit)!.enter(unit, inner, args));
-    if ('step' in unit.module) hook(unit.module, 'step', (inner, args) => runtimes.get(unit)!.enter(unit, inner, args));
+    schedules.set(unit, this);
+    hook(unit.module, 'forward', (inner, args) => schedules.get(unit)!.enter(unit, inner, args));
+    if ('step' in unit.module)
+      hook(unit.module, 'step', (inner, args) => schedules.get(unit)!.enter(unit, inner, args));
   }
 
   /** Takes over units that were wrapped on their own before the root was. */
   adopt(units: readonly FsdpUnit[]): void {
     for (const unit of units) {
       this.units.push(unit);
-      runtimes.set(unit, this);
+      schedules.set(unit, this);
     }
   }
 
@@ -142,8 +143,8 @@ export class FsdpRuntime {
   }
 
   private dropReduced(): void {
-    this.reduced?.dispose();
-    this.reduced = undefined;
+    for (const gradient of this.reduced) gradient.dispose();
+    this.reduced = [];
   }
 
   private registerEnd(): void {

@@ -1,0 +1,137 @@
+// The gradient of a bucket: backward writes it whole, straight into one flat buffer, and it is reduced to this rank's shard.
+
+import type { GradSink } from '../../autograd/record.ts';
+import { span } from '../../core/recorder.ts';
+import type { ProcessGroup } from '../../distributed/process_group.ts';
+import { native } from '../../native.ts';
+import type { Parameter } from '../../nn/parameter.ts';
+import type { FloatDType } from '../../tensor/dtype.ts';
+import { communicationStream, computeStream, onStream, order } from '../../tensor/streams.ts';
+import { Tensor } from '../../tensor/tensor.ts';
+import { type BucketShape, viewsOf } from './bucket.ts';
+import { sharedTensor } from './memory.ts';
+
+export class BucketGradient {
+  /** This rank's reduced gradient, in the master dtype; undefined before the first backward and after zero. */
+  shard: Tensor | undefined;
+  /** A factor (1) float32 that clipping left for the optimizer to apply. */
+  scale: Tensor | undefined;
+  /** Gradients are kept unsharded while true (noSync). */
+  accumulateOnly = false;
+
+  private full: Tensor | undefined;
+  private views: Map<Parameter, Tensor> | undefined;
+  private readonly written = new Set<Parameter>();
+  private readonly bucket: BucketShape;
+  private readonly onReduceScatter: () => void;
+
+  /** `onReduceScatter`: called when one is enqueued. */
+  constructor(bucket: BucketShape, onReduceScatter: () => void) {
+    this.bucket = bucket;
+    this.onReduceScatter = onReduceScatter;
+  }
+
+  /** Where backward writes the gradient of a parameter. */
+  sink(parameter: Parameter): GradSink {
+    const { layout, groups, dtypes } = this.bucket;
+    if (!this.full) {
+      const readers = groups.shard.size > 1 ? groups.shard : groups.replicate;
+      this.full = sharedTensor(readers, layout.numel, dtypes.reduce, 'gradient');
+      this.views = viewsOf(layout, this.full);
+      this.written.clear();
+    }
+    const accumulate = this.written.has(parameter);
+    this.written.add(parameter);
+    return { target: this.views!.get(parameter)!, accumulate };
+  }
+
+  /** Whether reduce() has anything to do: not inside noSync. */
+  get isUnreduced(): boolean {
+    return this.full !== undefined && !this.accumulateOnly;
+  }
+
+  /** Backward is past this unit: enqueues the reduction of what it accumulated. The caller disposes the whole gradient. */
+  reduce(): Tensor | undefined {
+    const grad = this.full;
+    if (!grad || this.accumulateOnly) return undefined;
+    span('reduce', this.bucket.title, () => this.enqueueReduction(grad));
+    return grad;
+  }
+
+  private enqueueReduction(grad: Tensor): void {
+    this.zeroUnwritten(grad);
+    const stream = communicationStream();
+    order(computeStream, stream);
+    onStream(stream, () => {
+      const { shard, replicate } = this.bucket.groups;
+      const accumulate = this.shard !== undefined;
+      let part = grad;
+      if (shard.size > 1) {
+        // With replicas, the new part is averaged over them before it joins what earlier steps left.
+        const direct = replicate.size === 1;
+        part = direct && accumulate ? this.shard! : this.emptyShard(replicate);
+        shard.reduceScatter(part.handle, grad.handle, 'avg', direct && accumulate);
+        this.onReduceScatter();
+        if (direct) {
+          this.shard = part;
+          return;
+        }
+      }
+      if (replicate.size > 1) replicate.allReduce(part.handle, 'avg');
+      this.join(part);
+      if (part !== grad) part.dispose();
+    });
+    for (const view of this.views!.values()) view.dispose();
+    this.views = undefined;
+    this.full = undefined;
+  }
+
+  private emptyShard(readers: ProcessGroup): Tensor {
+    const { layout, dtypes } = this.bucket;
+    const dtype = readers.size > 1 ? dtypes.reduce : (dtypes.master as FloatDType);
+    return sharedTensor(readers, layout.shardNumel, dtype, 'gradient');
+  }
+
+  /** Adds a reduced part to the gradient shard. */
+  private join(part: Tensor): void {
+    const { layout, dtypes } = this.bucket;
+    if (this.shard) native.add(this.shard.handle, this.shard.handle, part.handle);
+    else if (part.dtype === dtypes.master) this.shard = part.detach();
+    else {
+      this.shard = Tensor.empty([layout.shardNumel], dtypes.master, 'gradient', part.device);
+      this.shard.copyFrom(part);
+    }
+  }
+
+  private zeroUnwritten(grad: Tensor): void {
+    const { layout } = this.bucket;
+    const zero = (from: number, to: number): void => {
+      using range = grad.slice(from, [to - from]);
+      native.fill(range.handle, 0);
+    };
+    for (const [from, to] of layout.gaps(0, layout.numel)) zero(from, to);
+    for (const { parameter, offset, numel } of layout.spans) {
+      if (!this.written.has(parameter)) zero(offset, offset + numel);
+    }
+    this.written.clear();
+  }
+
+  zero(): void {
+    this.shard?.dispose();
+    this.shard = undefined;
+    this.scale?.dispose();
+    this.scale = undefined;
+    if (this.views) for (const view of this.views.values()) view.dispose();
+    this.views = undefined;
+    this.full?.dispose();
+    this.full = undefined;
+  }
+
+  /** @internal Applies a factor that clipping left, for readers of the gradient other than the optimizer. */
+  applyScale(): void {
+    if (!this.scale || !this.shard) return;
+    native.scale(this.shard.handle, this.shard.handle, this.scale.handle, 1, false);
+    this.scale.dispose();
+    this.scale = undefined;
+  }
+}
