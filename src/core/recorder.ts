@@ -1,6 +1,7 @@
 // What the program calls while it may be profiled: spans say what the JavaScript thread is at. They cost a test of a number
 // when nothing is recorded. Tasks that are enqueued inside a span carry its name.
 import { type NativeRecording, native } from '../native.ts';
+import { settle } from './finally.ts';
 
 /** The number of the recording in progress; 0: none. */
 let current = 0;
@@ -72,17 +73,7 @@ export function span<T>(kind: string, label: string, fn: () => T): T {
   if (!current) return fn();
   const open = new OpenSpan();
   open.open(kind, label);
-  let isAsync = false;
-  try {
-    const result = fn();
-    if (result instanceof Promise) {
-      isAsync = true;
-      return result.finally(() => open.close()) as T;
-    }
-    return result;
-  } finally {
-    if (!isAsync) open.close();
-  }
+  return settle(fn, () => open.close());
 }
 
 /**

@@ -1,5 +1,6 @@
 // Work that any rank may fail at (a full disk, a broken file) and that counts only if it succeeded everywhere: a failure of
 // one rank becomes the same error on all of them, so that none waits for a rank that has given up.
+import { allGatherJson, broadcastJson } from './exchange.ts';
 import type { ProcessGroup } from './process_group.ts';
 
 /** An error of some rank, thrown on every rank of the group. */
@@ -30,9 +31,7 @@ export async function onAllRanks<T>(group: ProcessGroup, what: string, fn: () =>
   const own = failed
     ? { message: String((failure as Error).message ?? failure), code: (failure as { code?: string }).code }
     : null;
-  const all = group
-    .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
-    .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as typeof own);
+  const all = allGatherJson(group, own);
   const first = all.findIndex((outcome) => outcome !== null);
   if (first < 0) return result as T;
   const rank = group.ranks[first]!;
@@ -45,6 +44,5 @@ export async function onAllRanks<T>(group: ProcessGroup, what: string, fn: () =>
 /** What rank 0 of `group` returned from `fn`, as JSON; the others do not run it. Collective; blocks. */
 export async function fromRank0<T>(group: ProcessGroup, what: string, fn: () => T | Promise<T>): Promise<T> {
   const value = await onAllRanks(group, what, async () => (group.rank === 0 ? ((await fn()) as T) : undefined));
-  const bytes = group.rank === 0 ? new TextEncoder().encode(JSON.stringify(value ?? null)) : undefined;
-  return JSON.parse(new TextDecoder().decode(group.broadcastBytes(bytes, 0))) as T;
+  return broadcastJson(group, value);
 }

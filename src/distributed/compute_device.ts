@@ -1,6 +1,7 @@
 // Which device the ranks of a job compute on: the same kind on all of them, and one of its own for each.
 import { type NativeAccelerator, type NativeDevice, native } from '../native.ts';
 import { computeDevice, isDeviceInUse, useDevice } from '../tensor/streams.ts';
+import { allGatherJson } from './exchange.ts';
 import { dist } from './index.ts';
 
 /** `auto`: a GPU for each rank where there is one, else the CPU. */
@@ -31,11 +32,7 @@ interface Finding {
  * rank that has no device of its own where others do.
  */
 export function selectDevice(wanted: DeviceChoice): SelectedDevice {
-  return select(wanted, dist.getLocalRank(), dist.getWorldSize(), (own) =>
-    dist.group
-      .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
-      .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as Finding),
-  );
+  return select(wanted, dist.getLocalRank(), dist.getWorldSize(), (own) => allGatherJson(dist.group, own));
 }
 
 /** @internal As selectDevice, for a process that joins no job whatever the environment says: the first device. */

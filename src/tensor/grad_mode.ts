@@ -1,4 +1,6 @@
 // Whether ops record a graph.
+import { settle } from '../core/finally.ts';
+
 let enabled = true;
 
 export function isGradEnabled(): boolean {
@@ -9,20 +11,9 @@ export function isGradEnabled(): boolean {
 export function withGrad<T>(value: boolean, fn: () => T): T {
   const previous = enabled;
   enabled = value;
-  let result: T;
-  try {
-    result = fn();
-  } catch (error) {
+  return settle(fn, () => {
     enabled = previous;
-    throw error;
-  }
-  if (result instanceof Promise) {
-    return result.finally(() => {
-      enabled = previous;
-    }) as T;
-  }
-  enabled = previous;
-  return result;
+  });
 }
 
 /** Runs `fn` without recording a graph, as torch.no_grad. An async `fn` keeps it off until its promise settles. */

@@ -1,4 +1,5 @@
 // Scopes free the tensors that were made inside them and are not returned. Every op result belongs to the innermost scope.
+import { settle } from '../core/finally.ts';
 import type { Tensor } from './tensor.ts';
 
 let current: Set<Tensor> | undefined;
@@ -35,29 +36,8 @@ export function scope<T>(fn: () => T): T {
   const parent = current;
   const own = new Set<Tensor>();
   current = own;
-  let result: T;
-  try {
-    result = fn();
-  } catch (error) {
+  return settle(fn, (value) => {
     current = parent;
-    close(own, parent, undefined);
-    throw error;
-  }
-  if (result instanceof Promise) {
-    return result.then(
-      (value) => {
-        current = parent;
-        close(own, parent, value);
-        return value;
-      },
-      (error) => {
-        current = parent;
-        close(own, parent, undefined);
-        throw error;
-      },
-    ) as T;
-  }
-  current = parent;
-  close(own, parent, result);
-  return result;
+    close(own, parent, value);
+  });
 }

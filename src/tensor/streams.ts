@@ -99,6 +99,15 @@ export function order(stream: number, waiting: number): void {
   native.eventRelease(event);
 }
 
+/** `fn` on the communication stream, between what was computed so far and what is computed from now on. The host does not wait. */
+export function onCommunicationStream<T>(fn: () => T): T {
+  const comm = communicationStream();
+  order(computeStream, comm);
+  const result = onStream(comm, fn);
+  order(comm, computeStream);
+  return result;
+}
+
 /** As order, behind everything that was computed so far, on the device and on the host. */
 export function orderBehindComputing(waiting: number): void {
   for (const stream of new Set([hostComputeStream, computeStream])) order(stream, waiting);

@@ -12,7 +12,7 @@ import { type ScheduleName, scheduleFactor } from '../optim/schedule.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { memoryStats } from '../tensor/memory.ts';
 import { scope } from '../tensor/scope.ts';
-import { communicationStream, computeDevice, computeStream, onStream, order } from '../tensor/streams.ts';
+import { computeDevice, onCommunicationStream } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { StepRecord } from './reporter.ts';
 
@@ -196,9 +196,6 @@ function share(metrics: Tensor, wantsStop: boolean): void {
   write(metrics, 1, wantsStop ? 1 : 0);
   const { group } = dist;
   if (group.size === 1) return;
-  const comm = communicationStream();
-  order(computeStream, comm);
   using head = metrics.slice(0, [2]);
-  onStream(comm, () => group.allReduce(head.handle, 'avg'));
-  order(comm, computeStream);
+  onCommunicationStream(() => group.allReduce(head.handle, 'avg'));
 }
