@@ -1,7 +1,7 @@
 // A Hugging Face checkpoint folder: model.safetensors, or several files and model.safetensors.index.json. Reading gives
 // one map from names to places in open files; writing splits by size as Transformers does and replaces the old weights
 // only when every new file is on the disk.
-import { readdir, rename, stat, unlink, writeFile } from 'node:fs/promises';
+import { readdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, FileFormatError, isObject, readJsonObject } from '../core/json.ts';
 import type { Handle } from '../native.ts';
@@ -12,7 +12,7 @@ import {
   type SafetensorsFile,
   SafetensorsWriter,
   syncFolder,
-  temporaryName,
+  writeWhole,
 } from './safetensors.ts';
 import type { PlannedTensor, SafetensorsEntry } from './safetensors-header.ts';
 
@@ -254,11 +254,7 @@ export class CheckpointWriter {
       throw error;
     }
     const index = join(this.dir, indexName);
-    if (this.plan.index) {
-      const temporary = temporaryName(index);
-      await writeFile(temporary, `${JSON.stringify(this.plan.index, null, 2)}\n`, { flush: true });
-      await rename(temporary, index);
-    }
+    if (this.plan.index) await writeWhole(index, `${JSON.stringify(this.plan.index, null, 2)}\n`);
     const current = new Set(this.plan.shards.map(({ fileName }) => fileName));
     if (this.plan.index) current.add(indexName);
     for (const name of await readdir(this.dir)) {

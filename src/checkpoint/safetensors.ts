@@ -1,7 +1,7 @@
 // One safetensors file: opened for ranged reads on a native descriptor, or written tensor by tensor. Written files get
 // their name only when complete and on the disk; until then they lie beside it under a temporary name.
 import { randomBytes } from 'node:crypto';
-import { open, rename, unlink } from 'node:fs/promises';
+import { open, rename, rm, unlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { type Handle, native } from '../native.ts';
 import { dtypeNumber } from '../tensor/dtype.ts';
@@ -78,8 +78,20 @@ export async function syncFolder(dir: string): Promise<void> {
 }
 
 /** A temporary name beside `path`, so that a rename puts the file in place at once. */
-export function temporaryName(path: string): string {
+function temporaryName(path: string): string {
   return join(dirname(path), `.${basename(path)}.${process.pid}-${randomBytes(4).toString('hex')}.tmp`);
+}
+
+/** Writes a text file that has its name only when it is whole and on the disk. After an error nothing is left behind. */
+export async function writeWhole(path: string, text: string): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    await writeFile(temporary, text, { flush: true });
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
 }
 
 /**

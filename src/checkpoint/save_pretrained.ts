@@ -1,10 +1,11 @@
 // Writes a Hugging Face folder from tensors that are produced one after the other, so that nobody holds the whole model.
-import { mkdir, rename, writeFile } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DType } from '../tensor/dtype.ts';
 import { writeFromHost } from '../tensor/host_parts.ts';
 import type { Shape, Tensor } from '../tensor/tensor.ts';
 import { CheckpointWriter } from './hf-files.ts';
+import { writeWhole } from './safetensors.ts';
 import { type CheckpointSource, copyCompanions } from './source.ts';
 
 export interface SavedTensor {
@@ -82,9 +83,4 @@ export async function savePretrained(
     await writer.abort();
     throw error;
   }
-}
-
-async function writeWhole(path: string, text: string): Promise<void> {
-  await writeFile(`${path}.tmp`, text);
-  await rename(`${path}.tmp`, path);
 }

@@ -36,29 +36,29 @@ export async function saveShardedCheckpoint(
     await mkdir(temporary, { recursive: true });
     return { id, temporary };
   });
-  try {
-    await onAllRanks(group, what, async () => {
-      if (isWritten) await writeShard(temporary, id, model, optimizer);
-    });
-    await onAllRanks(group, what, async () => {
-      if (group.rank !== 0) return;
-      const manifest: ShardedManifest = {
-        format: shardedFormat,
-        version: shardedVersion,
-        id,
-        savedAt: Date.now() / 1000,
-        worldSize: group.size,
-        shards: count,
-        dtypes: savedDtypes(model),
-        ties: tiedNames(model.module),
-        state,
-      };
-      await publishSharded(temporary, dir, manifest);
-    });
-  } catch (error) {
-    if (group.rank === 0) await rm(temporary, { recursive: true, force: true }).catch(() => {});
-    throw error;
-  }
+  const remove = async (): Promise<void> => {
+    if (group.rank === 0) await rm(temporary, { recursive: true, force: true });
+  };
+  const write = async (): Promise<void> => {
+    if (isWritten) await writeShard(temporary, id, model, optimizer);
+  };
+  const publish = async (): Promise<void> => {
+    if (group.rank !== 0) return;
+    const manifest: ShardedManifest = {
+      format: shardedFormat,
+      version: shardedVersion,
+      id,
+      savedAt: Date.now() / 1000,
+      worldSize: group.size,
+      shards: count,
+      dtypes: savedDtypes(model),
+      ties: tiedNames(model.module),
+      state,
+    };
+    await publishSharded(temporary, dir, manifest);
+  };
+  await onAllRanks(group, what, write, remove);
+  await onAllRanks(group, what, publish, remove);
 }
 
 export interface LoadShardedOptions {

@@ -17,8 +17,17 @@ export class RankError extends Error {
   }
 }
 
-/** Runs `fn` on this rank and returns its result if it succeeded on every rank of `group`. Collective; blocks for the others. */
-export async function onAllRanks<T>(group: ProcessGroup, what: string, fn: () => T | Promise<T>): Promise<T> {
+/**
+ * Runs `fn` on this rank and returns its result if it succeeded on every rank of `group`. If not, `cleanUp` runs on every
+ * rank, and no rank throws before it is over on all of them: the first to throw may end the job. Collective; blocks for the
+ * others. What `cleanUp` throws is dropped.
+ */
+export async function onAllRanks<T>(
+  group: ProcessGroup,
+  what: string,
+  fn: () => T | Promise<T>,
+  cleanUp?: () => unknown,
+): Promise<T> {
   let result: T | undefined;
   let failure: unknown;
   let failed = false;
@@ -31,9 +40,26 @@ export async function onAllRanks<T>(group: ProcessGroup, what: string, fn: () =>
   const own = failed
     ? { message: String((failure as Error).message ?? failure), code: (failure as { code?: string }).code }
     : null;
-  const all = allGatherJson(group, own);
+  const tidy = async (): Promise<void> => {
+    try {
+      await cleanUp?.();
+    } catch {
+      // The error that led here says more.
+    }
+  };
+  let all: (typeof own)[];
+  try {
+    all = allGatherJson(group, own);
+  } catch (error) {
+    await tidy(); // a rank died: there is nobody to agree with
+    throw error;
+  }
   const first = all.findIndex((outcome) => outcome !== null);
   if (first < 0) return result as T;
+  if (cleanUp) {
+    await tidy();
+    allGatherJson(group, null);
+  }
   const rank = group.ranks[first]!;
   const { message, code } = all[first]!;
   throw new RankError(rank, `${what}${group.size > 1 ? ` failed on rank ${rank}` : ' failed'}: ${message}`, code, {

@@ -13,6 +13,8 @@ export interface Sabotage {
   rank: number;
   /** Number of the native call, of the file or of the step. */
   at: number;
+  /** Milliseconds that every removal of a folder takes longer, on every rank. */
+  removalTakes?: number;
 }
 
 export interface FinetuneResult extends RanksResult {

@@ -64,7 +64,8 @@ test.each([
 );
 
 test('a full disk on one rank: the same error everywhere, and the previous checkpoint loads', async () => {
-  const sabotage = { kind: 'full-disk' as const, rank: 1, at: 2 };
+  // Slow to remove: no rank may give up, and the launcher end rank 0, before the folder is gone.
+  const sabotage = { kind: 'full-disk' as const, rank: 1, at: 2, removalTakes: 1500 };
   const first = await finetune(2, dir, { ...options, saveSteps: 2, out: 'full' }, { sabotage });
   expect(first.code).toBe(1);
   expect(first.failure!.message).toMatch(/saving .*checkpoint-4 failed on rank 1: .*(No space left|ENOSPC)/i);

@@ -1,5 +1,5 @@
 // Models from files and back: byte-exact round trips, ties, bad input, generation equal to Transformers'.
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -58,6 +58,17 @@ describe('a load-save round trip', () => {
       expect(existsSync(join(dir, 'out', name)), name).toBe(true);
     }
   });
+
+  it.each(['config.json', 'model.safetensors.index.json', 'model-00002-of-00003.safetensors'])(
+    'leaves nothing half-written where %s cannot be put in place',
+    async (name) => {
+      const out = join(dir, 'out');
+      mkdirSync(join(out, name, 'in the way'), { recursive: true });
+      const model = await AutoModelForCausalLM.fromPretrained(moby);
+      await expect(model.savePretrained(out, { maxShardBytes: 1_500_000 })).rejects.toThrow(/EISDIR|ENOTEMPTY|EEXIST/);
+      expect(readdirSync(out).filter((file) => file.endsWith('.tmp'))).toEqual([]);
+    },
+  );
 
   it('may save over the folder that it reads from', async () => {
     cpSync(caseDir('llama'), join(dir, 'model'), { recursive: true });
