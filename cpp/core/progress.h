@@ -35,6 +35,9 @@ inline void add_bytes(uint64_t count) noexcept {
   detail::ticks.fetch_add(1, std::memory_order_relaxed);
 }
 
+// Something that takes long has come a piece further, and moved nothing.
+inline void tick() noexcept { detail::ticks.fetch_add(1, std::memory_order_relaxed); }
+
 // `operation` is a literal; null when the collective is over.
 inline void enter(const char* operation, uint64_t sequence) noexcept {
   detail::operation.store(operation, std::memory_order_relaxed);

@@ -1,6 +1,7 @@
 // An open file: ranges of bytes read and written at offsets, never mapped. A mapped file that is cut short kills the
 // process with SIGBUS; a short pread is an error with a name. The descriptor closes with the last reference, so a file
-// that was replaced or deleted stays readable for whoever still has reads queued.
+// that was replaced or deleted stays readable for whoever still has reads queued. Large ranges go in pieces, each of which is
+// progress (core/progress.h): a rank with a slow disk is not taken for dead.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,6 +27,7 @@ class File {
   void read(int64_t offset, void* into, size_t bytes) const;
   // Error: ERR_FILE_WRITE, naming path, range and the system's reason.
   void write(int64_t offset, const void* from, size_t bytes);
+  // Waits until all of it is on the disk. Error: ERR_FILE_WRITE.
   void sync();
 
   // Streams that have work on the file queued, by index: `fileSync` orders itself behind all of them.

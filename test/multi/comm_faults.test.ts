@@ -1,5 +1,9 @@
 // What happens when a rank dies, leaves, disagrees or stalls: an error that says who and what on every other rank, soon.
-import { describe, expect, it } from 'vitest';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { fixture, isAlive, type ProcessResult, runProcess, runRanks, sharedMemoryHolders } from './helpers.ts';
 
 let nextPort = 33_000 + (process.pid % 500) * 4;
@@ -114,6 +118,24 @@ describe('a rank that stalls', () => {
   it('but moves bytes is waited for', async () => {
     const results = await ranks(2, 'slow', { RANKZERO_TIMEOUT: '3' });
     expect(results.map(({ code }) => code)).toEqual([0, 0]);
+  });
+});
+
+describe('a disk on which everything takes longer than the timeout', () => {
+  let dir: string;
+  beforeAll(() => {
+    dir = mkdtempSync(join(tmpdir(), 'slow-disk-'));
+    execFileSync('cc', ['-shared', '-fPIC', '-O1', '-o', join(dir, 'slow_disk.so'), fixture('slow_disk.c')]);
+  });
+  afterAll(() => rmSync(dir, { recursive: true }));
+
+  it('is waited for while it reads, writes and flushes', async () => {
+    const env = { RANKZERO_TIMEOUT: '3', LD_PRELOAD: join(dir, 'slow_disk.so') };
+    const [zero, one] = await ranks(2, 'slowDisk', env);
+    expect(caught(zero!)).toMatch(/^nothing was caught/);
+    expect(zero!.stdout).toContain('finished');
+    for (const what of ['write', 'flush', 'read'])
+      expect(Number(new RegExp(`^${what} (\\d+) ms$`, 'm').exec(one!.stdout)![1]), what).toBeGreaterThan(4000);
   });
 });
 
