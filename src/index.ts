@@ -110,10 +110,10 @@ export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
 // parallelism
 export { applyActivationCheckpointing } from './parallel/checkpointing.ts';
 export {
-  countNumParams,
   DelayedParamIniter,
   type DelayedParamIniterOptions,
   emptyModuleParams,
+  numParameters,
 } from './parallel/delayed_param.ts';
 export { FullyShardedDataParallel } from './parallel/fsdp/fsdp.ts';
 export type { FsdpOptions, MixedPrecision, ShardingStrategy, SyncProgress } from './parallel/fsdp/options.ts';

@@ -1,8 +1,10 @@
 // DelayedParamIniter: initialisation of a model that is on meta, one FSDP unit at a time, and the proof that every parameter
 // was written. Mirrors torch.sagemaker's delayed parameter initialization.
 import type { Module } from '../nn/module.ts';
+import type { Parameter } from '../nn/parameter.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
 import { computeDevice } from '../tensor/streams.ts';
+import type { Device } from '../tensor/tensor.ts';
 
 export interface DelayedParamIniterOptions {
   /** Initialises one module's own parameters (toEmpty, resetParameters, or values of its own). Default: by type, from the config. */
@@ -20,6 +22,7 @@ export class DelayedParamIniter {
   readonly model: Module;
   private readonly options: DelayedParamIniterOptions;
   private readonly ties: [string, string][];
+  private readonly counted = new Set<Parameter>();
 
   constructor(model: Module, options: DelayedParamIniterOptions = {}) {
     this.model = model;
@@ -27,9 +30,18 @@ export class DelayedParamIniter {
     this.ties = tiedNames(model);
   }
 
-  /** Parameters of the model, each once. */
-  get countNumParams(): number {
-    return countNumParams(this.model);
+  /**
+   * Counts `parameters`, by default the module's own, as initialised, each once. The function for paramInitFn does so by
+   * itself; programs that initialise without it may. Mirrors count_num_params.
+   */
+  countNumParams(module: Module, ...parameters: readonly Parameter[]): void {
+    const own = parameters.length > 0 ? parameters : [...module.ownParameters()].map(([, parameter]) => parameter);
+    for (const parameter of own) this.counted.add(parameter);
+  }
+
+  /** Elements of the parameters that were initialised so far; `numParameters(model)` when all were. */
+  get numParamsInited(): number {
+    return total(this.counted);
   }
 
   /**
@@ -44,6 +56,7 @@ export class DelayedParamIniter {
       if (verbose) console.error(`rankzero: init ${own.map(([, parameter]) => parameter.name).join(', ')}`);
       if (initMethodUsingConfig) initMethodUsingConfig(module);
       else module.resetParameters();
+      this.countNumParams(module, ...own.map(([, parameter]) => parameter));
     };
   }
 
@@ -96,18 +109,33 @@ export class DelayedParamIniter {
       `not on ${device}, which this process computes on`,
       elsewhere.map(([name]) => name),
     );
-    if (problems.length > 0) throw new Error(`parameters are not initialised; ${problems.join('; ')}`);
+    if (problems.length === 0) return;
+    const counted = `${this.numParamsInited} of ${numParameters(this.model)} elements went through the init function`;
+    throw new Error(`parameters are not initialised; ${problems.join('; ')}; ${counted}`);
   }
 }
 
-/** Elements of all parameters, tied ones once. */
-export function countNumParams(module: Module): number {
+/** Elements of all parameters below, tied ones once. */
+export function numParameters(module: Module): number {
+  return total(module.parameters());
+}
+
+function total(parameters: Iterable<Parameter>): number {
   let count = 0;
-  for (const parameter of module.parameters()) count += parameter.numel;
+  for (const parameter of parameters) count += parameter.numel;
   return count;
 }
 
-/** Puts every parameter below on meta; buffers stay. */
-export function emptyModuleParams(module: Module): void {
-  for (const parameter of module.parameters()) parameter.toMeta();
+/**
+ * Gives a module's own parameters uninitialised memory on `device`, by default where each is (on meta it stays there); with
+ * `recurse` those below too. Buffers keep their values. For init functions, which fill the memory then. Mirrors
+ * `torch.sagemaker.utils.module_utils.empty_module_params`.
+ */
+export function emptyModuleParams(
+  module: Module,
+  device?: Device | undefined,
+  options: { recurse?: boolean | undefined } = {},
+): void {
+  const own = [...module.ownParameters()].map(([, parameter]) => parameter);
+  for (const parameter of options.recurse ? module.parameters() : own) parameter.toEmpty(device ?? parameter.device);
 }

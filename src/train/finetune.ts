@@ -12,7 +12,7 @@ import { init } from '../distributed/state.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import { AutoConfig, type ModelConfig } from '../models/config.ts';
 import { AdamW } from '../optim/adamw.ts';
-import { countNumParams } from '../parallel/delayed_param.ts';
+import { numParameters } from '../parallel/delayed_param.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { manualSeed } from '../tensor/random.ts';
 import { checkpointDir, cleanLeftovers, findCheckpoint, pruneCheckpoints } from './checkpoints.ts';
@@ -130,7 +130,7 @@ class Run {
     reporter.onStart?.({
       model: options.model,
       modelType: config.modelType,
-      parameters: countNumParams(model),
+      parameters: numParameters(model),
       output: options.out,
       worldSize: group.size,
       backend: group.size === 1 ? 'none' : device.device === 'cuda' ? 'nccl' : group.backend,

@@ -15,7 +15,7 @@ import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
 import type { ParallelPlan } from '../../nn/plan.ts';
 import type { Recipe } from '../../nn/recipe.ts';
 import { AdamW } from '../../optim/adamw.ts';
-import { countNumParams } from '../../parallel/delayed_param.ts';
+import { numParameters } from '../../parallel/delayed_param.ts';
 import type { FsdpUnit } from '../../parallel/fsdp/unit.ts';
 import { checkDivides, rulesOf } from '../../parallel/tensor/placements.ts';
 import { dtypeSize } from '../../tensor/dtype.ts';
@@ -73,7 +73,7 @@ export async function measure({ config: json, file, rank, options }: Measurement
   const model = onMeta(config);
   checkDivision(model, options);
   if (options.tp > 1) init({ tensorParallelDegree: options.tp });
-  const parameters = countNumParams(model);
+  const parameters = numParameters(model);
   if (rank === 0) for (const parameter of model.parameters()) parameter.setRecipe(fromFile);
 
   const fsdp = wrapModel(model, options, undefined, () => {});
