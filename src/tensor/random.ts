@@ -1,12 +1,24 @@
 // The seed of parameter initialisation. Draws are counter-based: element i of a parameter depends on (seed, name, i) alone,
 // so that every world size and sharding gives the same bits.
 let seed = 0n;
+let given: bigint | undefined;
 
 /** Sets the seed of all initialisation from now on, as torch.manual_seed. A whole number in [0, 2^64). */
 export function manualSeed(value: number | bigint): void {
   const big = BigInt(value);
   if (big < 0n || big >= 1n << 64n) throw new RangeError(`a seed must lie in [0, 2^64) but is ${value}`);
   seed = big;
+  given = big;
+}
+
+/** @internal What the program asked for last, by manualSeed or by randomSeed of init. */
+export function givenSeed(): bigint | undefined {
+  return given;
+}
+
+/** @internal As manualSeed, for a run within the program: givenSeed stays. */
+export function seedRun(value: number): void {
+  seed = BigInt(value);
 }
 
 /** @internal */

@@ -14,12 +14,12 @@ import { AutoConfig, type ModelConfig } from '../models/config.ts';
 import { AdamW } from '../optim/adamw.ts';
 import { numParameters } from '../parallel/delayed_param.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
-import { manualSeed } from '../tensor/random.ts';
+import { givenSeed, seedRun } from '../tensor/random.ts';
 import { checkpointDir, cleanLeftovers, findCheckpoint, pruneCheckpoints } from './checkpoints.ts';
 import { evaluate } from './evaluate.ts';
 import { Interrupt } from './interrupt.ts';
 import { buildModel, wrapModel } from './model.ts';
-import type { FinetuneOptions } from './options.ts';
+import type { FinetuneOptions, RunOptions } from './options.ts';
 import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
 import { answer } from './samples.ts';
 import { StepProfiler } from './step_profiler.ts';
@@ -43,7 +43,7 @@ export async function runFinetune(options: FinetuneOptions, reporter: Reporter =
 }
 
 interface Prepared {
-  options: FinetuneOptions;
+  options: RunOptions;
   device: SelectedDevice;
   reporter: Reporter;
   config: ModelConfig;
@@ -71,25 +71,29 @@ class Run {
   }
 
   /** Everything that can go wrong before a weight is read. */
-  static async prepare(options: FinetuneOptions, reporter: Reporter): Promise<Run> {
+  static async prepare(given: FinetuneOptions, reporter: Reporter): Promise<Run> {
     dist.setPhase('prepare');
-    const device = selectDevice(options.device);
-    if (options.tp > 1) init({ tensorParallelDegree: options.tp });
-    const dir = await resolveModel(options.model);
+    const device = selectDevice(given.device);
+    if (given.tp > 1) init({ tensorParallelDegree: given.tp });
+    const dir = await resolveModel(given.model);
     const config = await AutoConfig.fromPretrained(dir);
     const skipped: string[] = [];
-    const resume = await fromRank0(dist.group, 'starting', async () => {
-      await mkdir(options.out, { recursive: true });
-      await cleanLeftovers(options.out);
-      return (await findCheckpoint(options.out, options.resume, (why) => skipped.push(why))) ?? null;
+    const start = await fromRank0(dist.group, 'starting', async () => {
+      await mkdir(given.out, { recursive: true });
+      await cleanLeftovers(given.out);
+      const resume = (await findCheckpoint(given.out, given.resume, (why) => skipped.push(why))) ?? null;
+      return { resume, seed: given.seed ?? null, otherwise: defaultSeed() };
     });
+    const resume = start.resume ?? undefined;
+    const saved = resume === undefined ? undefined : await savedState(resume);
+    const options = { ...given, seed: start.seed ?? saved?.seed ?? start.otherwise };
     const data = await loadTrainData(dir, config, options);
     data.notes.push(...skipped.map((why) => `skipped: ${why}`));
-    const state = await startState(options, resume ?? undefined, data);
+    const state = await startState(options, resume, saved, data);
     const total = totalSteps(data.train, options, state.step);
     const profiler = await StepProfiler.prepare(options, state.step, total, (record) => reporter.onProfile?.(record));
-    manualSeed(options.seed);
-    return new Run({ options, device, reporter, config, dir, data, resume: resume ?? undefined, state, profiler });
+    seedRun(options.seed);
+    return new Run({ options, device, reporter, config, dir, data, resume, state, profiler });
   }
 
   async execute(): Promise<RunSummary> {
@@ -242,22 +246,36 @@ class Run {
   }
 }
 
-/** A fresh state, or that of the checkpoint, with the loader put where it stood. */
-async function startState(options: FinetuneOptions, resume: string | undefined, data: TrainData): Promise<TrainState> {
+/** The seed of a run that is not told one: what the program gave to init or manualSeed, as far as a number holds it. */
+function defaultSeed(): number {
+  const given = givenSeed();
+  return given === undefined ? 42 : Number(BigInt.asUintN(53, given));
+}
+
+async function savedState(resume: string): Promise<TrainState> {
+  const { state } = await onAllRanks(dist.group, 'resuming', () => readManifest(resume));
+  return parseTrainState(state, resume);
+}
+
+/** A fresh state, or that of the checkpoint `resume`, with the loader put where it stood. */
+async function startState(
+  options: RunOptions,
+  resume: string | undefined,
+  saved: TrainState | undefined,
+  data: TrainData,
+): Promise<TrainState> {
   const own = {
     seed: options.seed,
     worldSize: dist.getWorldSize(),
     strategy: options.strategy,
     options,
   };
-  if (resume === undefined) {
+  if (saved === undefined) {
     if (options.resume !== undefined) data.notes.push(`no checkpoint in ${options.out}: starting from the beginning`);
     const run = await fromRank0(dist.group, 'starting', () => randomBytes(6).toString('hex'));
     return { run, step: 0, epoch: 0, data: data.train.state(), evalBefore: null, ...own };
   }
-  const manifest = await onAllRanks(dist.group, 'resuming', () => readManifest(resume));
-  const state = parseTrainState(manifest.state, resume);
-  data.train.loadState(state.data);
-  data.notes.push(`resuming from ${resume}`, ...changedOptions(state.options, options));
-  return { ...state, ...own };
+  data.train.loadState(saved.data);
+  data.notes.push(`resuming from ${resume}`, ...changedOptions(saved.options, options));
+  return { ...saved, ...own };
 }

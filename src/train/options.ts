@@ -74,8 +74,8 @@ export interface FinetuneOptions {
   saveTotalLimit: number;
   /** Checkpoint to go on from; `auto` is the newest in `out`, if there is one. */
   resume?: string | undefined;
-  /** Seed of data order and sampling. */
-  seed: number;
+  /** Seed of data order and initialisation. Default: that of the checkpoint to go on from, else `randomSeed` of init, else 42. */
+  seed?: number | undefined;
   /** Prompts that the model answers before and after. */
   samplePrompts: string[];
 
@@ -90,6 +90,9 @@ export interface FinetuneOptions {
   /** Steps to profile, as the log counts them: `7`, or `7-9`. Default: three, after two of warm-up. */
   profileSteps?: string | undefined;
 }
+
+/** Options of a run that has begun: its seed is known. */
+export type RunOptions = FinetuneOptions & { seed: number };
 
 /** What a user must say: model, data and output folder. Everything else has a default. */
 export type FinetuneInput = Pick<FinetuneOptions, 'model' | 'data' | 'out'> & Partial<FinetuneOptions>;

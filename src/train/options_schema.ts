@@ -157,7 +157,11 @@ export const finetuneFields: Fields = {
     group: 'Evaluation and checkpoints',
     help: 'go on from a checkpoint; without a folder or with auto: from the newest in --out',
   },
-  seed: { ...countOrZero, group: 'Evaluation and checkpoints', default: 42, help: 'seed of data order and sampling' },
+  seed: {
+    ...optional(countOrZero),
+    group: 'Evaluation and checkpoints',
+    help: "seed of data order and initialisation (default: the checkpoint's, else randomSeed of init, else 42)",
+  },
   samplePrompts: {
     schema: z.array(z.string().min(1)),
     wanted: 'a list of texts',

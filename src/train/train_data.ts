@@ -4,7 +4,7 @@ import { DataLoader } from '../data/loader.ts';
 import { AutoTokenizer, type Tokenizer } from '../data/tokenizer.ts';
 import { state } from '../distributed/state.ts';
 import type { ModelConfig } from '../models/config.ts';
-import type { FinetuneOptions } from './options.ts';
+import type { FinetuneOptions, RunOptions } from './options.ts';
 
 export interface TrainData {
   tokenizer: Tokenizer;
@@ -21,7 +21,7 @@ export function maxSeqLength({ seqLength }: Pick<FinetuneOptions, 'seqLength'>, 
 }
 
 /** Reads and tokenizes the files. Every rank plans all steps, so every rank reads them. */
-export async function loadTrainData(dir: string, config: ModelConfig, options: FinetuneOptions): Promise<TrainData> {
+export async function loadTrainData(dir: string, config: ModelConfig, options: RunOptions): Promise<TrainData> {
   const tokenizer = await AutoTokenizer.fromPretrained(dir);
   const maxLength = maxSeqLength(options, config);
   const notes: string[] = [];

@@ -65,6 +65,27 @@ test.each([
   expect(relativeError(back.losses, whole.losses.slice(6))).toBeLessThan(1e-6);
 });
 
+test("the seed is the one asked for, else the checkpoint's, else that of init, else 42", async () => {
+  const run = (own: object, env: Record<string, string> = {}): Promise<FinetuneResult> =>
+    expectFinetune(1, dir, { ...options, maxSteps: 1, saveSteps: 1, ...own }, { env });
+  const first = await run({ out: 'seed-7', seed: 7 });
+  expect(first.start!.options).toMatchObject({ seed: 7 });
+  const init = { INIT_SEED: '7' };
+  const second = await run({ out: 'seed-init' }, init);
+  expect(second.start!.options).toMatchObject({ seed: 7 });
+  expect(second.losses).toEqual(first.losses);
+  const third = await run({ out: 'seed-5', seed: 5 }, init);
+  expect(third.start!.options).toMatchObject({ seed: 5 });
+  expect(third.losses).not.toEqual(first.losses);
+  expect(whole.start!.options).toMatchObject({ seed: 42 });
+  const rest = await run({ out: 'seed-init', resume: 'auto', maxSteps: 2 }, { INIT_SEED: '8' });
+  expect(rest.start).toMatchObject({ startStep: 1, options: { seed: 7 } });
+  expect(rest.notes).toEqual([
+    expect.stringMatching(/^resuming from/),
+    'maxSteps was 1 in the checkpoint and is 2 now',
+  ]);
+});
+
 test('auto takes the newest; without one it starts from the beginning', async () => {
   const fresh = await expectFinetune(2, dir, { ...options, maxSteps: 2, resume: 'auto', saveSteps: 2, out: 'auto' });
   expect(fresh.notes).toEqual([expect.stringMatching(/no checkpoint in .*: starting from the beginning/)]);

@@ -14,7 +14,7 @@ export const runInfo = (fields: Partial<RunInfo> = {}): RunInfo => ({
   evalExamples: 85,
   totalSteps: 100,
   startStep: 0,
-  options: { data: 'data/train.jsonl', precision: 'float32', strategy: 'FULL_SHARD', lr: 6e-4 },
+  options: { data: 'data/train.jsonl', precision: 'float32', strategy: 'FULL_SHARD', lr: 6e-4, seed: 42 },
   ...fields,
 });
 

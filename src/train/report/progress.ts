@@ -75,7 +75,9 @@ export class Progress implements Reporter {
     this.#line(`${this.#bold(info.model)}  ${info.modelType}, ${sizes}, ${o.precision}, ${ranks}`);
     this.#line(`${info.device}, ${info.deviceReason}`);
     const evaluation = info.evalExamples > 0 ? `, ${formatWhole(info.evalExamples)} to evaluate` : '';
-    this.#line(`${formatWhole(info.trainExamples)} examples${evaluation}, ${formatWhole(info.totalSteps)} steps`);
+    this.#line(
+      `${formatWhole(info.trainExamples)} examples${evaluation}, ${formatWhole(info.totalSteps)} steps, seed ${o.seed}`,
+    );
     this.#lastShown = this.#now();
     this.#startStep = info.startStep;
     this.#lastShownStep = info.startStep;
