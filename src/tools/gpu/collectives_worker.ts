@@ -1,5 +1,5 @@
 // One rank of the check of collectives: every one with values that each rank can work out, then bandwidths. Rank 0 reports.
-import { dist } from '../../index.ts';
+import { dist } from '../../distributed/index.ts';
 import { native } from '../../native.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { Report } from './collectives.ts';

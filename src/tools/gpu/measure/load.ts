@@ -2,8 +2,10 @@
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AutoModelForCausalLM, dist, FullyShardedDataParallel as FSDP } from '../../../index.ts';
+import { dist } from '../../../distributed/index.ts';
+import { AutoModelForCausalLM } from '../../../models/auto.ts';
 import { native } from '../../../native.ts';
+import { FullyShardedDataParallel as FSDP } from '../../../parallel/fsdp/fsdp.ts';
 import { useDevice } from '../../../tensor/streams.ts';
 import type { PartOptions, Unit, UnitResult } from '../part.ts';
 import { measuredConfig } from './model.ts';

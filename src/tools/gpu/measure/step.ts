@@ -1,15 +1,13 @@
 // One training step of the 1B-class model as finetune takes it: FSDP with float32 masters and bfloat16 compute, clipping, AdamW.
 // Host clock around steps that are waited for, since the host's work is part of a step.
-import {
-  AdamW,
-  AutoModelForCausalLM,
-  DelayedParamIniter,
-  dist,
-  FullyShardedDataParallel as FSDP,
-  initEmptyWeights,
-  memoryStats,
-  scope,
-} from '../../../index.ts';
+import { dist } from '../../../distributed/index.ts';
+import { AutoModelForCausalLM } from '../../../models/auto.ts';
+import { initEmptyWeights } from '../../../nn/init_empty_weights.ts';
+import { AdamW } from '../../../optim/adamw.ts';
+import { DelayedParamIniter } from '../../../parallel/delayed_param.ts';
+import { FullyShardedDataParallel as FSDP } from '../../../parallel/fsdp/fsdp.ts';
+import { memoryStats } from '../../../tensor/memory.ts';
+import { scope } from '../../../tensor/scope.ts';
 import { useDevice } from '../../../tensor/streams.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
 import { flopsPerToken, measuredConfig } from './model.ts';

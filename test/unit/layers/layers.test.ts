@@ -1,0 +1,60 @@
+// Dependencies point downward only: types too, and files that are started by their name.
+import { describe, expect, it } from 'vitest';
+import { exceptions, rooms, temporary } from './rooms.ts';
+import { type Import, importsOf, readSources, roomOf, type Sources } from './source.ts';
+
+const order = rooms.map(([room]) => room);
+const isUpward = ({ file, to }: Import): boolean => order.indexOf(roomOf(to)) > order.indexOf(roomOf(file));
+const isExcepted = ({ file, to }: Import): boolean => exceptions.some((e) => e[0] === file && e[1] === to);
+const isTemporary = ({ file, to }: Import): boolean =>
+  temporary.some((t) => t[0] === roomOf(file) && t[1] === roomOf(to));
+const show = ({ file, line, to }: Import): string => `${file}:${line} imports ${to}`;
+
+/** With a total order, a cycle between rooms has an upward import in it. */
+const upward = (sources: Sources): Import[] => importsOf(sources).filter(isUpward);
+
+describe('rooms', () => {
+  const sources = readSources();
+
+  it('are all in the order, and there', () => {
+    expect([...new Set([...sources.keys()].map(roomOf))].sort()).toEqual([...order].sort());
+  });
+
+  it('import what is below them', () => {
+    const found = upward(sources).filter((one) => !isExcepted(one) && !isTemporary(one));
+    expect(found.map(show)).toEqual([]);
+  });
+
+  it('have three exceptions at most, all needed', () => {
+    expect(exceptions.length).toBeLessThanOrEqual(3);
+    const found = upward(sources);
+    expect(exceptions.filter(([from, to]) => !found.some((one) => one.file === from && one.to === to))).toEqual([]);
+  });
+
+  it('would be caught importing upward, in whichever way', () => {
+    const found = upward(
+      new Map([
+        [
+          'src/core/json.ts',
+          "import type { Tensor } from '../tensor/tensor.ts';\nimport { native } from '../native.ts';",
+        ],
+        [
+          'src/tensor/tensor.ts',
+          "import '../core/json.ts';\nexport * from './dtype.ts';\nexport * from '../index.ts';",
+        ],
+        ['src/nn/module.ts', "export type A = import('../models/auto.ts').A;\nawait import('../cli/main.ts');"],
+        [
+          'src/data/batch.ts',
+          "new Worker(new URL('../train/worker.js', import.meta.url));\n// import '../cli/main.ts'",
+        ],
+      ]),
+    );
+    expect(found.map(show)).toEqual([
+      'src/core/json.ts:1 imports src/tensor/tensor.ts',
+      'src/tensor/tensor.ts:3 imports src/index.ts',
+      'src/nn/module.ts:1 imports src/models/auto.ts',
+      'src/nn/module.ts:2 imports src/cli/main.ts',
+      'src/data/batch.ts:1 imports src/train/worker.ts',
+    ]);
+  });
+});

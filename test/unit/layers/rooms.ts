@@ -1,0 +1,35 @@
+// The order of the rooms of `src`, bottom to top, and what may break it. This is the one place where it is written:
+// layers.test.ts holds the code and docs/architecture.md to it.
+
+/** Each with what it holds. A room imports itself and the rooms above it in this list. */
+export const rooms: readonly (readonly [room: string, holds: string])[] = [
+  ['native.ts', 'loads the addon; the only file that types its surface'],
+  ['core', 'JSON, formats, versions, the machine; the recorder that spans go to'],
+  ['tensor', 'tensors, dtypes, scopes, streams, the tape (nodes and the engine), memory between files and devices'],
+  ['autograd', 'recording of ops; forward and backward of each op side by side'],
+  ['distributed', 'launcher, rendezvous, process groups, agreement between ranks, the mesh of `init`'],
+  ['profile', 'what was recorded, as a trace and as a table'],
+  ['nn', 'modules, parameters and recipes'],
+  ['checkpoint', 'Hugging Face folders, safetensors, sharded state'],
+  ['data', 'tokenizer, examples, batches'],
+  ['optim', 'AdamW and schedules'],
+  ['models', 'one file per `model_type`, with the names of its checkpoint; generation'],
+  ['parallel', 'tensor parallelism, FSDP, delayed parameters, activation checkpointing'],
+  ['train', 'the trainer, its options and its observers'],
+  ['tools', 'what commands do beside training: plan a run dry, convert checkpoints, check and measure a GPU'],
+  ['index.ts', 'what a program imports; exports only'],
+  ['cli', 'the commands'],
+];
+
+/** Imports that point upward and stay, `[importing file, imported file, reason]`. At most three. */
+export const exceptions: readonly (readonly [from: string, to: string, reason: string])[] = [];
+
+/** Imports between rooms that are on their way out. */
+// until placements are in
+export const temporary: readonly (readonly [from: string, to: string])[] = [
+  ['checkpoint', 'models'],
+  ['checkpoint', 'optim'],
+  ['checkpoint', 'parallel'],
+  ['models', 'parallel'],
+  ['optim', 'parallel'],
+];
