@@ -1,5 +1,5 @@
 // All that stands between a fresh clone and a run: system packages, npm packages, addon, compiled TypeScript.
-// Each step looks first and does nothing where nothing is to do. Used by `npm run quickstart` and `npm test`.
+// Each step looks first and does nothing where nothing is to do. Used by `npm run quickstart`, `npm test` and `npm run check`.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -10,17 +10,17 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const terminal = process.stdout.isTTY === true;
 
 /** What the user must mend; shown without a stack. */
-class SetupError extends Error {}
+export class SetupError extends Error {}
 
-function run(command, args, options = {}) {
+export function run(command, args, options = {}) {
   const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28, ...options });
   return { ok: result.status === 0, text: `${result.stdout ?? ''}${result.stderr ?? ''}${result.error ?? ''}` };
 }
 
-const lastLines = (text, count = 30) => text.trimEnd().split('\n').slice(-count).join('\n');
+export const lastLines = (text, count = 30) => text.trimEnd().split('\n').slice(-count).join('\n');
 
 /** Prints `name  result  time`; work that takes a while is announced before it begins. */
-async function step(name, work) {
+export async function step(name, work) {
   const label = `  ${name.padEnd(16)}`;
   const start = performance.now();
   let announced = false;
@@ -118,7 +118,8 @@ function distIsCurrent() {
   return Math.max(...inputs.map(time)) < Math.min(...outputs.map(time));
 }
 
-async function typescript(busy) {
+/** Compiles what `dist` is behind of. */
+export async function typescript(busy) {
   if (distIsCurrent()) return 'present';
   busy('compiling');
   rmSync(join(root, 'dist'), { recursive: true, force: true });

@@ -1,12 +1,14 @@
-// `npm test`: set-up, then every vitest project. The last line is `N passed, N failed`, counted in tests;
-// the exit code is 0 only if something ran and nothing failed. Arguments go to vitest.
+// `npm test`: set-up, `npm run check`, then every vitest project. The last line is `N passed, N failed`, counted in tests, of
+// which each step of the check is one; the exit code is 0 only if something ran and nothing failed. Arguments go to vitest.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { check } from './check.mjs';
 import { setup } from './setup.mjs';
 
 await setup();
+const checked = await check();
 
 const root = join(import.meta.dirname, '..');
 const folder = mkdtempSync(join(tmpdir(), 'rankzero-test-'));
@@ -39,5 +41,7 @@ try {
 }
 rmSync(folder, { recursive: true, force: true });
 if ((vitest.status !== 0 || passed === 0) && failed === 0) failed = 1;
+passed += checked.passed;
+failed += checked.failed;
 process.exitCode = failed === 0 ? 0 : 1;
 console.log(`${passed} passed, ${failed} failed`);

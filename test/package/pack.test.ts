@@ -4,8 +4,6 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { publint } from 'publint';
-import { formatMessage } from 'publint/utils';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 
 const root = join(import.meta.dirname, '../..');
@@ -71,15 +69,6 @@ describe('the packed package', () => {
       ),
     );
     expect(files.filter((file) => /\.(ts|node)$/.test(file) && !file.endsWith('.d.ts'))).toEqual([]);
-  });
-
-  it('passes publint', async () => {
-    const bytes = readFileSync(tarball);
-    const { messages, pkg } = await publint({
-      strict: true,
-      pack: { tarball: bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length) as ArrayBuffer },
-    });
-    expect(messages.map((message) => formatMessage(message, pkg as Record<string, unknown>))).toEqual([]);
   });
 });
 

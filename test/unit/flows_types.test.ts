@@ -1,9 +1,13 @@
-// The flows of the guide as users write them: this file must compile (tsc); at run time it checks nothing.
+// The flows of the guide as users write them: `npm run check` compiles this file, and a type error in it is a failed step. Vitest
+// takes types away unread, so what is left to test here is that the compiler is given this file, and told to be strict.
+import { join } from 'node:path';
+import ts from 'typescript';
 import { expect, it } from 'vitest';
 import {
   AdamW,
   AutoConfig,
   AutoModelForCausalLM,
+  type CausalLM,
   DelayedParamIniter,
   dist,
   FullyShardedDataParallel as FSDP,
@@ -58,6 +62,20 @@ async function flows(dir: string, out: string, inputIds: Tensor, labels: Tensor)
   await fsdp.savePretrained(out);
 }
 
-it('compiles the flows as written', () => {
+/** Errors that the compiler must find: where it finds none, it says so of this line. */
+function mistakes(model: CausalLM): void {
+  // @ts-expect-error: no such option
+  new FSDP(model, { autoWrap: true });
+  // @ts-expect-error: tokens are numbers
+  model.forward({ inputIds: [['a']] });
+}
+
+it('is among the files that npm run check compiles, strictly', () => {
+  const config = join(import.meta.dirname, '../../tsconfig.json');
+  const host = { ...ts.sys, onUnRecoverableConfigFileDiagnostic: () => {} };
+  const project = ts.getParsedCommandLineOfConfigFile(config, {}, host);
+  expect(project?.fileNames).toContain(import.meta.filename);
+  expect(project?.options).toMatchObject({ strict: true, noEmit: true });
+  expect(mistakes).toBeTypeOf('function');
   expect(flows).toBeTypeOf('function');
 });
