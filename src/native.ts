@@ -1,6 +1,7 @@
 // Loads the addon. The only file that types its surface; the names are those of binding/*.cc.
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { setDefault, settings } from './environment.ts';
 
 /** A native tensor, event, file, store or group: one number that holds kind, generation and slot. */
 export type Handle = number;
@@ -335,12 +336,11 @@ export const packageRoot: string = fileURLToPath(new URL('..', import.meta.url))
 
 // OpenMP reads this when the addon brings it in. Threads that spin while they wait take the cores from the communication
 // stream and from other ranks: with two threads on two busy cores a step took seven times as long.
-process.env.OMP_WAIT_POLICY ??= 'passive';
+setDefault('OMP_WAIT_POLICY', 'passive');
 
 function load(): NativeAddon {
   const require = createRequire(import.meta.url);
-  // Another build of the addon, for tests: that of the emulator, or one with other options.
-  if (process.env.RANKZERO_ADDON) return require(process.env.RANKZERO_ADDON) as NativeAddon;
+  if (settings.addon) return require(settings.addon) as NativeAddon;
   try {
     return require('node-gyp-build')(packageRoot) as NativeAddon;
   } catch (cause) {

@@ -2,6 +2,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { type Variables, variables } from '../environment.ts';
 
 export interface ResolveOptions {
   /** Branch, tag or commit of a hub id. Default: `main`. */
@@ -21,7 +22,7 @@ function expandHome(path: string): string {
 }
 
 /** The hub cache as huggingface_hub finds it: HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME, ~/.cache. */
-export function hubCache(env: NodeJS.ProcessEnv = process.env): string {
+export function hubCache(env: Variables = variables()): string {
   const explicit = env.HF_HUB_CACHE || env.HUGGINGFACE_HUB_CACHE;
   if (explicit) return expandHome(explicit);
   if (env.HF_HOME) return join(expandHome(env.HF_HOME), 'hub');

@@ -1,9 +1,10 @@
 // How the commands show errors: one that the user can act on has a message that says all; a bug shows its stack.
 import { inspect } from 'node:util';
+import { settings } from '../environment.ts';
 
 /** Errors that no input should cause. With RANKZERO_DEBUG every error counts as one. */
 export function isBug(error: unknown): boolean {
-  if (process.env.RANKZERO_DEBUG || !(error instanceof Error)) return true;
+  if (settings.debug || !(error instanceof Error)) return true;
   return error instanceof TypeError || error instanceof ReferenceError || error instanceof SyntaxError;
 }
 

@@ -1,7 +1,7 @@
 // Who am I: rank, world and address of rank 0, as torchrun, Slurm or Open MPI put them into the environment. No rank
 // there: a world of one. A partial or wrong environment is an error that says what was got and what is wanted.
 
-type Env = Readonly<Record<string, string | undefined>>;
+import { type Variables as Env, variables } from '../environment.ts';
 
 export interface RankEnvironment {
   /** Which launcher's variables were used; `single` for a world of one without any. */
@@ -121,7 +121,7 @@ function masterAddress(env: Env, source: RankEnvironment['source'], place: Place
 }
 
 /** Reads the rank's environment. Errors: ERR_ENVIRONMENT. */
-export function rankEnvironment(env: Env = process.env): RankEnvironment {
+export function rankEnvironment(env: Env = variables()): RankEnvironment {
   let source: RankEnvironment['source'] = 'single';
   let place: Place = { rank: 0, worldSize: 1, localRank: 0, localWorldSize: 1 };
   const isSlurm = env.SLURM_PROCID !== undefined && env.SLURM_NTASKS !== undefined;

@@ -2,6 +2,7 @@
 // once, and the errors of the ranks that only follow from it are not.
 import { writeSync } from 'node:fs';
 import { inspect } from 'node:util';
+import { settings } from '../environment.ts';
 
 /** What a rank tells the launcher about its end: one line of JSON. */
 export interface FailureReport {
@@ -46,8 +47,8 @@ function reportTo(fd: number, error: unknown, details: string): void {
 }
 
 function statusDescriptor(): number | undefined {
-  if (process.env.RANKZERO_LAUNCHER_PID !== String(process.ppid)) return undefined;
-  const fd = Number(process.env.RANKZERO_STATUS_FD);
+  if (settings.launcherPid !== String(process.ppid)) return undefined;
+  const fd = Number(settings.statusFd);
   return Number.isInteger(fd) && fd > 2 ? fd : undefined;
 }
 

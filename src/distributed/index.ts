@@ -1,4 +1,5 @@
 // `dist`: this process as a rank of a job, in the manner of torch.distributed.
+import { settings } from '../environment.ts';
 import { type Handle, native } from '../native.ts';
 import { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
 import { failureReason, watchForFailure } from './failure.ts';
@@ -60,7 +61,7 @@ let joined: Joined | undefined;
 let joining: Promise<void> | undefined;
 
 function timeoutSeconds(option: number | undefined): number {
-  const text = process.env.RANKZERO_TIMEOUT;
+  const text = settings.timeout;
   const value = option ?? (text === undefined ? 1800 : Number(text));
   if (!(value > 0))
     throw new EnvironmentError(`RANKZERO_TIMEOUT must be a number of seconds above 0 but is "${text ?? value}"`);
@@ -94,7 +95,7 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
   }
   const group = new ProcessGroup(handle);
   joined = { environment, group };
-  const quiet = options.quiet ?? !['', '0', undefined].includes(process.env.RANKZERO_QUIET);
+  const quiet = options.quiet ?? settings.quiet;
   if (environment.rank === 0 && !quiet) {
     process.stderr.write(`rankzero: ${group.size} ranks of one host, connected by ${group.backend}\n`);
   }

@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
 import { constants } from 'node:os';
 import { resolve } from 'node:path';
+import { variables } from '../environment.ts';
 import type { FailureReport } from './failure.ts';
 import { LineSplitter } from './lines.ts';
 import { freePortPair } from './ports.ts';
@@ -83,7 +84,7 @@ class Job {
   }
 
   async run(options: LaunchOptions, script: string): Promise<LaunchResult> {
-    const base = { ...process.env, ...options.env };
+    const base = { ...variables(), ...options.env };
     const masterPort = options.masterPort ?? (base.MASTER_PORT ? Number(base.MASTER_PORT) : await freePortPair());
     const secret = randomBytes(32).toString('hex');
     const stop = this.watchSignals();

@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { lstatSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { type Variables, variables } from '../environment.ts';
 import { EnvironmentError, type RankEnvironment } from './environment.ts';
 
 export interface JobSecret {
@@ -29,10 +30,7 @@ function privateFolder(): string {
   return folder;
 }
 
-export function jobSecret(
-  environment: RankEnvironment,
-  env: Readonly<Record<string, string | undefined>> = process.env,
-): JobSecret {
+export function jobSecret(environment: RankEnvironment, env: Variables = variables()): JobSecret {
   const given = env.RANKZERO_SECRET;
   if (given !== undefined && given !== '') return { secret: given, secretFile: '', forget: () => {} };
   if (!environment.isOneHost) {

@@ -1,6 +1,7 @@
 // Where the parameters of a bucket are, and how a rank comes to read all of them: ranks of one host map each other's shards,
 // others (devices, several hosts) gather copies.
 import type { ProcessGroup } from '../../distributed/process_group.ts';
+import { settings } from '../../environment.ts';
 import { type DType, dtypeNumber } from '../../tensor/dtype.ts';
 import { communicationStream, computeDevice, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
@@ -113,7 +114,7 @@ export class GatheredMemory implements UnitMemory {
 
 /** Whether ranks can map each other's memory. RANKZERO_FSDP_GATHER=copy: they do not, as on devices. */
 export function canMap(): boolean {
-  return computeDevice() === 'cpu' && process.env.RANKZERO_FSDP_GATHER !== 'copy';
+  return computeDevice() === 'cpu' && !settings.gathersByCopy;
 }
 
 /** A tensor on this process's device that the ranks of `group` can read; private when the group has one rank. */

@@ -2,6 +2,7 @@
 // Where stdout is not a terminal: plain lines, a few dozen for the whole run.
 import { join, relative } from 'node:path';
 import { formatBytes, formatChange, formatCount, formatRate, formatSeconds, formatWhole } from '../../core/format.ts';
+import { settings } from '../../environment.ts';
 import type {
   EvalRecord,
   LoadProgress,
@@ -184,7 +185,7 @@ export class Progress implements Reporter {
   }
 
   #bold(text: string): string {
-    return this.#live && !process.env.NO_COLOR ? `\x1b[1m${text}\x1b[22m` : text;
+    return this.#live && settings.color ? `\x1b[1m${text}\x1b[22m` : text;
   }
 
   #line(text: string): void {

@@ -3,6 +3,7 @@
 
 /** Each with what it holds. A room imports itself and the rooms above it in this list. */
 export const rooms: readonly (readonly [room: string, holds: string])[] = [
+  ['environment.ts', 'the environment of the process, which nothing else but the commands reads'],
   ['native.ts', 'loads the addon; the only file that types its surface'],
   ['core', 'JSON, formats, versions, the machine; the recorder that spans go to'],
   ['tensor', 'tensors, dtypes, scopes, streams, the tape (nodes and the engine), memory between files and devices'],
@@ -20,6 +21,13 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
   ['index.ts', 'what a program imports; exports only'],
   ['cli', 'the commands'],
 ];
+
+/** The files that may read and write `process.env`. */
+export const readsEnvironment = (file: string): boolean => file === 'src/environment.ts' || file.startsWith('src/cli/');
+
+/** Files that still do. */
+// until kernels are chosen by an argument
+export const temporaryReaders: readonly string[] = ['src/tools/gpu/attention.ts', 'src/tools/gpu/measure/products.ts'];
 
 /** Imports that point upward and stay, `[importing file, imported file, reason]`. At most three. */
 export const exceptions: readonly (readonly [from: string, to: string, reason: string])[] = [];

@@ -1,10 +1,10 @@
-// What the sources of `src` say, read with the parser that compiles them: the files that they name.
+// What the sources of `src` say, read with the parser that compiles them: the files that they name, and `process.env`.
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, posix } from 'node:path';
 import ts from 'typescript';
 
-/** Text of each file, by its path from the root of the package (`src/core/json.ts`). */
-export type Sources = ReadonlyMap<string, string>;
+/** Files as trees, named by their paths from the root of the package (`src/core/json.ts`). */
+export type Sources = readonly ts.SourceFile[];
 
 /** Something at a line of a file. */
 export interface Found {
@@ -22,7 +22,11 @@ const root = join(import.meta.dirname, '../../..');
 export function readSources(): Sources {
   const paths = readdirSync(join(root, 'src'), { recursive: true, encoding: 'utf8' });
   const files = paths.filter((path) => path.endsWith('.ts')).map((path) => `src/${path}`);
-  return new Map(files.sort().map((file) => [file, readFileSync(join(root, file), 'utf8')]));
+  return parse(Object.fromEntries(files.sort().map((file) => [file, readFileSync(join(root, file), 'utf8')])));
+}
+
+export function parse(texts: Readonly<Record<string, string>>): Sources {
+  return Object.entries(texts).map(([file, text]) => ts.createSourceFile(file, text, ts.ScriptTarget.Latest, true));
 }
 
 /** `core` for `src/core/json.ts`, `native.ts` for `src/native.ts`. */
@@ -30,12 +34,15 @@ export function roomOf(file: string): string {
   return file.split('/')[1]!;
 }
 
+function place(node: ts.Node, source: ts.SourceFile): Found {
+  return { file: source.fileName, line: source.getLineAndCharacterOfPosition(node.getStart(source)).line + 1 };
+}
+
 /** Calls `visit` for every node of every file. */
-function walk(sources: Sources, visit: (node: ts.Node, at: Found) => void): void {
-  for (const [file, text] of sources) {
-    const source = ts.createSourceFile(file, text, ts.ScriptTarget.Latest, true);
+function walk(sources: Sources, visit: (node: ts.Node, source: ts.SourceFile) => void): void {
+  for (const source of sources) {
     const step = (node: ts.Node): void => {
-      visit(node, { file, line: source.getLineAndCharacterOfPosition(node.getStart(source)).line + 1 });
+      visit(node, source);
       ts.forEachChild(node, step);
     };
     step(source);
@@ -51,14 +58,32 @@ function specifierOf(node: ts.Node): ts.Node | undefined {
   return undefined;
 }
 
+/** Every `process.env`, also taken out of `process` or imported. */
+export function environmentsOf(sources: Sources): Found[] {
+  const found: Found[] = [];
+  const isProcess = (node: ts.Node | undefined): boolean => /^(globalThis\.)?process$/.test(node?.getText() ?? '');
+  walk(sources, (node, source) => {
+    if (
+      (ts.isPropertyAccessExpression(node) && node.name.text === 'env' && isProcess(node.expression)) ||
+      (ts.isElementAccessExpression(node) &&
+        /^['"`]env/.test(node.argumentExpression.getText()) &&
+        isProcess(node.expression)) ||
+      (ts.isVariableDeclaration(node) && isProcess(node.initializer)) ||
+      (ts.isImportDeclaration(node) && /^(node:)?process$/.test((node.moduleSpecifier as ts.StringLiteral).text))
+    )
+      found.push(place(node, source));
+  });
+  return found;
+}
+
 /** Every reference to another file of `src`. Types count. */
 export function importsOf(sources: Sources): Import[] {
   const found: Import[] = [];
-  walk(sources, (node, at) => {
+  walk(sources, (node, source) => {
     const specifier = specifierOf(node);
     if (!specifier || !ts.isStringLiteralLike(specifier) || !specifier.text.startsWith('.')) return;
-    const to = posix.join(posix.dirname(at.file), specifier.text.replace(/\.js$/, '.ts'));
-    if (to.startsWith('src/')) found.push({ ...at, to });
+    const to = posix.join(posix.dirname(source.fileName), specifier.text.replace(/\.js$/, '.ts'));
+    if (to.startsWith('src/')) found.push({ ...place(node, source), to });
   });
   return found;
 }
