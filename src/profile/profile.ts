@@ -46,7 +46,7 @@ export class Profile<T = unknown> {
 
   /** @internal */
   constructor(recording: NativeRecording, result: T) {
-    this.recording = { ...recording, rank: dist.isInitialized() ? dist.getRank() : 0, compute: computeStream };
+    this.recording = { ...recording, rank: dist.isInitialized() ? dist.getRank() : 0, compute: computeStream() };
     this.result = result;
   }
 

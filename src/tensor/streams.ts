@@ -1,23 +1,46 @@
 // The streams of this process: compute (the default), communication, and loading. An event orders two of them without
 // making JavaScript wait.
 import { availableParallelism } from 'node:os';
+import { processState } from '../core/context.ts';
 import { type Handle, native } from '../native.ts';
 
 /** Ops on host memory run here unless onStream says otherwise. */
 const hostComputeStream = 0;
 
-/** Of the device that this process computes on. */
-export let computeStream: number = hostComputeStream;
+interface Streams {
+  device: 'cpu' | 'cuda';
+  compute: number;
+  /** Made when they are first asked for. */
+  communication: number | undefined;
+  hostCommunication: number | undefined;
+  tensorParallel: number | undefined;
+  files: number | undefined;
+  readonly loading: number[];
+}
 
-let device: 'cpu' | 'cuda' = 'cpu';
+const streams: Streams = processState<Streams>('streams', 'the device of this process, and its streams', {
+  device: 'cpu',
+  compute: hostComputeStream,
+  communication: undefined,
+  hostCommunication: undefined,
+  tensorParallel: undefined,
+  files: undefined,
+  loading: [],
+});
 
 /** Where models compute and their parameters live: one device a process. */
 export function computeDevice(): 'cpu' | 'cuda' {
-  return device;
+  return streams.device;
+}
+
+/** The default stream of that device. */
+export function computeStream(): number {
+  return streams.compute;
 }
 
 /** Whether it is too late for another. */
 export function isDeviceInUse(): boolean {
+  const { device, communication, tensorParallel } = streams;
   return device === 'cuda' || communication !== undefined || tensorParallel !== undefined;
 }
 
@@ -26,37 +49,30 @@ export function isDeviceInUse(): boolean {
  * anything is wrapped. Errors: ERR_CUDA_UNAVAILABLE, saying why; where streams of the CPU are in use already.
  */
 export function useDevice(name: 'cpu' | 'cuda', index?: number): void {
-  if (name === device) return;
+  if (name === streams.device) return;
   if (isDeviceInUse())
-    throw new Error(`this process computes on ${device} already; ask for ${name} before models are wrapped`);
-  computeStream = native.computeStream(1, index);
-  device = name;
+    throw new Error(`this process computes on ${streams.device} already; ask for ${name} before models are wrapped`);
+  streams.compute = native.computeStream(1, index);
+  streams.device = name;
 }
-
-let communication: number | undefined;
-const loading: number[] = [];
 
 /** All collectives of FSDP run here, in the order of their enqueueing. */
 export function communicationStream(): number {
-  communication ??= native.streamCreate('comm', device === 'cuda' ? 1 : 0);
-  return communication;
+  streams.communication ??= native.streamCreate('comm', streams.device === 'cuda' ? 1 : 0);
+  return streams.communication;
 }
-
-let hostCommunication: number | undefined;
 
 /** Collectives on host memory, which coordinate devices and bring them their weights. */
 export function hostCommunicationStream(): number {
-  if (device === 'cpu') return communicationStream();
-  hostCommunication ??= native.streamCreate('host comm');
-  return hostCommunication;
+  if (streams.device === 'cpu') return communicationStream();
+  streams.hostCommunication ??= native.streamCreate('host comm');
+  return streams.hostCommunication;
 }
-
-let tensorParallel: number | undefined;
 
 /** Sums of gradients over tensor-parallel ranks run here while the compute stream goes on. */
 export function tensorParallelStream(): number {
-  tensorParallel ??= native.streamCreate('tensor', device === 'cuda' ? 1 : 0);
-  return tensorParallel;
+  streams.tensorParallel ??= native.streamCreate('tensor', streams.device === 'cuda' ? 1 : 0);
+  return streams.tensorParallel;
 }
 
 /** Streams that fill memory side by side. */
@@ -65,21 +81,19 @@ export const numLoadingStreams: number = Math.min(4, Math.max(2, availableParall
 /** File reads of loading run here; `lane` counts from 0, around. */
 export function loadingStream(lane: number): number {
   const i = lane % numLoadingStreams;
-  loading[i] ??= native.streamCreate(`load ${i}`);
-  return loading[i];
+  streams.loading[i] ??= native.streamCreate(`load ${i}`);
+  return streams.loading[i];
 }
-
-let files: number | undefined;
 
 /** Files are written here, so that a full disk is an error of the save and not of everything after it. */
 export function fileStream(): number {
-  files ??= native.streamCreate('files');
-  return files;
+  streams.files ??= native.streamCreate('files');
+  return streams.files;
 }
 
 /** After an error of its work: that breaks a stream for good, and the next fileStream() is another. */
 export function replaceFileStream(broken: number): void {
-  if (files === broken) files = undefined;
+  if (streams.files === broken) streams.files = undefined;
 }
 
 /** Runs `fn` with ops enqueued on `stream`. */
@@ -102,15 +116,15 @@ export function order(stream: number, waiting: number): void {
 /** `fn` on the communication stream, between what was computed so far and what is computed from now on. The host does not wait. */
 export function onCommunicationStream<T>(fn: () => T): T {
   const comm = communicationStream();
-  order(computeStream, comm);
+  order(computeStream(), comm);
   const result = onStream(comm, fn);
-  order(comm, computeStream);
+  order(comm, computeStream());
   return result;
 }
 
 /** As order, behind everything that was computed so far, on the device and on the host. */
 export function orderBehindComputing(waiting: number): void {
-  for (const stream of new Set([hostComputeStream, computeStream])) order(stream, waiting);
+  for (const stream of new Set([hostComputeStream, streams.compute])) order(stream, waiting);
 }
 
 /** A point in a stream that may be waited for later, by streams or by the host. */

@@ -22,10 +22,10 @@ const w = Tensor.full([16, 32], 0.25);
 function work(): Tensor {
   return recordFunction('products', () => {
     const y = linear(linear(x, w), Tensor.full([8, 16], 1));
-    order(computeStream, communicationStream());
+    order(computeStream(), communicationStream());
     const copy = Tensor.empty(y.shape);
     onStream(communicationStream(), () => copy.copyFrom(y));
-    order(communicationStream(), computeStream);
+    order(communicationStream(), computeStream());
     return recordFunction('sum', () => add(y, copy));
   });
 }

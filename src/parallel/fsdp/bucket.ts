@@ -123,9 +123,9 @@ export class ShardBucket implements ParameterOwner {
   beginWrite(): void {
     if (!this.isRead || !this.memory.isMapped) return;
     const stream = communicationStream();
-    order(computeStream, stream);
+    order(computeStream(), stream);
     span('before write', this.title, () => onStream(stream, () => this.groups.shard.enqueueBarrier()));
-    order(stream, computeStream);
+    order(stream, computeStream());
     this.isRead = false;
   }
 
@@ -134,7 +134,7 @@ export class ShardBucket implements ParameterOwner {
     this.reshard();
     this.memory.markWritten(withCopy);
     this.shardWritten?.dispose();
-    this.shardWritten = new StreamEvent(computeStream);
+    this.shardWritten = new StreamEvent(computeStream());
   }
 
   /** Makes every rank's shard readable here, by the communication stream, unless that is under way or done. */
@@ -154,7 +154,7 @@ export class ShardBucket implements ParameterOwner {
   /** Makes the parameters usable on the compute stream. */
   unshard(): void {
     this.unshardAsync();
-    this.gathered?.waitOn(computeStream);
+    this.gathered?.waitOn(computeStream());
     this.gathered?.dispose();
     this.gathered = undefined;
     if (this.views) return;
@@ -168,7 +168,7 @@ export class ShardBucket implements ParameterOwner {
     if (this.views) for (const view of this.views.values()) view.dispose();
     this.views = undefined;
     // A gather that nobody waited for still comes before what the compute stream does next.
-    this.gathered?.waitOn(computeStream);
+    this.gathered?.waitOn(computeStream());
     this.gathered?.dispose();
     this.gathered = undefined;
     this.full.dispose();
@@ -275,8 +275,8 @@ export function viewsOf({ spans }: FlatLayout, flat: Tensor): Map<Parameter, Ten
 
 function onCommunication(gather: () => Tensor): Tensor {
   const stream = communicationStream();
-  order(computeStream, stream);
+  order(computeStream(), stream);
   const whole = onStream(stream, gather);
-  order(stream, computeStream);
+  order(stream, computeStream());
   return whole;
 }

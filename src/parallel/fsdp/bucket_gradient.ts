@@ -61,7 +61,7 @@ export class BucketGradient {
   private enqueueReduction(grad: Tensor): void {
     this.zeroUnwritten(grad);
     const stream = communicationStream();
-    order(computeStream, stream);
+    order(computeStream(), stream);
     onStream(stream, () => {
       const { shard, replicate } = this.bucket.groups;
       const accumulate = this.shard !== undefined;

@@ -85,7 +85,7 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
     moveBuffersToDevice(module, computeDevice());
     for (const ignored of options.ignoredModules ?? []) ignored.to(computeDevice());
     if (options.syncModuleStates) syncBuffers(module, this.groups);
-    order(communicationStream(), computeStream);
+    order(communicationStream(), computeStream());
     native.streamSynchronize(communicationStream());
     native.memoryTrim();
     wrappers.set(module, this);

@@ -16,9 +16,9 @@ export function clipGradients(buckets: readonly ShardBucket[], grid: ProcessGrou
   sumOfSquares(buckets, sum);
   const comm = communicationStream();
   if (grid.size > 1) {
-    order(computeStream, comm);
+    order(computeStream(), comm);
     onStream(comm, () => grid.allReduce(sum.handle, 'sum'));
-    order(comm, computeStream);
+    order(comm, computeStream());
   }
   native.clipFactor(norm.handle, factor.handle, sum.handle, maxNorm);
   for (const { gradient } of buckets) if (gradient?.shard) gradient.scale = factor.detach();

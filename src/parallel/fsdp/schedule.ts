@@ -156,7 +156,7 @@ export class UnitSchedule {
       this.inBackward.close();
       for (const unit of [...this.units].reverse()) this.finish(unit);
       this.dropReduced();
-      order(communicationStream(), computeStream);
+      order(communicationStream(), computeStream());
     });
   }
 

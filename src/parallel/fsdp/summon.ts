@@ -31,7 +31,7 @@ export function summon<T>(units: readonly FsdpUnit[], schedule: UnitSchedule, fn
         parameter.grad = undefined;
       }
     }
-    native.streamSynchronize(computeStream);
+    native.streamSynchronize(computeStream());
   };
   for (const bucket of units.flatMap((unit) => unit.buckets)) {
     bucket.reshard();

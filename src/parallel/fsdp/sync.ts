@@ -17,12 +17,12 @@ export function followTies(module: Module): void {
 /** Everyone's buffers are those of rank 0. Collective; enqueues. */
 export function syncBuffers(module: Module, { grid, replicate }: ShardGroups): void {
   const comm = communicationStream();
-  order(computeStream, comm);
+  order(computeStream(), comm);
   onStream(comm, () => {
     for (const [, tensor] of module.namedBuffers()) {
       if (grid.size > 1 && replicate.rank === 0) grid.broadcast(tensor.handle, 0);
       if (replicate.size > 1) replicate.broadcast(tensor.handle, 0);
     }
   });
-  order(comm, computeStream);
+  order(comm, computeStream());
 }

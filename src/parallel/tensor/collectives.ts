@@ -60,8 +60,8 @@ function summed(dy: Tensor, group: ProcessGroup): Tensor {
 // A collective of backward, beside the deferred products of the layers above it.
 function hidden(collective: () => void): void {
   const stream = tensorParallelStream();
-  order(computeStream, stream);
+  order(computeStream(), stream);
   onStream(stream, collective);
   flushDeferred();
-  order(stream, computeStream);
+  order(stream, computeStream());
 }

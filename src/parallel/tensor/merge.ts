@@ -52,8 +52,8 @@ export function gatherPartsToFirst(part: Tensor, placement: Placement, group: Pr
 // Where FSDP's own collectives run, so that the two never mix.
 function onCommunication<T>(fn: () => T): T {
   const stream = communicationStream();
-  order(computeStream, stream);
+  order(computeStream(), stream);
   const result = onStream(stream, fn);
-  order(stream, computeStream);
+  order(stream, computeStream());
   return result;
 }
