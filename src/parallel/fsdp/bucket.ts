@@ -6,7 +6,13 @@ import { span } from '../../core/recorder.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
 import type { SliceRange, TrainableSlice } from '../../nn/trainable_slice.ts';
 import type { DType, FloatDType } from '../../tensor/dtype.ts';
-import { communicationStream, computeStream, onStream, order, StreamEvent } from '../../tensor/streams.ts';
+import {
+  communicationStream,
+  computeStream,
+  onCommunicationStream,
+  onStream,
+  StreamEvent,
+} from '../../tensor/streams.ts';
 import { type Device, Tensor } from '../../tensor/tensor.ts';
 import { BucketGradient } from './bucket_gradient.ts';
 import type { FlatLayout } from './flat.ts';
@@ -122,10 +128,7 @@ export class ShardBucket implements ParameterOwner {
   /** Must come before the shard is written, on every rank: peers may still read it. Enqueues. */
   beginWrite(): void {
     if (!this.isRead || !this.memory.isMapped) return;
-    const stream = communicationStream();
-    order(computeStream(), stream);
-    span('before write', this.title, () => onStream(stream, () => this.groups.shard.enqueueBarrier()));
-    order(stream, computeStream());
+    span('before write', this.title, () => onCommunicationStream(() => this.groups.shard.enqueueBarrier()));
     this.isRead = false;
   }
 
@@ -194,12 +197,12 @@ export class ShardBucket implements ParameterOwner {
 
   /** A copy of all elements in the master dtype. The caller disposes it. Collective. */
   gatherValues(): Tensor {
-    return onCommunication(() => this.memory.gatherValues());
+    return onCommunicationStream(() => this.memory.gatherValues());
   }
 
   /** Gathers a shard-sized tensor of this bucket (gradients, optimizer state) whole. The caller disposes it. Collective. */
   gather(part: Tensor): Tensor {
-    return onCommunication(() => {
+    return onCommunicationStream(() => {
       const whole = Tensor.empty([this.layout.numel], part.dtype, 'staging', part.device);
       this.groups.shard.allGather(whole.handle, part.handle);
       return whole;
@@ -271,12 +274,4 @@ class BucketSlice implements TrainableSlice {
 /** @internal Views of the parameters in a flat buffer. */
 export function viewsOf({ spans }: FlatLayout, flat: Tensor): Map<Parameter, Tensor> {
   return new Map(spans.map(({ parameter, offset }) => [parameter, flat.slice(offset, parameter.shape)] as const));
-}
-
-function onCommunication(gather: () => Tensor): Tensor {
-  const stream = communicationStream();
-  order(computeStream(), stream);
-  const whole = onStream(stream, gather);
-  order(stream, computeStream());
-  return whole;
 }

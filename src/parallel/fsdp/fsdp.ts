@@ -3,6 +3,7 @@
 // done is in the modules beside it.
 import type { PretrainedFolder, SaveOptions } from '../../checkpoint/save_pretrained.ts';
 import type { HeldTensor, ShardedModel } from '../../checkpoint/sharded_state.ts';
+import { settle } from '../../core/finally.ts';
 import { span } from '../../core/recorder.ts';
 import { dist } from '../../distributed/index.ts';
 import { state } from '../../distributed/state.ts';
@@ -179,16 +180,7 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
       for (const unit of this.units) unit.accumulateOnly = value;
     };
     set(true);
-    let result: T;
-    try {
-      result = fn();
-    } catch (error) {
-      set(false);
-      throw error;
-    }
-    if (result instanceof Promise) return result.finally(() => set(false)) as T;
-    set(false);
-    return result;
+    return settle(fn, () => set(false));
   }
 
   /** Runs `fn` with whole parameters in the master dtype; changes are written back to the shards. Collective; blocks. */

@@ -1,6 +1,7 @@
 // Before the first transfer the ranks compare what they are about to send and receive. Where PyTorch would hang, all ranks
 // throw the same error.
 import { createHash } from 'node:crypto';
+import { allGatherJson } from '../../distributed/exchange.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { PlannedUnit } from './units.ts';
 
@@ -23,12 +24,6 @@ export function manifestOf(planned: readonly PlannedUnit[]): ManifestEntry[] {
 const line = (entry: ManifestEntry): string =>
   `${entry.name} [${entry.shape}] ${entry.dtype}${entry.requiresGrad ? '' : ', frozen,'} in ${entry.unit || 'the root'}`;
 
-function exchange<T>(group: ProcessGroup, own: T): T[] {
-  return group
-    .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
-    .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as T);
-}
-
 /**
  * Throws the same error on every rank when manifests differ: the first differing entry and both sides. A rank that could
  * not make a manifest gives its `problem`, which then is everyone's. Collective; waits.
@@ -37,14 +32,14 @@ export function compareManifests(group: ProcessGroup, entries: readonly Manifest
   const text = entries.map(line).join('\n');
   const digest = createHash('sha256').update(text).digest('hex');
   // The manifests themselves are long, and are exchanged only when they differ.
-  const states = group.size === 1 ? [[digest, problem] as const] : exchange(group, [digest, problem]);
+  const states = group.size === 1 ? [[digest, problem] as const] : allGatherJson(group, [digest, problem]);
   const failed = states.findIndex(([, problem]) => problem !== '');
   if (failed >= 0)
     throw new Error(
       group.rank === failed ? problem : `rank ${group.ranks[failed]} could not be wrapped: ${states[failed]![1]}`,
     );
   if (states.every(([theirs]) => theirs === digest)) return;
-  const all = exchange(group, text);
+  const all = allGatherJson(group, text);
   const reference = all[0]!.split('\n');
   for (const [rank, theirs] of all.entries()) {
     if (theirs === all[0]) continue;

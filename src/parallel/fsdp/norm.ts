@@ -2,7 +2,7 @@
 
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
-import { communicationStream, computeDevice, computeStream, onStream, order } from '../../tensor/streams.ts';
+import { computeDevice, onCommunicationStream } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { ShardBucket } from './bucket.ts';
 
@@ -14,12 +14,7 @@ export function clipGradients(buckets: readonly ShardBucket[], grid: ProcessGrou
   const empty = (shape: readonly number[]): Tensor => Tensor.empty(shape, 'float32', 'other', computeDevice());
   const [sum, factor, norm] = [empty([1]), empty([1]), empty([])];
   sumOfSquares(buckets, sum);
-  const comm = communicationStream();
-  if (grid.size > 1) {
-    order(computeStream(), comm);
-    onStream(comm, () => grid.allReduce(sum.handle, 'sum'));
-    order(comm, computeStream());
-  }
+  if (grid.size > 1) onCommunicationStream(() => grid.allReduce(sum.handle, 'sum'));
   native.clipFactor(norm.handle, factor.handle, sum.handle, maxNorm);
   for (const { gradient } of buckets) if (gradient?.shard) gradient.scale = factor.detach();
   sum.dispose();

@@ -1,4 +1,5 @@
 // Whole parameters for a moment: gather everything, run, write back.
+import { settle } from '../../core/finally.ts';
 import { native } from '../../native.ts';
 import { computeStream } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -40,16 +41,7 @@ export function summon<T>(units: readonly FsdpUnit[], schedule: UnitSchedule, fn
     open.push({ bucket, full });
     if (options.withGrads) exposeGradients(bucket);
   }
-  let result: T;
-  try {
-    result = fn();
-  } catch (error) {
-    close();
-    throw error;
-  }
-  if (result instanceof Promise) return result.finally(close) as T;
-  close();
-  return result;
+  return settle(fn, close);
 }
 
 /** Gives the parameters of a bucket their whole gradients. Collective. */

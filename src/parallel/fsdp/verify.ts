@@ -1,5 +1,6 @@
 // Whether replicas hold the same shards.
 import { createHash } from 'node:crypto';
+import { allGatherJson } from '../../distributed/exchange.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { FsdpUnit } from './unit.ts';
 
@@ -9,7 +10,7 @@ type Digests = Record<string, string>;
 /** Throws the same error on every rank of `world` where a replica differs. Collective; blocks. */
 export async function verifyReplicas(units: readonly FsdpUnit[], world: ProcessGroup): Promise<void> {
   const problem = await firstDifference(units);
-  const all = exchange(world, problem);
+  const all = allGatherJson(world, problem);
   const found = all.find((text) => text !== '');
   if (found) throw new Error(`replicas differ: ${found}`);
 }
@@ -27,7 +28,7 @@ async function firstDifference(units: readonly FsdpUnit[]): Promise<string> {
         const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
         own[parameter.name] = createHash('sha256').update(bytes).digest('hex');
       }
-      const all = exchange(replicate, own);
+      const all = allGatherJson(replicate, own);
       if (problem !== '') continue; // the others exchange too
       problem = differing(all, replicate.ranks);
     }
@@ -41,10 +42,4 @@ function differing(all: readonly Digests[], ranks: readonly number[]): string {
     if (other > 0) return `${name} is not the same on ranks ${ranks[0]} and ${ranks[other]}`;
   }
   return '';
-}
-
-function exchange<T>(group: ProcessGroup, own: T): T[] {
-  return group
-    .allGatherBytes(new TextEncoder().encode(JSON.stringify(own)))
-    .map((bytes) => JSON.parse(new TextDecoder().decode(bytes)) as T);
 }

@@ -2,7 +2,7 @@
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Placement } from '../../nn/placement.ts';
-import { communicationStream, computeStream, onStream, order } from '../../tensor/streams.ts';
+import { onCommunicationStream } from '../../tensor/streams.ts';
 import { type MemoryKind, Tensor } from '../../tensor/tensor.ts';
 
 /** Writes one rank's part where it belongs; padding is dropped. Enqueues on the current stream. */
@@ -15,7 +15,7 @@ function place(whole: Tensor, part: Tensor, placement: Placement): void {
 /** The whole parameter of which `part` is this rank's, in `kind` of memory, on every rank of the group. Collective. */
 export function gatherParts(part: Tensor, placement: Placement, group: ProcessGroup, kind: MemoryKind): Tensor {
   const whole = Tensor.empty(placement.fullShape, part.dtype, kind, part.device);
-  onCommunication(() => {
+  onCommunicationStream(() => {
     if (placement.isWhole) {
       whole.copyFrom(part);
       return;
@@ -32,7 +32,7 @@ export function gatherParts(part: Tensor, placement: Placement, group: ProcessGr
 
 /** The same on rank 0 of the group alone; undefined elsewhere. Collective. */
 export function gatherPartsToFirst(part: Tensor, placement: Placement, group: ProcessGroup): Tensor | undefined {
-  return onCommunication(() => {
+  return onCommunicationStream(() => {
     if (group.rank !== 0) {
       if (!placement.isWhole && placement.isFirst) group.send(part.handle, 0);
       return undefined;
@@ -47,13 +47,4 @@ export function gatherPartsToFirst(part: Tensor, placement: Placement, group: Pr
     }
     return whole;
   });
-}
-
-// Where FSDP's own collectives run, so that the two never mix.
-function onCommunication<T>(fn: () => T): T {
-  const stream = communicationStream();
-  order(computeStream(), stream);
-  const result = onStream(stream, fn);
-  order(stream, computeStream());
-  return result;
 }

@@ -31,13 +31,3 @@ export const temporaryReaders: readonly string[] = ['src/tools/gpu/attention.ts'
 
 /** Imports that point upward and stay, `[importing file, imported file, reason]`. At most three. */
 export const exceptions: readonly (readonly [from: string, to: string, reason: string])[] = [];
-
-/** Imports between rooms that are on their way out. */
-// until placements are in
-export const temporary: readonly (readonly [from: string, to: string])[] = [
-  ['checkpoint', 'models'],
-  ['checkpoint', 'optim'],
-  ['checkpoint', 'parallel'],
-  ['models', 'parallel'],
-  ['optim', 'parallel'],
-];
