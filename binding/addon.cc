@@ -13,13 +13,49 @@ Args::Args(napi_env env, napi_callback_info info) : env_(env) {
   state_ = static_cast<AddonState*>(data);
 }
 
+std::string_view operand_name(std::string_view operands, size_t i) {
+  for (; i > 0; --i) operands.remove_prefix(operands.find(", ") + 2);
+  return operands.substr(0, operands.find(", "));
+}
+
+std::string Args::argument(size_t i) const {
+  const std::string number = "argument " + std::to_string(i + 1);
+  return operands_ ? std::string(operand_name(operands_, i)) + " (" + number + ")" : number;
+}
+
 namespace {
 
-[[noreturn]] void bad_argument(size_t i, const char* wanted) {
-  fail("ERR_ARGUMENT", "argument ", i + 1, " of a native call must be ", wanted);
+std::string describe(napi_env env, napi_value value) {
+  napi_valuetype type;
+  napi_typeof(env, value, &type);
+  if (type == napi_number) return Napi::Value(env, value).ToString();
+  constexpr const char* names[] = {"undefined", "null",      "a boolean",  "a number",  "a string",
+                                   "a symbol",  "an object", "a function", "an object", "a bigint"};
+  return names[type];
 }
 
 }  // namespace
+
+void Args::refuse(size_t i, const char* wanted) const {
+  fail("ERR_ARGUMENT", "[", name_, "] ", argument(i), " must be ", wanted, " but is ", describe(env_, values_[i]));
+}
+
+void Args::refuse_element(size_t i, napi_value got, const char* wanted) const {
+  fail("ERR_ARGUMENT", "[", name_, "] ", argument(i), " must be an array of ", wanted, " but has ", describe(env_, got));
+}
+
+void Args::refuse_count(size_t count) const {
+  fail("ERR_ARGUMENT", "[", name_, "] takes ", count, " arguments (", operands_, ") but got ", count_);
+}
+
+void Args::refuse_handle(size_t i) const {
+  fail("ERR_HANDLE", "[", name_, "] ", argument(i), ": this tensor was disposed, or the handle is not a tensor");
+}
+
+void Args::refuse_device(size_t i, Device device) const {
+  fail("ERR_DEVICE", "[", name_, "] the operands must be on one device, but ", argument(i), " is on ", name_of(device),
+       " and one before it on ", name_of(op_stream_->device()), "; move one of them with to()");
+}
 
 bool Args::missing(size_t i) const {
   napi_valuetype type;
@@ -29,32 +65,32 @@ bool Args::missing(size_t i) const {
 
 double Args::number(size_t i) const {
   double value;
-  if (napi_get_value_double(env_, values_[i], &value) != napi_ok) bad_argument(i, "a number");
+  if (napi_get_value_double(env_, values_[i], &value) != napi_ok) refuse(i, "a number");
   return value;
 }
 
 int64_t Args::integer(size_t i) const {
   double value = number(i);
-  if (!(std::abs(value) <= 0x1p53) || value != std::floor(value)) bad_argument(i, "a whole number");
+  if (!(std::abs(value) <= 0x1p53) || value != std::floor(value)) refuse(i, "a whole number");
   return static_cast<int64_t>(value);
 }
 
 uint64_t Args::u64(size_t i) const {
   uint64_t value;
   bool lossless;
-  if (napi_get_value_bigint_uint64(env_, values_[i], &value, &lossless) != napi_ok) bad_argument(i, "a bigint");
+  if (napi_get_value_bigint_uint64(env_, values_[i], &value, &lossless) != napi_ok) refuse(i, "a bigint");
   return value;
 }
 
 bool Args::boolean(size_t i) const {
   bool value;
-  if (napi_get_value_bool(env_, values_[i], &value) != napi_ok) bad_argument(i, "a boolean");
+  if (napi_get_value_bool(env_, values_[i], &value) != napi_ok) refuse(i, "a boolean");
   return value;
 }
 
 std::string Args::string(size_t i) const {
   size_t length = 0;
-  if (napi_get_value_string_utf8(env_, values_[i], nullptr, 0, &length) != napi_ok) bad_argument(i, "a string");
+  if (napi_get_value_string_utf8(env_, values_[i], nullptr, 0, &length) != napi_ok) refuse(i, "a string");
   std::string text(length, '\0');
   napi_get_value_string_utf8(env_, values_[i], text.data(), length + 1, &length);
   return text;
@@ -62,14 +98,14 @@ std::string Args::string(size_t i) const {
 
 DType Args::dtype(size_t i) const {
   int64_t value = integer(i);
-  if (value < 0 || value > static_cast<int64_t>(DType::UInt8)) bad_argument(i, "a dtype");
+  if (value < 0 || value > static_cast<int64_t>(DType::UInt8)) refuse(i, "a dtype");
   return static_cast<DType>(value);
 }
 
 Device Args::device(size_t i) const {
   if (i >= count_ || missing(i)) return Device::Cpu;
   int64_t value = integer(i);
-  if (value < 0 || value > static_cast<int64_t>(Device::Cuda)) bad_argument(i, "a device");
+  if (value < 0 || value > static_cast<int64_t>(Device::Cuda)) refuse(i, "a device");
   return static_cast<Device>(value);
 }
 
@@ -86,43 +122,52 @@ std::pair<std::byte*, size_t> Args::bytes(size_t i) const {
     return {static_cast<std::byte*>(data), length * widths[type]};
   }
   napi_is_arraybuffer(env_, values_[i], &is_buffer);
-  if (!is_buffer) bad_argument(i, "a typed array or ArrayBuffer");
+  if (!is_buffer) refuse(i, "a typed array or ArrayBuffer");
   napi_get_arraybuffer_info(env_, values_[i], &data, &length);
   return {static_cast<std::byte*>(data), length};
 }
 
-TensorRef& Args::tensor(size_t i) const { return state_->tensors.at(number(i)); }
+TensorRef& Args::tensor_of(size_t i, double handle) const {
+  TensorRef* tensor = state_->tensors.find(handle);
+  if (!tensor) refuse_handle(i);
+  return *tensor;
+}
+
+TensorRef& Args::tensor(size_t i) const {
+  double handle;
+  if (napi_get_value_double(env_, values_[i], &handle) != napi_ok || handle == 0) refuse(i, "a tensor");
+  return tensor_of(i, handle);
+}
 
 TensorRef& Args::host_tensor(size_t i) const {
   TensorRef& t = tensor(i);
   if (t.storage->device() != Device::Cpu)
-    fail("ERR_DEVICE", "[", name_, "] argument ", i + 1, " must be on device cpu but is on ", name_of(t.storage->device()));
+    fail("ERR_DEVICE", "[", name_, "] ", argument(i), " must be on device cpu but is on ", name_of(t.storage->device()));
   return t;
 }
 
-View Args::view_of(size_t i, double handle) const {
-  TensorRef& t = state_->tensors.at(handle);
+View Args::view_of(size_t i, const TensorRef& t) const {
   Device device = t.storage->device();
   if (!op_stream_) op_stream_ = state_->current_on(device);
-  else if (op_stream_->device() != device)
-    fail("ERR_DEVICE", "[", name_, "] the operands must be on one device, but argument ", i + 1, " is on ", name_of(device),
-         " and one before it on ", name_of(op_stream_->device()), "; move one of them with to()");
+  else if (op_stream_->device() != device) refuse_device(i, device);
   t.storage->used_on(op_stream_);
   return {t.data(), t.dtype, t.numel};
 }
 
-View Args::view(size_t i) const { return view_of(i, number(i)); }
+View Args::view(size_t i) const { return view_of(i, tensor(i)); }
 
-View Args::optional(size_t i) const {
-  if (i >= count_) return {};
-  double handle = 0;
-  if (napi_get_value_double(env_, values_[i], &handle) != napi_ok || handle == 0) return {};
-  return view(i);
+OptionalView Args::optional(size_t i) const {
+  double handle;
+  if (napi_get_value_double(env_, values_[i], &handle) != napi_ok) {
+    if (!missing(i)) refuse(i, "a tensor or NONE");
+    return {};
+  }
+  return handle == 0 ? OptionalView{} : view_of(i, tensor_of(i, handle));
 }
 
 std::vector<napi_value> Args::elements(size_t i) const {
   uint32_t length = 0;
-  if (napi_get_array_length(env_, values_[i], &length) != napi_ok) bad_argument(i, "an array");
+  if (napi_get_array_length(env_, values_[i], &length) != napi_ok) refuse(i, "an array");
   std::vector<napi_value> items(length);
   for (uint32_t k = 0; k < length; ++k) napi_get_element(env_, values_[i], k, &items[k]);
   return items;
@@ -132,8 +177,18 @@ std::vector<View> Args::views(size_t i) const {
   std::vector<View> out;
   for (napi_value item : elements(i)) {
     double handle;
-    if (napi_get_value_double(env_, item, &handle) != napi_ok) bad_argument(i, "an array of tensors");
-    out.push_back(handle == 0 ? View{} : view_of(i, handle));
+    if (napi_get_value_double(env_, item, &handle) != napi_ok || handle == 0) refuse_element(i, item, "tensors");
+    out.push_back(view_of(i, tensor_of(i, handle)));
+  }
+  return out;
+}
+
+std::vector<OptionalView> Args::optionals(size_t i) const {
+  std::vector<OptionalView> out;
+  for (napi_value item : elements(i)) {
+    double handle;
+    if (napi_get_value_double(env_, item, &handle) != napi_ok) refuse_element(i, item, "tensors or NONE");
+    out.push_back(handle == 0 ? OptionalView{} : view_of(i, tensor_of(i, handle)));
   }
   return out;
 }
@@ -142,7 +197,7 @@ std::vector<bool> Args::booleans(size_t i) const {
   std::vector<bool> out;
   for (napi_value item : elements(i)) {
     bool value;
-    if (napi_get_value_bool(env_, item, &value) != napi_ok) bad_argument(i, "an array of booleans");
+    if (napi_get_value_bool(env_, item, &value) != napi_ok) refuse_element(i, item, "booleans");
     out.push_back(value);
   }
   return out;

@@ -3,6 +3,7 @@
 #include <any>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -22,6 +23,7 @@ class TensorTable {
     return table_.insert(std::move(tensor), on_device);
   }
   TensorRef& at(double handle) { return table_.at(handle); }
+  TensorRef* find(double handle) { return table_.find(handle); }
   bool release(double handle) {
     std::shared_ptr<Storage> storage = table_.contains(handle) ? table_.at(handle).storage : nullptr;
     if (!storage) return false;
@@ -57,7 +59,10 @@ struct AddonState {
   }
 };
 
-// The arguments of one call. Accessors name the function, the position, and what was got when a value is not as wanted.
+// Number i of a list of names as RZ_OPERANDS makes it: "y, rstd, x".
+std::string_view operand_name(std::string_view operands, size_t i);
+
+// The arguments of one call. Accessors name the function, the argument, and what was got when a value is not as wanted.
 class Args {
  public:
   static constexpr size_t kMax = 24;
@@ -87,11 +92,17 @@ class Args {
 
   TensorRef& tensor(size_t i) const;
   TensorRef& host_tensor(size_t i) const;  // ERR_DEVICE for one on a device
+  // The arguments are `count` operands of an op, whose names errors give from here on.
+  void expect_operands(const char* op, const char* operands, size_t count) {
+    name_ = op;
+    operands_ = operands;
+    if (count_ > count) refuse_count(count);
+  }
   // The operand of an op: its storage is marked as used on the op's stream. ERR_DEVICE if the operands are not on one device.
   View view(size_t i) const;
-  View optional(size_t i) const;  // 0, null or undefined: absent
-  // Arrays: handles (0: absent), and flags.
+  OptionalView optional(size_t i) const;  // 0, null or undefined: absent
   std::vector<View> views(size_t i) const;
+  std::vector<OptionalView> optionals(size_t i) const;
   std::vector<bool> booleans(size_t i) const;
 
   napi_value undefined() const;
@@ -100,12 +111,20 @@ class Args {
   napi_value from(const std::string& value) const;
 
  private:
-  napi_env env_;
-  View view_of(size_t i, double handle) const;
+  TensorRef& tensor_of(size_t i, double handle) const;
+  View view_of(size_t i, const TensorRef& tensor) const;
   std::vector<napi_value> elements(size_t i) const;
+  std::string argument(size_t i) const;  // "x (argument 2)"
+  [[noreturn]] void refuse(size_t i, const char* wanted) const;
+  [[noreturn]] void refuse_element(size_t i, napi_value got, const char* wanted) const;
+  [[noreturn]] void refuse_count(size_t count) const;
+  [[noreturn]] void refuse_handle(size_t i) const;
+  [[noreturn]] void refuse_device(size_t i, Device device) const;
 
+  napi_env env_;
   AddonState* state_;
-  const char* name_;  // of the function
+  const char* name_;  // of the function, or of the op
+  const char* operands_ = nullptr;
   mutable Stream* op_stream_ = nullptr;
   size_t count_ = kMax;
   napi_value values_[kMax];

@@ -37,14 +37,20 @@ class HandleTable {
   }
 
   T& at(double handle) {
-    Entry* entry = find(handle);
-    if (!entry) fail("ERR_HANDLE", "this ", name_of(kKind), " was disposed, or the handle is not a ", name_of(kKind));
-    return entry->value;
+    T* value = find(handle);
+    if (!value) fail("ERR_HANDLE", "this ", name_of(kKind), " was disposed, or the handle is not a ", name_of(kKind));
+    return *value;
+  }
+
+  // Null where at() throws.
+  T* find(double handle) {
+    Entry* entry = entry_of(handle);
+    return entry ? &entry->value : nullptr;
   }
 
   // Releasing twice is harmless: a finalizer may come after an explicit dispose.
   bool release(double handle) {
-    Entry* entry = find(handle);
+    Entry* entry = entry_of(handle);
     if (!entry) return false;
     [[maybe_unused]] T dead = std::move(entry->value);  // destroyed last: it may release other handles
     entry->value = T();
@@ -64,7 +70,7 @@ class HandleTable {
     uint64_t generation = 0, kind = 0;
     bool live = false;
   };
-  Entry* find(double handle) {
+  Entry* entry_of(double handle) {
     if (!(handle >= 0 && handle < 0x1p52)) return nullptr;
     uint64_t bits = static_cast<uint64_t>(handle), slot = bits & 0xffffff;
     if (slot >= entries_.size()) return nullptr;

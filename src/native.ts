@@ -153,13 +153,22 @@ interface NativeTensor {
   tensorReadAsync(tensor: Handle): Promise<ArrayBuffer>;
 }
 
+/** What an op takes, as RZ_OPERANDS of its struct in cpp/ops lists it: names and types (`tensor?` may be absent) in order. */
+export interface NativeOpSignature {
+  name: string;
+  operands: [name: string, type: string][];
+}
+
 type H = Handle;
+/** Of an operand that may be absent: NONE. */
+type O = Handle;
 type N = number;
 
-// Views in the order of the op's fields in cpp/ops/*.h, then sizes and flags. Nothing here waits.
+// The fields of the op's struct in cpp/ops/*.h; test/unit/op_signatures.test.ts compares. Nothing here waits.
 interface NativeOps {
   /** Ops of a device, by their names in cpp/ops. */
   opNames(device?: number): string[];
+  opSignatures(): NativeOpSignature[];
   fill(x: H, value: N): void;
   copy(dst: H, src: H): void;
   copyRows(
@@ -167,20 +176,20 @@ interface NativeOps {
     rows: N, cols: N, dstOffset: N, dstPitch: N, srcOffset: N, srcPitch: N,
   ): void;
   add(y: H, a: H, b: H): void;
-  scale(y: H, x: H, by: H, factor: N, accumulate: boolean): void;
+  scale(y: H, x: H, by: O, factor: N, accumulate: boolean): void;
   sumSquares(out: H, x: H, accumulate: boolean): void;
   clipFactor(norm: H, factor: H, sum: H, maxNorm: N): void;
   randomFill(x: H, seed: bigint, key: string, offset: N, normal: boolean, a: N, b: N): void;
   embeddingForward(out: H, ids: H, table: H, rows: N, vocab: N, dim: N, first: N): void;
   embeddingBackward(dTable: H, ids: H, dOut: H, rows: N, vocab: N, dim: N, first: N, accumulate: boolean): void;
-  linearForward(y: H, x: H, w: H, b: H, rows: N, inFeatures: N, outFeatures: N): void;
+  linearForward(y: H, x: H, w: H, b: O, rows: N, inFeatures: N, outFeatures: N): void;
   linearBackwardInput(dx: H, dy: H, w: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
-  linearBackwardWeight(dw: H, db: H, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
+  linearBackwardWeight(dw: H, db: O, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
   rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
-  rmsNormBackward(dx: H, dw: H, dy: H, x: H, w: H, rstd: H, residual: H, rows: N, dim: N, accumulate: boolean): void;
+  rmsNormBackward(dx: H, dw: O, dy: H, x: H, w: H, rstd: H, residual: O, rows: N, dim: N, accumulate: boolean): void;
   layerNormForward(y: H, mean: H, rstd: H, x: H, w: H, b: H, rows: N, dim: N, eps: N): void;
   layerNormBackward(
-    dx: H, dw: H, db: H, dy: H, x: H, w: H, mean: H, rstd: H,
+    dx: H, dw: O, db: O, dy: H, x: H, w: H, mean: H, rstd: H,
     rows: N, dim: N, accumulateW: boolean, accumulateB: boolean,
   ): void;
   ropeTable(cos: H, sin: H, positions: H, invFreq: H, rows: N, half: N, attentionFactor: N): void;
@@ -200,36 +209,36 @@ interface NativeOps {
   geluForward(y: H, x: H, tanh: boolean): void;
   geluBackward(dx: H, dy: H, x: H, tanh: boolean): void;
   routingForward(
-    weights: H, chosen: H, order: H, offsets: H, probs: H, balance: H, logits: H,
+    weights: H, chosen: H, order: H, offsets: H, probs: H, balance: O, logits: H,
     rows: N, experts: N, topK: N, balanceRows: N,
   ): void;
   routingBackward(
-    dLogits: H, dWeights: H, weights: H, chosen: H, probs: H, dProbs: H,
+    dLogits: H, dWeights: H, weights: H, chosen: H, probs: H, dProbs: O,
     rows: N, experts: N, topK: N, balanceRows: N, dProbsScale: N,
   ): void;
   expertsForward(
-    y: H, gate: H, up: H, x: H, weights: H, order: H, offsets: H, w1: H[], w2: H[], w3: H[],
+    y: H, gate: O, up: O, x: H, weights: H, order: H, offsets: H, w1: H[], w2: H[], w3: H[],
     rows: N, dim: N, inner: N, topK: N,
   ): void;
   /** Flags of dw1, then dw2, then dw3. */
   expertsBackward(
-    dx: H, dWeights: H, dw1: H[], dw2: H[], dw3: H[], dy: H, x: H, gate: H, up: H, weights: H, order: H, offsets: H,
+    dx: O, dWeights: H, dw1: O[], dw2: O[], dw3: O[], dy: H, x: H, gate: H, up: H, weights: H, order: H, offsets: H,
     w1: H[], w2: H[], w3: H[], accumulate: boolean[], rows: N, dim: N, inner: N, topK: N,
   ): void;
   balancingLossForward(total: H, loss: H, balance: H, layers: N, experts: N, rows: N, coefficient: N): void;
   balancingLossBackward(dProbs: H, dTotal: H, balance: H, layers: N, experts: N, rows: N, coefficient: N): void;
   linearCrossEntropy(
-    loss: H, dx: H, dw: H, x: H, w: H, labels: H,
+    loss: H, dx: O, dw: O, x: H, w: H, labels: H,
     rows: N, dim: N, vocab: N, denominator: N, accumulate: boolean,
   ): void;
-  crossEntropy(loss: H, dLogits: H, logits: H, labels: H, rows: N, vocab: N, denominator: N): void;
+  crossEntropy(loss: H, dLogits: O, logits: H, labels: H, rows: N, vocab: N, denominator: N): void;
   vocabStats(stats: H, logits: H, labels: H, rows: N, vocab: N, first: N, valid: N): void;
   vocabCrossEntropy(
-    loss: H, dLogits: H, logits: H, stats: H, labels: H,
+    loss: H, dLogits: O, logits: H, stats: H, labels: H,
     ranks: N, from: N, rows: N, vocab: N, first: N, valid: N, denominator: N, accumulate: boolean,
   ): void;
   adamw(
-    param: H, grad: H, expAvg: H, expAvgSq: H, segments: H, gradScale: H, copy: H,
+    param: H, grad: H, expAvg: H, expAvgSq: H, segments: O, gradScale: O, copy: O,
     lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,
   ): void;
 }

@@ -9,32 +9,34 @@
 namespace rz::cpu {
 
 void run(const LinearForward& op) {
-  gemm(op.rows, op.out, op.in, row_major(op.x, op.in), row_major(op.w, op.in).transposed(), row_major(op.y, op.out),
-       op.b, false);
+  const int64_t in = op.in_features, out = op.out_features;
+  gemm(op.rows, out, in, row_major(op.x, in), row_major(op.w, in).transposed(), row_major(op.y, out), op.b, false);
 }
 
 void run(const LinearBackwardInput& op) {
-  gemm(op.rows, op.in, op.out, row_major(op.dy, op.out), row_major(op.w, op.in), row_major(op.dx, op.in), View{},
-       op.accumulate);
+  const int64_t in = op.in_features, out = op.out_features;
+  gemm(op.rows, in, out, row_major(op.dy, out), row_major(op.w, in), row_major(op.dx, in), View{}, op.accumulate);
 }
 
 static void bias_gradient(const LinearBackwardWeight& op) {
-  Scratch scratch(op.out * 8);
-  float *sums = scratch.as(), *old = sums + op.out;
-  std::fill(sums, sums + op.out, 0.0f);
-  parallel_for(op.out, 128, [&](int64_t begin, int64_t end) {
-    simd().column_sums[index_of(op.dy.dtype)](sums + begin, at(op.dy, begin), op.out, op.rows, end - begin);
+  const int64_t out = op.out_features;
+  Scratch scratch(out * 8);
+  float *sums = scratch.as(), *old = sums + out;
+  std::fill(sums, sums + out, 0.0f);
+  parallel_for(out, 128, [&](int64_t begin, int64_t end) {
+    simd().column_sums[index_of(op.dy.dtype)](sums + begin, at(op.dy, begin), out, op.rows, end - begin);
   });
   if (op.accumulate) {
-    simd().to_f32[index_of(op.db.dtype)](old, op.db.data, op.out);
-    simd().add[0](sums, sums, old, op.out);
+    simd().to_f32[index_of(op.db.dtype)](old, op.db.data, out);
+    simd().add[0](sums, sums, old, out);
   }
-  simd().from_f32[index_of(op.db.dtype)](op.db.data, sums, op.out);
+  simd().from_f32[index_of(op.db.dtype)](op.db.data, sums, out);
 }
 
 void run(const LinearBackwardWeight& op) {
-  gemm(op.out, op.in, op.rows, row_major(op.dy, op.out).transposed(), row_major(op.x, op.in), row_major(op.dw, op.in),
-       View{}, op.accumulate);
+  const int64_t in = op.in_features, out = op.out_features;
+  gemm(out, in, op.rows, row_major(op.dy, out).transposed(), row_major(op.x, in), row_major(op.dw, in), View{},
+       op.accumulate);
   if (op.db) bias_gradient(op);
 }
 

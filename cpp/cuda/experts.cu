@@ -74,7 +74,8 @@ void run(const ExpertsForward& op, CudaStream& stream) {
   const int64_t pairs = op.rows * op.top_k, dim = op.dim, inner = op.inner;
   const Groups groups{op.offsets.as<int32_t>(), op.offsets.numel - 1, pairs};
   std::vector<std::shared_ptr<Storage>> held;
-  const View gate = op.gate ? op.gate : take(held, type, pairs * inner, stream), up = op.gate ? op.up : take(held, type, pairs * inner, stream);
+  View gate = op.gate, up = op.up;
+  if (!gate) gate = take(held, type, pairs * inner, stream), up = take(held, type, pairs * inner, stream);
   const View act = take(held, type, pairs * inner, stream), out = take(held, DType::Float32, pairs * dim, stream);
   const PairRows x{op.x, op.order.as<int32_t>(), op.top_k};
   grouped_matmul(name, groups, inner, dim, x, op.w1, true, gate, false, stream);

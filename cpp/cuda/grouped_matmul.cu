@@ -280,8 +280,8 @@ void grouped_matmul(const char* op, const Groups& groups, int64_t n, int64_t k, 
   }
 }
 
-void grouped_matmul_over_rows(const char* op, const Groups& groups, int64_t m, int64_t n, PairRows a, PairRows b, const std::vector<View>& dw,
-                              const std::vector<bool>& accumulate, size_t first_flag, CudaStream& stream) {
+void grouped_matmul_over_rows(const char* op, const Groups& groups, int64_t m, int64_t n, PairRows a, PairRows b,
+                              const std::vector<OptionalView>& dw, const std::vector<bool>& accumulate, size_t first_flag, CudaStream& stream) {
   for (DType result : {DType::Float32, DType::BFloat16, DType::Float16})
     for (int64_t first = 0; first < groups.count; first += kMostGroups) {
       const int64_t count = std::min(kMostGroups, groups.count - first);

@@ -27,7 +27,7 @@ void grouped_matmul(const char* op, const Groups& groups, int64_t n, int64_t k, 
 
 // dw of each group (m, n) (+)= aᵀ b over its rows; a (rows, m), b (rows, n). Groups without rows get zeros, or keep what they have;
 // matrices that are absent are not made. accumulate[first_flag + e]: of group e.
-void grouped_matmul_over_rows(const char* op, const Groups& groups, int64_t m, int64_t n, PairRows a, PairRows b, const std::vector<View>& dw,
-                              const std::vector<bool>& accumulate, size_t first_flag, CudaStream& stream);
+void grouped_matmul_over_rows(const char* op, const Groups& groups, int64_t m, int64_t n, PairRows a, PairRows b,
+                              const std::vector<OptionalView>& dw, const std::vector<bool>& accumulate, size_t first_flag, CudaStream& stream);
 
 }  // namespace rz::cuda

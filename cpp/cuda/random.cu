@@ -58,7 +58,7 @@ void run(const RandomFill& op, CudaStream& stream) {
   with_floating(op.x.dtype, [&](auto t) {
     using T = decltype(t);
     launch(op.normal ? draw<T, true> : draw<T, false>, blocks_for(blocks, kThreads, stream), kThreads, 0, stream, op.x.as<T>(), op.x.numel,
-           op.seed, op.key, op.offset, op.a, factor);
+           op.seed, op.key.hash, op.offset, op.a, factor);
   });
 }
 

@@ -8,6 +8,7 @@ namespace rz {
 struct SwigluForward {
   static constexpr const char* name = "swiglu_forward";
   View y, gate, up;  // (n)
+  RZ_OPERANDS(y, gate, up)
   void check() const {
     expect_numel(name, "gate", gate, y.numel);
     expect_numel(name, "up", up, y.numel);
@@ -20,6 +21,7 @@ struct SwigluForward {
 struct SwigluBackward {
   static constexpr const char* name = "swiglu_backward";
   View d_gate, d_up, dy, gate, up;  // (n)
+  RZ_OPERANDS(d_gate, d_up, dy, gate, up)
   void check() const {
     for (const View* t : {&d_gate, &d_up, &gate, &up}) {
       expect_numel(name, "operand", *t, dy.numel);
@@ -33,6 +35,7 @@ struct GeluForward {
   static constexpr const char* name = "gelu_forward";
   View y, x;  // (n)
   bool tanh;
+  RZ_OPERANDS(y, x, tanh)
   void check() const {
     expect_numel(name, "x", x, y.numel);
     expect_floating(name, "x", x);
@@ -44,6 +47,7 @@ struct GeluBackward {
   static constexpr const char* name = "gelu_backward";
   View dx, dy, x;  // (n)
   bool tanh;
+  RZ_OPERANDS(dx, dy, x, tanh)
   void check() const {
     expect_numel(name, "dx", dx, x.numel);
     expect_numel(name, "dy", dy, x.numel);

@@ -7,15 +7,16 @@ namespace rz {
 
 struct AdamW {
   static constexpr const char* name = "adamw";
-  View param;        // (n) float32 or bfloat16
-  View grad;         // (n) any floating dtype
-  View exp_avg;      // (n) float32
-  View exp_avg_sq;   // (n) float32
-  View segments;     // (2 · count) int64: [begin, end) of the elements that decay, ascending; absent: all decay
-  View grad_scale;   // (1) float32, optional: multiplies the gradient (clipping)
-  View copy;         // (n) any floating dtype, optional: the updated float32 parameters, cast in the same pass
+  View param;               // (n) float32 or bfloat16
+  View grad;                // (n) any floating dtype
+  View exp_avg;             // (n) float32
+  View exp_avg_sq;          // (n) float32
+  OptionalView segments;    // (2 · count) int64: [begin, end) of the elements that decay, ascending; absent: all decay
+  OptionalView grad_scale;  // (1) float32: multiplies the gradient (clipping)
+  OptionalView copy;        // (n) any floating dtype: the updated float32 parameters, cast in the same pass
   double lr, beta1, beta2, eps, weight_decay;
   int64_t step;  // 1 for the first update
+  RZ_OPERANDS(param, grad, exp_avg, exp_avg_sq, segments, grad_scale, copy, lr, beta1, beta2, eps, weight_decay, step)
   void check() const {
     expect_numel(name, "grad", grad, param.numel);
     expect_numel(name, "exp_avg", exp_avg, param.numel);

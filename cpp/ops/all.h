@@ -22,8 +22,6 @@ struct OpList {
   static void each(Visit visit) {
     (visit.template operator()<Ops>(), ...);
   }
-  template <class Op>
-  static constexpr bool has = (std::is_same_v<Op, Ops> || ...);
 };
 
 using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, EmbeddingForward, EmbeddingBackward,

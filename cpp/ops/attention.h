@@ -16,6 +16,7 @@ struct AttentionForward {
   View cu_q, cu_k;  // (sequences + 1) int32
   int64_t q_rows, k_rows, sequences, heads, kv_heads, head_dim, window;
   float scale;
+  RZ_OPERANDS(o, lse, q, k, v, cu_q, cu_k, q_rows, k_rows, sequences, heads, kv_heads, head_dim, window, scale)
   void check() const {
     expect(kv_heads > 0 && heads % kv_heads == 0, name, "heads must be a multiple of kv_heads");
     expect_numel(name, "o", o, q_rows * heads * head_dim);
@@ -47,6 +48,7 @@ struct AttentionBackward {
   View cu;      // (sequences + 1) int32
   int64_t rows, sequences, heads, kv_heads, head_dim, window;
   float scale;
+  RZ_OPERANDS(dq, dk, dv, d_o, o, q, k, v, lse, cu, rows, sequences, heads, kv_heads, head_dim, window, scale)
   void check() const {
     int64_t wide = rows * heads * head_dim, narrow = rows * kv_heads * head_dim;
     expect(kv_heads > 0 && heads % kv_heads == 0, name, "heads must be a multiple of kv_heads");

@@ -9,15 +9,16 @@ namespace rz {
 // (the gradient of the loss itself; backward scales them when its incoming gradient is not 1).
 struct LinearCrossEntropy {
   static constexpr const char* name = "linear_cross_entropy";
-  View loss;    // (1) float32
-  View dx;      // (rows, dim), optional
-  View dw;      // (vocab, dim) float32 or the compute dtype, optional
-  View x;       // (rows, dim)
-  View w;       // (vocab, dim)
-  View labels;  // (rows) int64, each −100 or 0 … vocab−1
+  View loss;        // (1) float32
+  OptionalView dx;  // (rows, dim)
+  OptionalView dw;  // (vocab, dim) float32 or the compute dtype
+  View x;           // (rows, dim)
+  View w;           // (vocab, dim)
+  View labels;      // (rows) int64, each −100 or 0 … vocab−1
   int64_t rows, dim, vocab;
   double denominator;  // 0: the number of rows with a label (0 such rows give NaN, as in PyTorch)
   bool accumulate;     // dw only
+  RZ_OPERANDS(loss, dx, dw, x, w, labels, rows, dim, vocab, denominator, accumulate)
   void check() const {
     expect_numel(name, "loss", loss, 1);
     expect_dtype(name, "loss", loss, DType::Float32);
@@ -35,12 +36,13 @@ struct LinearCrossEntropy {
 // The same from logits that exist already.
 struct CrossEntropy {
   static constexpr const char* name = "cross_entropy";
-  View loss;      // (1) float32
-  View d_logits;  // (rows, vocab) float32, optional
-  View logits;    // (rows, vocab) float32
-  View labels;    // (rows) int64
+  View loss;              // (1) float32
+  OptionalView d_logits;  // (rows, vocab) float32
+  View logits;            // (rows, vocab) float32
+  View labels;            // (rows) int64
   int64_t rows, vocab;
   double denominator;  // 0: the number of rows with a label
+  RZ_OPERANDS(loss, d_logits, logits, labels, rows, vocab, denominator)
   void check() const {
     expect_numel(name, "loss", loss, 1);
     expect_dtype(name, "loss", loss, DType::Float32);
@@ -62,6 +64,7 @@ struct VocabStats {
   View logits;  // (rows, vocab) float32
   View labels;  // (rows) int64, of the whole vocabulary
   int64_t rows, vocab, first, valid;
+  RZ_OPERANDS(stats, logits, labels, rows, vocab, first, valid)
   void check() const {
     expect(valid >= 0 && valid <= vocab, name, "valid must be within the columns");
     expect_numel(name, "stats", stats, rows * 3);
@@ -77,14 +80,15 @@ struct VocabStats {
 // same bits on all of them.
 struct VocabCrossEntropy {
   static constexpr const char* name = "vocab_cross_entropy";
-  View loss;      // (1) float32
-  View d_logits;  // (rows, vocab) float32 or 16 bits, optional; may be `logits` (float32). Padding columns get 0
-  View logits;    // (rows, vocab) float32
-  View stats;     // (ranks, rows, 3) float32
-  View labels;    // (all rows of the batch) int64
+  View loss;              // (1) float32
+  OptionalView d_logits;  // (rows, vocab) float32 or 16 bits; may be `logits` (float32). Padding columns get 0
+  View logits;            // (rows, vocab) float32
+  View stats;             // (ranks, rows, 3) float32
+  View labels;            // (all rows of the batch) int64
   int64_t ranks, from, rows, vocab, first, valid;
   double denominator;  // 0: the number of labels in the batch
   bool accumulate;     // the loss only
+  RZ_OPERANDS(loss, d_logits, logits, stats, labels, ranks, from, rows, vocab, first, valid, denominator, accumulate)
   void check() const {
     expect(valid >= 0 && valid <= vocab, name, "valid must be within the columns");
     expect_numel(name, "loss", loss, 1);

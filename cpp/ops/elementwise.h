@@ -8,6 +8,7 @@ struct Fill {
   static constexpr const char* name = "fill";
   View x;
   double value;
+  RZ_OPERANDS(x, value)
   void check() const {}
 };
 
@@ -15,6 +16,7 @@ struct Fill {
 struct Copy {
   static constexpr const char* name = "copy";
   View dst, src;
+  RZ_OPERANDS(dst, src)
   void check() const {
     expect_numel(name, "src", src, dst.numel);
     if (dst.dtype != src.dtype) {
@@ -30,6 +32,7 @@ struct CopyRows {
   static constexpr const char* name = "copy_rows";
   View dst, src;
   int64_t rows, cols, dst_offset, dst_pitch, src_offset, src_pitch;
+  RZ_OPERANDS(dst, src, rows, cols, dst_offset, dst_pitch, src_offset, src_pitch)
   void check() const {
     expect(rows >= 0 && cols >= 0, name, "rows and cols cannot be negative");
     expect_inside("dst", dst, dst_offset, dst_pitch);
@@ -54,6 +57,7 @@ struct CopyRows {
 struct Add {
   static constexpr const char* name = "add";
   View y, a, b;
+  RZ_OPERANDS(y, a, b)
   void check() const {
     expect_numel(name, "a", a, y.numel);
     expect_numel(name, "b", b, y.numel);
@@ -67,9 +71,10 @@ struct Add {
 struct Scale {
   static constexpr const char* name = "scale";
   View y, x;
-  View by;  // (1) float32, optional: a factor known only on the device
+  OptionalView by;  // (1) float32: a factor known only on the device
   float factor;
   bool accumulate;
+  RZ_OPERANDS(y, x, by, factor, accumulate)
   void check() const {
     expect_numel(name, "x", x, y.numel);
     expect_floating(name, "x", x);
@@ -87,6 +92,7 @@ struct SumSquares {
   View out;  // (1) float32
   View x;
   bool accumulate;
+  RZ_OPERANDS(out, x, accumulate)
   void check() const {
     expect_numel(name, "out", out, 1);
     expect_dtype(name, "out", out, DType::Float32);
@@ -100,6 +106,7 @@ struct ClipFactor {
   View norm, factor;  // (1) float32
   View sum;           // (1) float32
   float max_norm;
+  RZ_OPERANDS(norm, factor, sum, max_norm)
   void check() const {
     for (const View* t : {&norm, &factor, &sum}) {
       expect_numel(name, "operand", *t, 1);

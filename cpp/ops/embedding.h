@@ -12,6 +12,7 @@ struct EmbeddingForward {
   View ids;    // (rows) int64
   View table;  // (vocab, dim)
   int64_t rows, vocab, dim, first;
+  RZ_OPERANDS(out, ids, table, rows, vocab, dim, first)
   void check() const {
     expect_dtype(name, "ids", ids, DType::Int64);
     expect_numel(name, "ids", ids, rows);
@@ -30,6 +31,7 @@ struct EmbeddingBackward {
   View d_out;    // (rows, dim)
   int64_t rows, vocab, dim, first;
   bool accumulate;
+  RZ_OPERANDS(d_table, ids, d_out, rows, vocab, dim, first, accumulate)
   void check() const {
     expect_dtype(name, "ids", ids, DType::Int64);
     expect_numel(name, "ids", ids, rows);

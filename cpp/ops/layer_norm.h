@@ -12,6 +12,7 @@ struct LayerNormForward {
   View w, b;        // (dim)
   int64_t rows, dim;
   float eps;
+  RZ_OPERANDS(y, mean, rstd, x, w, b, rows, dim, eps)
   void check() const {
     expect_numel(name, "y", y, rows * dim);
     expect_numel(name, "mean", mean, rows);
@@ -30,14 +31,15 @@ struct LayerNormForward {
 
 struct LayerNormBackward {
   static constexpr const char* name = "layer_norm_backward";
-  View dx;          // (rows, dim)
-  View dw, db;      // (dim) float32 or the compute dtype; each optional (frozen)
-  View dy;          // (rows, dim)
-  View x;           // (rows, dim)
-  View w;           // (dim)
-  View mean, rstd;  // (rows) float32
+  View dx;              // (rows, dim)
+  OptionalView dw, db;  // (dim) float32 or the compute dtype; absent: frozen
+  View dy;              // (rows, dim)
+  View x;               // (rows, dim)
+  View w;               // (dim)
+  View mean, rstd;      // (rows) float32
   int64_t rows, dim;
   bool accumulate_w, accumulate_b;  // of dw and of db
+  RZ_OPERANDS(dx, dw, db, dy, x, w, mean, rstd, rows, dim, accumulate_w, accumulate_b)
   void check() const {
     expect_numel(name, "dx", dx, rows * dim);
     if (dw) expect_numel(name, "dw", dw, dim);

@@ -1,4 +1,4 @@
-// Linear: y = x wᵀ + b, with w (out, in) as in torch.nn.Linear; its three products.
+// Linear: y = x wᵀ + b, with w (out_features, in_features) as in torch.nn.Linear; its three products.
 #pragma once
 #include "ops/op.h"
 
@@ -6,16 +6,17 @@ namespace rz {
 
 struct LinearForward {
   static constexpr const char* name = "linear_forward";
-  View y;  // (rows, out); the compute dtype, or float32 for bfloat16 operands
-  View x;  // (rows, in)
-  View w;  // (out, in)
-  View b;  // (out), optional
-  int64_t rows, in, out;
+  View y;          // (rows, out_features); the compute dtype, or float32 for bfloat16 operands
+  View x;          // (rows, in_features)
+  View w;          // (out_features, in_features)
+  OptionalView b;  // (out_features)
+  int64_t rows, in_features, out_features;
+  RZ_OPERANDS(y, x, w, b, rows, in_features, out_features)
   void check() const {
-    expect_numel(name, "y", y, rows * out);
-    expect_numel(name, "x", x, rows * in);
-    expect_numel(name, "w", w, out * in);
-    if (b) expect_numel(name, "b", b, out);
+    expect_numel(name, "y", y, rows * out_features);
+    expect_numel(name, "x", x, rows * in_features);
+    expect_numel(name, "w", w, out_features * in_features);
+    if (b) expect_numel(name, "b", b, out_features);
     expect_floating(name, "x", x);
     expect_dtype(name, "w", w, x.dtype);
   }
@@ -24,15 +25,16 @@ struct LinearForward {
 // dx (+)= dy w
 struct LinearBackwardInput {
   static constexpr const char* name = "linear_backward_input";
-  View dx;  // (rows, in)
-  View dy;  // (rows, out)
-  View w;   // (out, in)
-  int64_t rows, in, out;
+  View dx;  // (rows, in_features)
+  View dy;  // (rows, out_features)
+  View w;   // (out_features, in_features)
+  int64_t rows, in_features, out_features;
   bool accumulate;
+  RZ_OPERANDS(dx, dy, w, rows, in_features, out_features, accumulate)
   void check() const {
-    expect_numel(name, "dx", dx, rows * in);
-    expect_numel(name, "dy", dy, rows * out);
-    expect_numel(name, "w", w, out * in);
+    expect_numel(name, "dx", dx, rows * in_features);
+    expect_numel(name, "dy", dy, rows * out_features);
+    expect_numel(name, "w", w, out_features * in_features);
     expect_floating(name, "dy", dy);
     expect_dtype(name, "w", w, dy.dtype);
   }
@@ -41,17 +43,18 @@ struct LinearBackwardInput {
 // dw (+)= dyᵀ x; db (+)= column sums of dy
 struct LinearBackwardWeight {
   static constexpr const char* name = "linear_backward_weight";
-  View dw;  // (out, in) float32 or the compute dtype
-  View db;  // (out), optional, dtype of dw
-  View dy;  // (rows, out)
-  View x;   // (rows, in)
-  int64_t rows, in, out;
+  View dw;          // (out_features, in_features) float32 or the compute dtype
+  OptionalView db;  // (out_features), dtype of dw
+  View dy;          // (rows, out_features)
+  View x;           // (rows, in_features)
+  int64_t rows, in_features, out_features;
   bool accumulate;
+  RZ_OPERANDS(dw, db, dy, x, rows, in_features, out_features, accumulate)
   void check() const {
-    expect_numel(name, "dw", dw, out * in);
-    if (db) expect_numel(name, "db", db, out);
-    expect_numel(name, "dy", dy, rows * out);
-    expect_numel(name, "x", x, rows * in);
+    expect_numel(name, "dw", dw, out_features * in_features);
+    if (db) expect_numel(name, "db", db, out_features);
+    expect_numel(name, "dy", dy, rows * out_features);
+    expect_numel(name, "x", x, rows * in_features);
     expect_floating(name, "x", x);
     expect_dtype(name, "dy", dy, x.dtype);
   }

@@ -10,15 +10,16 @@ namespace rz {
 
 struct RoutingForward {
   static constexpr const char* name = "routing_forward";
-  View weights;  // (rows, top_k) float32: the chosen probabilities over their sum, falling
-  View chosen;   // (rows, top_k) int32: their experts; ties fall as in torch.topk on the CPU
-  View order;    // (rows · top_k) int32: pairs, grouped by expert
-  View offsets;  // (experts + 1) int32: group e is order[offsets[e]] … order[offsets[e + 1]]
-  View probs;    // (rows, experts) float32: softmax over all experts, kept for backward
-  View balance;  // (2, experts) float32, optional: pairs of each expert, and the sum of its probabilities
-  View logits;   // (rows, experts) any floating dtype
+  View weights;          // (rows, top_k) float32: the chosen probabilities over their sum, falling
+  View chosen;           // (rows, top_k) int32: their experts; ties fall as in torch.topk on the CPU
+  View order;            // (rows · top_k) int32: pairs, grouped by expert
+  View offsets;          // (experts + 1) int32: group e is order[offsets[e]] … order[offsets[e + 1]]
+  View probs;            // (rows, experts) float32: softmax over all experts, kept for backward
+  OptionalView balance;  // (2, experts) float32: pairs of each expert, and the sum of its probabilities
+  View logits;           // (rows, experts) any floating dtype
   int64_t rows, experts, top_k;
   int64_t balance_rows;  // only the first so many rows count in `balance`
+  RZ_OPERANDS(weights, chosen, order, offsets, probs, balance, logits, rows, experts, top_k, balance_rows)
   void check() const {
     expect(top_k >= 1 && top_k <= experts, name, "top_k must be from 1 to the number of experts");
     expect_numel(name, "weights", weights, rows * top_k);
@@ -40,14 +41,15 @@ struct RoutingForward {
 
 struct RoutingBackward {
   static constexpr const char* name = "routing_backward";
-  View d_logits;   // (rows, experts) any floating dtype
-  View d_weights;  // (rows, top_k) float32
-  View weights;    // (rows, top_k) float32
-  View chosen;     // (rows, top_k) int32
-  View probs;      // (rows, experts) float32
-  View d_probs;    // (experts) float32, optional: times its scale, added to the gradient of each counted row's probabilities
+  View d_logits;         // (rows, experts) any floating dtype
+  View d_weights;        // (rows, top_k) float32
+  View weights;          // (rows, top_k) float32
+  View chosen;           // (rows, top_k) int32
+  View probs;            // (rows, experts) float32
+  OptionalView d_probs;  // (experts) float32: times its scale, added to the gradient of each counted row's probabilities
   int64_t rows, experts, top_k, balance_rows;
   float d_probs_scale;
+  RZ_OPERANDS(d_logits, d_weights, weights, chosen, probs, d_probs, rows, experts, top_k, balance_rows, d_probs_scale)
   void check() const {
     expect_numel(name, "d_logits", d_logits, rows * experts);
     expect_numel(name, "d_weights", d_weights, rows * top_k);
@@ -66,8 +68,10 @@ struct RoutingBackward {
 
 // One matrix of each expert, (out, in) as in a Linear.
 using ExpertViews = std::vector<View>;
+using ExpertGradients = std::vector<OptionalView>;
 
-inline void expect_experts(const char* op, const char* what, const ExpertViews& w, const View& offsets, int64_t numel) {
+template <class Matrices>
+void expect_experts(const char* op, const char* what, const Matrices& w, const View& offsets, int64_t numel) {
   expect_numel(op, "offsets", offsets, static_cast<int64_t>(w.size()) + 1);
   for (const View& v : w)
     if (v) expect_numel(op, what, v, numel), expect_floating(op, what, v);
@@ -77,12 +81,13 @@ inline void expect_experts(const char* op, const char* what, const ExpertViews& 
 struct ExpertsForward {
   static constexpr const char* name = "experts_forward";
   View y;                  // (rows, dim)
-  View gate, up;           // (pairs, inner), optional: w1 x and w3 x in group order, kept for backward
+  OptionalView gate, up;   // (pairs, inner): w1 x and w3 x in group order, kept for backward
   View x;                  // (rows, dim)
   View weights;            // (rows, top_k) float32
   View order, offsets;     // of RoutingForward
   ExpertViews w1, w2, w3;  // (inner, dim), (dim, inner), (inner, dim)
   int64_t rows, dim, inner, top_k;
+  RZ_OPERANDS(y, gate, up, x, weights, order, offsets, w1, w2, w3, rows, dim, inner, top_k)
   void check() const {
     expect_numel(name, "y", y, rows * dim);
     if (gate) expect_numel(name, "gate", gate, rows * top_k * inner);
@@ -105,17 +110,19 @@ struct ExpertsForward {
 // `gate` and `up` are overwritten. A gradient that is absent is not made; without pairs it is zero.
 struct ExpertsBackward {
   static constexpr const char* name = "experts_backward";
-  View dx;         // (rows, dim), optional
-  View d_weights;  // (rows, top_k) float32
-  ExpertViews dw1, dw2, dw3;  // as w1, w2, w3; float32 or the compute dtype, each optional
-  View dy;         // (rows, dim)
-  View x;          // (rows, dim)
-  View gate, up;   // (pairs, inner)
-  View weights;    // (rows, top_k) float32
+  OptionalView dx;                // (rows, dim)
+  View d_weights;                 // (rows, top_k) float32
+  ExpertGradients dw1, dw2, dw3;  // as w1, w2, w3; float32 or the compute dtype, each may be absent
+  View dy;                        // (rows, dim)
+  View x;                         // (rows, dim)
+  View gate, up;                  // (pairs, inner)
+  View weights;                   // (rows, top_k) float32
   View order, offsets;
   ExpertViews w1, w2, w3;
   std::vector<bool> accumulate;  // (3 · experts): of dw1, then dw2, then dw3
   int64_t rows, dim, inner, top_k;
+  RZ_OPERANDS(dx, d_weights, dw1, dw2, dw3, dy, x, gate, up, weights, order, offsets, w1, w2, w3, accumulate, rows, dim,
+              inner, top_k)
   void check() const {
     if (dx) expect_numel(name, "dx", dx, rows * dim), expect_dtype(name, "dx", dx, x.dtype);
     for (const View* t : {&dy, &x}) expect_numel(name, "operand", *t, rows * dim), expect_dtype(name, "operand", *t, x.dtype);
@@ -129,7 +136,7 @@ struct ExpertsBackward {
       expect_experts(name, "w", *w, offsets, inner * dim);
       for (const View& v : *w) expect_dtype(name, "w", v, x.dtype);
     }
-    for (const ExpertViews* dw : {&dw1, &dw2, &dw3}) expect_experts(name, "dw", *dw, offsets, inner * dim);
+    for (const ExpertGradients* dw : {&dw1, &dw2, &dw3}) expect_experts(name, "dw", *dw, offsets, inner * dim);
     expect(accumulate.size() == 3 * w1.size(), name, "accumulate must have a flag for every matrix");
     expect_floating(name, "x", x);
   }
@@ -144,6 +151,7 @@ struct BalancingLossForward {
   View balance;  // (layers, 2, experts) float32, of RoutingForward
   int64_t layers, experts, rows;
   double coefficient;
+  RZ_OPERANDS(total, loss, balance, layers, experts, rows, coefficient)
   void check() const {
     expect_numel(name, "total", total, 1);
     expect_numel(name, "loss", loss, 1);
@@ -160,6 +168,7 @@ struct BalancingLossBackward {
   View balance;  // (layers, 2, experts) float32
   int64_t layers, experts, rows;
   double coefficient;
+  RZ_OPERANDS(d_probs, d_total, balance, layers, experts, rows, coefficient)
   void check() const {
     expect_numel(name, "d_probs", d_probs, experts);
     expect_numel(name, "d_total", d_total, 1);

@@ -9,6 +9,7 @@ struct SplitQkv {
   View q, k, v;  // (rows, heads, head_dim)
   View qkv;      // (rows, heads, 3, head_dim)
   int64_t rows, heads, head_dim;
+  RZ_OPERANDS(q, k, v, qkv, rows, heads, head_dim)
   void check() const {
     expect_numel(name, "qkv", qkv, rows * heads * 3 * head_dim);
     for (const View* part : {&q, &k, &v}) {
@@ -23,6 +24,7 @@ struct MergeQkv {
   View qkv;      // (rows, heads, 3, head_dim)
   View q, k, v;  // (rows, heads, head_dim)
   int64_t rows, heads, head_dim;
+  RZ_OPERANDS(qkv, q, k, v, rows, heads, head_dim)
   void check() const {
     expect_numel(name, "qkv", qkv, rows * heads * 3 * head_dim);
     for (const View* part : {&q, &k, &v}) {

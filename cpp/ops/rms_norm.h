@@ -12,6 +12,7 @@ struct RmsNormForward {
   View w;     // (dim)
   int64_t rows, dim;
   float eps;
+  RZ_OPERANDS(y, rstd, x, w, rows, dim, eps)
   void check() const {
     expect_numel(name, "y", y, rows * dim);
     expect_numel(name, "rstd", rstd, rows);
@@ -26,15 +27,16 @@ struct RmsNormForward {
 
 struct RmsNormBackward {
   static constexpr const char* name = "rms_norm_backward";
-  View dx;        // (rows, dim)
-  View dw;        // (dim) float32 or the compute dtype; optional (frozen weight)
-  View dy;        // (rows, dim)
-  View x;         // (rows, dim)
-  View w;         // (dim)
-  View rstd;      // (rows) float32
-  View residual;  // (rows, dim), optional: a gradient that arrives beside the norm and is added to dx
+  View dx;                // (rows, dim)
+  OptionalView dw;        // (dim) float32 or the compute dtype; absent: frozen
+  View dy;                // (rows, dim)
+  View x;                 // (rows, dim)
+  View w;                 // (dim)
+  View rstd;              // (rows) float32
+  OptionalView residual;  // (rows, dim): a gradient that arrives beside the norm and is added to dx
   int64_t rows, dim;
   bool accumulate;  // dw only
+  RZ_OPERANDS(dx, dw, dy, x, w, rstd, residual, rows, dim, accumulate)
   void check() const {
     expect_numel(name, "dx", dx, rows * dim);
     if (dw) expect_numel(name, "dw", dw, dim);

@@ -12,6 +12,7 @@ struct RopeTable {
   View inv_freq;   // (half) float32
   int64_t rows, half;
   float attention_factor;
+  RZ_OPERANDS(cos, sin, positions, inv_freq, rows, half, attention_factor)
   void check() const {
     expect_numel(name, "cos", cos, rows * half);
     expect_numel(name, "sin", sin, rows * half);
@@ -30,6 +31,7 @@ struct Rope {
   View cos, sin;  // (rows, rotary / 2) float32
   int64_t rows, heads, head_dim, rotary;
   bool inverse;
+  RZ_OPERANDS(y, x, cos, sin, rows, heads, head_dim, rotary, inverse)
   void check() const {
     expect(rotary % 2 == 0 && rotary <= head_dim, name, "rotary must be even and at most head_dim");
     expect_numel(name, "y", y, rows * heads * head_dim);

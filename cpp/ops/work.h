@@ -61,13 +61,16 @@ Work work_of(const Op&) {
 }
 
 inline Work work_of(const LinearForward& op) {
-  return {2 * detail::product(op.rows, op.in, op.out), 0, "rows in_features out_features", {op.rows, op.in, op.out}, op.x.dtype};
+  return {2 * detail::product(op.rows, op.in_features, op.out_features), 0, "rows in_features out_features", {op.rows, op.in_features, op.out_features},
+          op.x.dtype};
 }
 inline Work work_of(const LinearBackwardInput& op) {
-  return {2 * detail::product(op.rows, op.in, op.out), 0, "rows in_features out_features", {op.rows, op.in, op.out}, op.dy.dtype};
+  return {2 * detail::product(op.rows, op.in_features, op.out_features), 0, "rows in_features out_features", {op.rows, op.in_features, op.out_features},
+          op.dy.dtype};
 }
 inline Work work_of(const LinearBackwardWeight& op) {
-  return {2 * detail::product(op.rows, op.in, op.out), 0, "rows in_features out_features", {op.rows, op.in, op.out}, op.x.dtype};
+  return {2 * detail::product(op.rows, op.in_features, op.out_features), 0, "rows in_features out_features", {op.rows, op.in_features, op.out_features},
+          op.x.dtype};
 }
 
 // Rows without a label are not computed.

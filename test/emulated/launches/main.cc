@@ -135,7 +135,7 @@ void experts(int64_t rows, int64_t count, int64_t top_k, int64_t dim, int64_t in
     enqueue(ExpertsForward{tensor(t, rows * dim), tensor(t, pairs * inner), tensor(t, pairs * inner), tensor(t, rows * dim), f32(pairs), order, offsets, w,
                            w, w, rows, dim, inner, top_k});
     for (DType d : {t, DType::Float32}) {
-      const ExpertViews dw(static_cast<size_t>(count), tensor(d, inner * dim));
+      const ExpertGradients dw(static_cast<size_t>(count), tensor(d, inner * dim));
       enqueue(ExpertsBackward{tensor(t, rows * dim), f32(pairs), dw, dw, dw, tensor(t, rows * dim), tensor(t, rows * dim), tensor(t, pairs * inner),
                               tensor(t, pairs * inner), f32(pairs), order, offsets, w, w, w, std::vector<bool>(static_cast<size_t>(3 * count)), rows, dim,
                               inner, top_k});

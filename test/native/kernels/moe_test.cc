@@ -124,8 +124,9 @@ struct Expert {
   Buffer w1, w2, w3;
 };
 
-std::vector<View> views(std::vector<Expert>& experts, Buffer Expert::* matrix) {
-  std::vector<View> out;
+template <class V = View>
+std::vector<V> views(std::vector<Expert>& experts, Buffer Expert::* matrix) {
+  std::vector<V> out;
   for (Expert& e : experts) out.push_back((e.*matrix).view());
   return out;
 }
@@ -188,9 +189,9 @@ void test_experts(DType t, DType wide, int64_t rows, int64_t dim, int64_t inner,
   Buffer d_weights(DType::Float32, rows * k), dx(t, rows * dim);
   auto backward = [&](View to, std::vector<Expert>& dw, bool trains, const std::vector<bool>& accumulate) {
     Buffer used_gate = gate, used_up = up;
-    std::vector<View> none(count);
-    execute(rz::ExpertsBackward{to, d_weights.view(), trains ? views(dw, &Expert::w1) : none,
-                                     trains ? views(dw, &Expert::w2) : none, trains ? views(dw, &Expert::w3) : none,
+    rz::ExpertGradients none(count);
+    execute(rz::ExpertsBackward{to, d_weights.view(), trains ? views<rz::OptionalView>(dw, &Expert::w1) : none,
+                                     trains ? views<rz::OptionalView>(dw, &Expert::w2) : none, trains ? views<rz::OptionalView>(dw, &Expert::w3) : none,
                                      dy.view(), x.view(), used_gate.view(), used_up.view(), routing.weights.view(),
                                      routing.order.view(), routing.offsets.view(), views(experts, &Expert::w1),
                                      views(experts, &Expert::w2), views(experts, &Expert::w3), accumulate, rows, dim,
@@ -266,7 +267,8 @@ void test_all() {
   Buffer none(DType::Float32, int64_t{0}), index(DType::Int32, int64_t{0}), offsets(DType::Int32, 3), w = random_buffer(DType::Float32, 6);
   Buffer dw = random_buffer(DType::Float32, 6);
   execute(rz::RoutingForward{none.view(), index.view(), index.view(), offsets.view(), none.view(), View{}, none.view(), 0, 2, 1, 0});
-  std::vector<View> both(2, w.view()), gradients = {dw.view(), View{}}, absent(2);
+  std::vector<View> both(2, w.view());
+  rz::ExpertGradients gradients = {dw.view(), View{}}, absent(2);
   execute(rz::ExpertsBackward{none.view(), none.view(), gradients, absent, absent, none.view(), none.view(), none.view(),
                                    none.view(), none.view(), index.view(), offsets.view(), both, both, both,
                                    std::vector<bool>(6, false), 0, 3, 2, 1});
