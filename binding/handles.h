@@ -9,10 +9,10 @@
 
 namespace rz::binding {
 
-enum class HandleKind : uint64_t { Tensor = 1, Event = 2, File = 3, Store = 4, Group = 5 };
+enum class HandleKind : uint64_t { Tensor = 1, Event = 2, File = 3, Group = 4 };
 
 constexpr const char* name_of(HandleKind kind) {
-  constexpr const char* names[] = {"?", "tensor", "event", "file", "store", "process group"};
+  constexpr const char* names[] = {"?", "tensor", "event", "file", "process group"};
   return names[static_cast<int>(kind)];
 }
 

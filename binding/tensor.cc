@@ -40,11 +40,6 @@ napi_value tensor_release(Args& a) { return a.from(a.state().tensors.release(a.n
 // How many handles share the storage.
 napi_value tensor_use_count(Args& a) { return a.from(static_cast<double>(a.tensor(0).storage->handles())); }
 
-// An id that two handles share exactly when they share a storage.
-napi_value tensor_storage_id(Args& a) {
-  return a.from(static_cast<double>(reinterpret_cast<uintptr_t>(a.tensor(0).storage.get())));
-}
-
 void expect_bytes(const char* what, size_t got, size_t want) {
   if (got != want) fail("ERR_SHAPE", what, ": the tensor has ", want, " bytes but the buffer has ", got);
 }
@@ -128,7 +123,6 @@ void register_tensor(Napi::Object exports) {
   define<tensor_retain>(exports, "tensorRetain");
   define<tensor_release>(exports, "tensorRelease");
   define<tensor_use_count>(exports, "tensorUseCount");
-  define<tensor_storage_id>(exports, "tensorStorageId");
   define<tensor_write>(exports, "tensorWrite");
   define<tensor_read>(exports, "tensorRead");
   define<tensor_read_async>(exports, "tensorReadAsync");

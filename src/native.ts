@@ -146,7 +146,6 @@ interface NativeTensor {
   tensorRetain(tensor: Handle): Handle;
   tensorRelease(tensor: Handle): boolean;
   tensorUseCount(tensor: Handle): number;
-  tensorStorageId(tensor: Handle): number;
   tensorWrite(tensor: Handle, bytes: ArrayBufferView | ArrayBuffer): void;
   /** Blocks until the tensor is ready. */
   tensorRead(tensor: Handle, into: ArrayBufferView | ArrayBuffer): void;
@@ -186,7 +185,7 @@ interface NativeOps {
   linearBackwardInput(dx: H, dy: H, w: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
   linearBackwardWeight(dw: H, db: O, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
   rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
-  rmsNormBackward(dx: H, dw: O, dy: H, x: H, w: H, rstd: H, residual: O, rows: N, dim: N, accumulate: boolean): void;
+  rmsNormBackward(dx: H, dw: O, dy: H, x: H, w: H, rstd: H, rows: N, dim: N, accumulate: boolean): void;
   layerNormForward(y: H, mean: H, rstd: H, x: H, w: H, b: H, rows: N, dim: N, eps: N): void;
   layerNormBackward(
     dx: H, dw: O, db: O, dy: H, x: H, w: H, mean: H, rstd: H,

@@ -75,7 +75,7 @@ const ops = {
     const [dy, x, w] = [normal(rows * dim, dtype), normal(rows * dim, dtype), normal(dim, dtype)];
     const rstd = empty(rows, 'float32');
     native.rmsNormForward(y, rstd, x, w, rows, dim, 1e-6);
-    return () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, NONE, rows, dim, false);
+    return () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, rows, dim, false);
   },
   swiglu_forward({ dtype, rows, dim }) {
     const [y, gate, up] = [empty(rows * dim, dtype), normal(rows * dim, dtype), normal(rows * dim, dtype)];

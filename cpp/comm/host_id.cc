@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <fstream>
 #include <sstream>
 
@@ -24,31 +23,27 @@ HostInfo this_host() {
 }
 
 std::string HostInfo::encode() const {
-  return std::string(own_gpu ? "1" : "0") + (nccl ? "1" : "0") + "\n" + std::to_string(pid) + "\n" + hostname + "\n" + id;
+  return std::to_string(pid) + "\n" + hostname + "\n" + id;
 }
 
 HostInfo HostInfo::decode(const std::string& text) {
   std::istringstream lines(text);
-  std::string flags, pid;
+  std::string pid;
   HostInfo host;
-  if (!std::getline(lines, flags) || flags.size() != 2 || !std::getline(lines, pid) || !std::getline(lines, host.hostname) || !std::getline(lines, host.id)) {
+  if (!std::getline(lines, pid) || !std::getline(lines, host.hostname) || !std::getline(lines, host.id)) {
     fail("ERR_STORE_PROTOCOL", "a rank described its host as \"", text, "\"");
   }
-  host.own_gpu = flags[0] == '1';
-  host.nccl = flags[1] == '1';
   host.pid = static_cast<uint32_t>(std::stoul(pid));
   return host;
 }
 
-std::string choose_backend(const std::vector<HostInfo>& ranks) {
-  if (std::all_of(ranks.begin(), ranks.end(), [](const HostInfo& h) { return h.own_gpu && h.nccl; })) return "nccl";
+void expect_one_host(const std::vector<HostInfo>& ranks) {
   for (size_t r = 1; r < ranks.size(); ++r) {
     if (ranks[r].id != ranks[0].id) {
       fail("ERR_BACKEND", "the shm backend needs all ranks on one host, but rank 0 runs on ", ranks[0].hostname, " and rank ", r, " on ", ranks[r].hostname,
            " (another host, boot or network namespace). CPU ranks of several hosts are not supported");
     }
   }
-  return "shm";
 }
 
 }  // namespace rz::comm

@@ -44,7 +44,7 @@ std::shared_ptr<Job> Job::join(const JobOptions& options) {
     hosts.push_back(HostInfo::decode(job->store_->get(key, joining, r, options.rank == 0 ? missing : "")));
   }
   for (int r = 0; r < options.size; ++r) job->state_->introduce(r, hosts[static_cast<size_t>(r)].pid);
-  job->backend_ = choose_backend(hosts);
+  expect_one_host(hosts);
   return job;
 }
 

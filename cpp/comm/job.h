@@ -35,7 +35,6 @@ class Job : public std::enable_shared_from_this<Job> {
   SegmentExchange& exchange() { return *exchange_; }
   std::shared_ptr<SharedPool> pool(Runtime* runtime);
   std::shared_ptr<WholePool> whole_pool(Runtime* runtime);
-  const std::string& backend() const { return backend_; }
 
   std::shared_ptr<ProcessGroup> world(Runtime* runtime);
   // A group of world ranks that this rank is among. Groups of the same ranks are told apart by the order of creation.
@@ -58,7 +57,6 @@ class Job : public std::enable_shared_from_this<Job> {
   std::shared_ptr<SegmentExchange> exchange_;
   std::shared_ptr<SharedPool> pool_;
   std::shared_ptr<WholePool> whole_pool_;
-  std::string backend_;
   std::map<std::string, int> group_counts_;
   std::vector<std::weak_ptr<ShmGroup>> groups_;
   bool left_ = false;

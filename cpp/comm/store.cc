@@ -249,10 +249,6 @@ std::string Store::get(const std::string& key, const Doing& doing, int owner, co
   return reply.value;
 }
 
-int64_t Store::add(const std::string& key, int64_t delta, const Doing& doing) {
-  return std::stoll(request(Message::Add, key, static_cast<uint64_t>(delta), doing, -1, "").value);
-}
-
 void Store::leave() {
   if (goodbye_.exchange(true)) return;
   send(Writer(Message::Goodbye));

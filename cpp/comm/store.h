@@ -30,7 +30,6 @@ class Store {
   // Waits for the key; throws when the job is aborted, ERR_TIMEOUT when no rank makes progress.
   // `notice` is printed once if that takes more than 10 s.
   std::string get(const std::string& key, const Doing& doing, int owner, const std::string& notice = "");
-  int64_t add(const std::string& key, int64_t delta, const Doing& doing);
   // Says goodbye: no more calls come from this rank, and the end of its connection is not a death.
   void leave();
 

@@ -183,13 +183,6 @@ void StoreServer::handle(Connection& connection, Reader message) {
       waiting_.push_back({&connection, request, key, Clock::now() + std::chrono::milliseconds(timeout)});
       return;
     }
-    case Message::Add: {
-      uint32_t request = message.u32();
-      std::string key = message.text();
-      int64_t sum = static_cast<int64_t>(message.u64()) + (values_.count(key) ? std::stoll(values_[key]) : 0);
-      set(key, std::to_string(sum));
-      return reply(connection, request, true, std::to_string(sum));
-    }
     case Message::Heartbeat: {
       Writer status(Message::Status);
       {

@@ -19,7 +19,6 @@ enum class Message : uint8_t {
   Hello = 10,      // rank, world size, pid, client nonce, proof
   Set = 11,        // key, value
   Get = 12,        // request, key, timeout ms
-  Add = 13,        // request, key, delta
   Heartbeat = 14,  // phase, operation, sequence, bytes, ticks
   Goodbye = 15,    // no more calls will come from this rank; it may still serve its memory
   Raise = 16,  // code, text: this rank aborts the job

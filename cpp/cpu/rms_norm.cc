@@ -25,8 +25,7 @@ void run(const RmsNormBackward& op) {
       if (sums) std::fill(block_sums, block_sums + op.dim, 0.0f);
       simd().rms_norm_backward[index_of(op.x.dtype)](at(op.dx, offset), block_sums, at(op.dy, offset),
                                                      at(op.x, offset), op.w.data, op.rstd.as<float>() + r,
-                                                     op.residual ? at(op.residual, offset) : nullptr, blocks.size(b),
-                                                     op.dim);
+                                                     blocks.size(b), op.dim);
     }
   });
   if (op.dw) write_block_sums(op.dw, op.accumulate, sums, blocks.count, op.dim, sums + blocks.count * op.dim);

@@ -27,16 +27,15 @@ struct RmsNormForward {
 
 struct RmsNormBackward {
   static constexpr const char* name = "rms_norm_backward";
-  View dx;                // (rows, dim)
-  OptionalView dw;        // (dim) float32 or the compute dtype; absent: frozen
-  View dy;                // (rows, dim)
-  View x;                 // (rows, dim)
-  View w;                 // (dim)
-  View rstd;              // (rows) float32
-  OptionalView residual;  // (rows, dim): a gradient that arrives beside the norm and is added to dx
+  View dx;          // (rows, dim)
+  OptionalView dw;  // (dim) float32 or the compute dtype; absent: frozen
+  View dy;          // (rows, dim)
+  View x;           // (rows, dim)
+  View w;           // (dim)
+  View rstd;        // (rows) float32
   int64_t rows, dim;
   bool accumulate;  // dw only
-  RZ_OPERANDS(dx, dw, dy, x, w, rstd, residual, rows, dim, accumulate)
+  RZ_OPERANDS(dx, dw, dy, x, w, rstd, rows, dim, accumulate)
   void check() const {
     expect_numel(name, "dx", dx, rows * dim);
     if (dw) expect_numel(name, "dw", dw, dim);
@@ -44,7 +43,6 @@ struct RmsNormBackward {
     expect_numel(name, "x", x, rows * dim);
     expect_numel(name, "w", w, dim);
     expect_numel(name, "rstd", rstd, rows);
-    if (residual) expect_numel(name, "residual", residual, rows * dim);
     expect_floating(name, "x", x);
     expect_dtype(name, "dy", dy, x.dtype);
     expect_dtype(name, "w", w, x.dtype);

@@ -1,5 +1,5 @@
 // RMSNorm over a block of rows: x̂ = cast(x · rstd), y = x̂ · w.
-// Backward: dx = rstd · (dy·w − x̂ · mean(dy·w · x̂)) (+ residual), dw = Σ dy · x̂.
+// Backward: dx = rstd · (dy·w − x̂ · mean(dy·w · x̂)), dw = Σ dy · x̂.
 #include "cpu/simd/table.h"
 #include "cpu/simd/vec.h"
 
@@ -24,7 +24,7 @@ static void rms_norm_forward(void* y_, float* rstd, const void* x_, const void* 
 
 template <class T>
 static void rms_norm_backward(void* dx_, float* dw_sums, const void* dy_, const void* x_, const void* w_,
-                              const float* rstd, const void* residual_, int64_t rows, int64_t dim) {
+                              const float* rstd, int64_t rows, int64_t dim) {
   auto w = static_cast<const T*>(w_);
   for (int64_t r = 0; r < rows; ++r) {
     const T *dy = static_cast<const T*>(dy_) + r * dim, *x = static_cast<const T*>(x_) + r * dim;
@@ -42,15 +42,8 @@ static void rms_norm_backward(void* dx_, float* dw_sums, const void* dy_, const 
       for (int64_t i = 0; i < dim; ++i) dot += load(dy[i]) * load(w[i]) * load(x[i]);
     }
     float along = dot * scale * scale * scale / static_cast<float>(dim);
-    if (residual_) {
-      const T* residual = static_cast<const T*>(residual_) + r * dim;
 #pragma omp simd
-      for (int64_t i = 0; i < dim; ++i)
-        store(dx[i], load(dy[i]) * load(w[i]) * scale - load(x[i]) * along + load(residual[i]));
-    } else {
-#pragma omp simd
-      for (int64_t i = 0; i < dim; ++i) store(dx[i], load(dy[i]) * load(w[i]) * scale - load(x[i]) * along);
-    }
+    for (int64_t i = 0; i < dim; ++i) store(dx[i], load(dy[i]) * load(w[i]) * scale - load(x[i]) * along);
   }
 }
 

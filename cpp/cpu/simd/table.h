@@ -55,7 +55,7 @@ struct Table {
   void (*rms_norm_forward[3])(void* y, float* rstd, const void* x, const void* w, int64_t rows, int64_t dim, float eps);
   // dw_sums (dim), optional: += this block's Σ dy · x̂
   void (*rms_norm_backward[3])(void* dx, float* dw_sums, const void* dy, const void* x, const void* w,
-                               const float* rstd, const void* residual, int64_t rows, int64_t dim);
+                               const float* rstd, int64_t rows, int64_t dim);
   // layer_norm.cc
   void (*layer_norm_forward[3])(void* y, float* mean, float* rstd, const void* x, const void* w, const void* b,
                                 int64_t rows, int64_t dim, float eps);

@@ -22,7 +22,6 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
           keptX.handle,
           keptWeight.handle,
           keptRstd.handle,
-          NONE,
           rows,
           dim,
           accumulate,

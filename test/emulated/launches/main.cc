@@ -67,7 +67,7 @@ void norms(int64_t rows, int64_t dim) {
     enqueue(RmsNormForward{tensor(t, n), f32(rows), tensor(t, n), tensor(t, dim), rows, dim, 1e-5f});
     enqueue(LayerNormForward{tensor(t, n), f32(rows), f32(rows), tensor(t, n), tensor(t, dim), tensor(t, dim), rows, dim, 1e-5f});
     for (View dw : {View{}, f32(dim), tensor(t, dim)}) {
-      enqueue(RmsNormBackward{tensor(t, n), dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), tensor(t, n), rows, dim, false});
+      enqueue(RmsNormBackward{tensor(t, n), dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), rows, dim, false});
       enqueue(LayerNormBackward{tensor(t, n), dw, dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), f32(rows), rows, dim, false, false});
     }
   }

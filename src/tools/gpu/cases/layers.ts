@@ -141,10 +141,9 @@ function* rmsNormBackward(draw: Draw): Iterable<OpCase> {
         const w = input(dtype, draw.normal(dim!));
         const rstd = input('float32', draw.uniform(rows!, 0.5, 2));
         const dw = output('dw', accumulate ? 'float32' : dtype, dim!, accumulate ? draw.normal(dim!) : undefined);
-        const residual = accumulate ? input(dtype, draw.normal(rows! * dim!)) : undefined;
         yield {
           label: `${rows}×${dim}, accumulate ${accumulate}`,
-          operands: [output('dx', dtype, rows! * dim!), dw, dy, x, w, rstd, residual, rows, dim, accumulate],
+          operands: [output('dx', dtype, rows! * dim!), dw, dy, x, w, rstd, rows, dim, accumulate],
         };
       }
 }

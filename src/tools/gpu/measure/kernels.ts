@@ -27,10 +27,10 @@ const kernels: Record<string, Maker> = {
   },
   rms_norm_backward(o, rows, dim) {
     const [dx, dw, dy, x] = [o.empty(rows * dim), o.empty(dim, 'float32'), o.normal(rows * dim), o.normal(rows * dim)];
-    const [w, rstd, residual] = [o.normal(dim), o.uniform(rows, 'float32', 0.5, 2), o.normal(rows * dim)];
+    const [w, rstd] = [o.normal(dim), o.uniform(rows, 'float32', 0.5, 2)];
     return {
-      bytes: half * 4 * rows * dim,
-      run: () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, residual, rows, dim, false),
+      bytes: half * 3 * rows * dim,
+      run: () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, rows, dim, false),
     };
   },
   layer_norm_forward(o, rows, dim) {
