@@ -34,6 +34,8 @@ std::string describe(napi_env env, napi_value value) {
   return names[type];
 }
 
+bool is_whole(double value) { return std::abs(value) <= 0x1p53 && value == std::floor(value); }
+
 }  // namespace
 
 void Args::refuse(size_t i, const char* wanted) const {
@@ -71,7 +73,7 @@ double Args::number(size_t i) const {
 
 int64_t Args::integer(size_t i) const {
   double value = number(i);
-  if (!(std::abs(value) <= 0x1p53) || value != std::floor(value)) refuse(i, "a whole number");
+  if (!is_whole(value)) refuse(i, "a whole number");
   return static_cast<int64_t>(value);
 }
 
@@ -189,6 +191,16 @@ std::vector<OptionalView> Args::optionals(size_t i) const {
     double handle;
     if (napi_get_value_double(env_, item, &handle) != napi_ok) refuse_element(i, item, "tensors or NONE");
     out.push_back(handle == 0 ? OptionalView{} : view_of(i, tensor_of(i, handle)));
+  }
+  return out;
+}
+
+std::vector<int64_t> Args::integers(size_t i) const {
+  std::vector<int64_t> out;
+  for (napi_value item : elements(i)) {
+    double value;
+    if (napi_get_value_double(env_, item, &value) != napi_ok || !is_whole(value)) refuse_element(i, item, "whole numbers");
+    out.push_back(static_cast<int64_t>(value));
   }
   return out;
 }

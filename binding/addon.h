@@ -101,9 +101,11 @@ class Args {
   // The operand of an op: its storage is marked as used on the op's stream. ERR_DEVICE if the operands are not on one device.
   View view(size_t i) const;
   OptionalView optional(size_t i) const;  // 0, null or undefined: absent
+  // Arrays: handles (0: absent), flags, and whole numbers within ±2^53.
   std::vector<View> views(size_t i) const;
   std::vector<OptionalView> optionals(size_t i) const;
   std::vector<bool> booleans(size_t i) const;
+  std::vector<int64_t> integers(size_t i) const;
 
   napi_value undefined() const;
   napi_value from(double value) const;

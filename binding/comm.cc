@@ -118,7 +118,7 @@ napi_value dry_run(Args& a) {
 napi_value dry_wire(Args& a) {
   CommState& state = comm_state(a);
   if (!state.wire) fail("ERR_DRY_RUN", "this is not a dry run");
-  constexpr const char* kinds[] = {"broadcast", "scatter", "allReduce", "allGather", "reduceScatter", "send"};
+  constexpr const char* kinds[] = {"broadcast", "scatter", "allReduce", "allGather", "reduceScatter", "allToAll", "send"};
   Napi::Object out = Napi::Object::New(a.env());
   for (size_t i = 0; i < comm::kWireKinds; ++i) {
     Napi::Object kind = Napi::Object::New(a.env());
@@ -256,6 +256,12 @@ napi_value group_reduce_scatter(Args& a) {
   return a.undefined();
 }
 
+// (group, output, input, elements for each rank, elements of each rank)
+napi_value group_all_to_all(Args& a) {
+  group(a)->all_to_all(a.tensor(1), a.tensor(2), a.integers(3), a.integers(4), stream_of(a, a.tensor(1)));
+  return a.undefined();
+}
+
 napi_value group_send(Args& a) {
   group(a)->send(a.tensor(1), static_cast<int>(a.integer(2)), stream_of(a, a.tensor(1)));
   return a.undefined();
@@ -328,6 +334,7 @@ void register_comm(Napi::Object exports) {
   define<group_all_reduce>(exports, "groupAllReduce");
   define<group_all_gather>(exports, "groupAllGather");
   define<group_reduce_scatter>(exports, "groupReduceScatter");
+  define<group_all_to_all>(exports, "groupAllToAll");
   define<group_send>(exports, "groupSend");
   define<group_recv>(exports, "groupRecv");
   define<group_barrier>(exports, "groupBarrier");

@@ -281,7 +281,7 @@ export interface NativeCommOptions {
 
 /** What one rank of a dry run would have sent so far, by collective. The formulas are those of cpp/comm/dry_group.h. */
 export type DryWire = Record<
-  'broadcast' | 'scatter' | 'allReduce' | 'allGather' | 'reduceScatter' | 'send',
+  'broadcast' | 'scatter' | 'allReduce' | 'allGather' | 'reduceScatter' | 'allToAll' | 'send',
   { calls: number; bytes: number }
 >;
 
@@ -329,6 +329,7 @@ interface NativeComm {
   groupAllReduce(group: Handle, tensor: Handle, op: number): void;
   groupAllGather(group: Handle, output: Handle, input: Handle): void;
   groupReduceScatter(group: Handle, output: Handle, input: Handle, op: number, accumulate: boolean): void;
+  groupAllToAll(group: Handle, output: Handle, input: Handle, sendCounts: readonly N[], recvCounts: readonly N[]): void;
   groupSend(group: Handle, tensor: Handle, to: number): void;
   groupRecv(group: Handle, tensor: Handle, from: number): void;
   groupBarrier(group: Handle): void;

@@ -19,6 +19,7 @@ class DeviceCollectives {
   virtual void all_reduce(const Operand& tensor, ReduceOp op, Stream* stream) = 0;
   virtual void all_gather(const Operand& out, const Operand& in, Stream* stream) = 0;
   virtual void reduce_scatter(const Operand& out, const Operand& in, ReduceOp op, bool accumulate, Stream* stream) = 0;
+  virtual void all_to_all(const Operand& out, const Operand& in, const Counts& send_counts, const Counts& recv_counts, Stream* stream) = 0;
   virtual void send(const Operand& tensor, int to, Stream* stream) = 0;
   virtual void recv(const Operand& tensor, int from, Stream* stream) = 0;
   virtual void barrier(Stream* stream) = 0;

@@ -67,6 +67,10 @@ void DryGroup::do_all_gather(Operand out, Operand, Stream*) { count(WireKind::Al
 
 void DryGroup::do_reduce_scatter(Operand, Operand in, ReduceOp, bool, Stream*) { count(WireKind::ReduceScatter, others(in)); }
 
+void DryGroup::do_all_to_all(Operand, Operand in, Counts send_counts, Counts, Stream*) {
+  count(WireKind::AllToAll, (in.numel - send_counts[static_cast<size_t>(rank())]) * size_of(in.dtype));
+}
+
 void DryGroup::do_send(Operand tensor, int, Stream*) { count(WireKind::Send, static_cast<int64_t>(tensor.bytes())); }
 
 }  // namespace rz::comm

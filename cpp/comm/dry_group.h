@@ -3,6 +3,7 @@
 //   all_gather      (n − 1)/n of the output, in its dtype    reduce_scatter  (n − 1)/n of the input
 //   all_reduce      2 (n − 1)/n of the tensor                send            the tensor
 //   broadcast       the tensor, at the root                  scatter         the other ranks' parts, at the root
+//   all_to_all      the other ranks' parts of the input
 #pragma once
 #include <array>
 
@@ -11,8 +12,8 @@
 
 namespace rz::comm {
 
-enum class WireKind : uint8_t { Broadcast, Scatter, AllReduce, AllGather, ReduceScatter, Send };
-constexpr int kWireKinds = 6;
+enum class WireKind : uint8_t { Broadcast, Scatter, AllReduce, AllGather, ReduceScatter, AllToAll, Send };
+constexpr int kWireKinds = 7;
 
 // Of all groups of a world.
 struct WireCounts {
@@ -41,6 +42,7 @@ class DryGroup final : public ProcessGroup {
   void do_all_reduce(Operand tensor, ReduceOp, Stream*) override;
   void do_all_gather(Operand out, Operand in, Stream*) override;
   void do_reduce_scatter(Operand out, Operand in, ReduceOp, bool accumulate, Stream*) override;
+  void do_all_to_all(Operand out, Operand in, Counts send_counts, Counts, Stream*) override;
   void do_send(Operand tensor, int to, Stream*) override;
   void do_recv(Operand, int, Stream*) override {}
   void do_barrier(Stream*) override {}

@@ -9,11 +9,9 @@ std::shared_ptr<ProcessGroup> LocalGroup::split(const std::vector<int>& members)
   return std::make_shared<LocalGroup>(name(), ranks()[0], allocate_);
 }
 
-void LocalGroup::do_scatter(Operand out, Operand in, int, Stream* stream) { do_all_gather(out, in, stream); }
-
-void LocalGroup::do_all_gather(Operand out, Operand in, Stream* stream) {
+void LocalGroup::copy(const char* operation, const Operand& out, const Operand& in, Stream* stream) {
   if (out.data == in.data && out.dtype == in.dtype) return;
-  static_cast<CpuStream*>(stream)->enqueue("all_gather", [out, in] {
+  static_cast<CpuStream*>(stream)->enqueue(operation, [out, in] {
     describe(out.work());
     cast_copy(out.data, out.dtype, in.data, in.dtype, in.numel);
   });

@@ -20,15 +20,17 @@ class LocalGroup final : public ProcessGroup {
 
  protected:
   void do_broadcast(Operand, int, Stream*) override {}
-  void do_scatter(Operand out, Operand in, int root, Stream* stream) override;
+  void do_scatter(Operand out, Operand in, int, Stream* stream) override { copy("scatter", out, in, stream); }
   void do_all_reduce(Operand, ReduceOp, Stream*) override {}
-  void do_all_gather(Operand out, Operand in, Stream* stream) override;
+  void do_all_gather(Operand out, Operand in, Stream* stream) override { copy("all_gather", out, in, stream); }
   void do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void do_all_to_all(Operand out, Operand in, Counts, Counts, Stream* stream) override { copy("all_to_all", out, in, stream); }
   void do_send(Operand, int, Stream*) override {}  // unreachable: there is no other rank
   void do_recv(Operand, int, Stream*) override {}
   void do_barrier(Stream*) override {}
 
  private:
+  static void copy(const char* operation, const Operand& out, const Operand& in, Stream* stream);
   Allocate allocate_;
 };
 

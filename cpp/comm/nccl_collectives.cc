@@ -144,6 +144,31 @@ void NcclCollectives::reduce_scatter(const Operand& out, const Operand& in, Redu
   else copy_on_device(out, to, stream);
 }
 
+// One message for each pair of ranks that has something to say; this rank's own part is a copy.
+void NcclCollectives::all_to_all(const Operand& out, const Operand& in, const Counts& send_counts, const Counts& recv_counts, Stream* stream) {
+  const int type = type_of(in.dtype);
+  Operand own_from, own_to;
+  enqueue("all_to_all", stream, in, [&](const Nccl& api, cudaStream_t s) {
+    int result = api.GroupStart();
+    int64_t sent = 0, received = 0;
+    for (int peer = 0; peer < size_; ++peer) {
+      const int64_t send = send_counts[static_cast<size_t>(peer)], receive = recv_counts[static_cast<size_t>(peer)];
+      if (peer == rank_) {
+        own_from = part_of(in, sent, send);
+        own_to = part_of(out, received, receive);
+      } else {
+        if (send > 0 && result == 0) result = api.Send(in.at(sent), static_cast<size_t>(send), type, peer, comm_, s);
+        if (receive > 0 && result == 0) result = api.Recv(out.at(received), static_cast<size_t>(receive), type, peer, comm_, s);
+      }
+      sent += send;
+      received += receive;
+    }
+    int ended = api.GroupEnd();  // also after a failure: the group must not stay open
+    return result ? result : ended;
+  });
+  copy_on_device(own_to, own_from, stream);
+}
+
 void NcclCollectives::send(const Operand& tensor, int to, Stream* stream) {
   enqueue("send", stream, tensor, [&](const Nccl& api, cudaStream_t s) {
     return api.Send(tensor.data, static_cast<size_t>(tensor.numel), type_of(tensor.dtype), to, comm_, s);

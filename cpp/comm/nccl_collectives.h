@@ -20,6 +20,7 @@ class NcclCollectives final : public DeviceCollectives {
   void all_reduce(const Operand& tensor, ReduceOp op, Stream* stream) override;
   void all_gather(const Operand& out, const Operand& in, Stream* stream) override;
   void reduce_scatter(const Operand& out, const Operand& in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void all_to_all(const Operand& out, const Operand& in, const Counts& send_counts, const Counts& recv_counts, Stream* stream) override;
   void send(const Operand& tensor, int to, Stream* stream) override;
   void recv(const Operand& tensor, int from, Stream* stream) override;
   void barrier(Stream* stream) override;

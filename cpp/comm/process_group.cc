@@ -136,6 +136,31 @@ void ProcessGroup::reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool
   do_reduce_scatter(Operand(out), Operand(in), op, accumulate, stream);
 }
 
+void ProcessGroup::check_counts(const char* tensor, int64_t numel, const Counts& counts) const {
+  if (static_cast<int>(counts.size()) != size())
+    fail("ERR_SHAPE", "[all_to_all] the ", tensor, " needs a count for each of ", size(), " ranks but got ", counts.size());
+  int64_t rest = numel;
+  for (int64_t count : counts) {
+    if (count < 0) fail("ERR_ARGUMENT", "[all_to_all] a count of the ", tensor, " is ", count);
+    if (count > rest) fail("ERR_SHAPE", "[all_to_all] the counts of the ", tensor, " add up to more than its ", numel, " elements");
+    rest -= count;
+  }
+  if (rest > 0) fail("ERR_SHAPE", "[all_to_all] the counts of the ", tensor, " must add up to its ", numel, " elements but give ", numel - rest);
+}
+
+void ProcessGroup::all_to_all(TensorRef out, TensorRef in, const Counts& send_counts, const Counts& recv_counts, Stream* stream) {
+  check_counts("input", in.numel, send_counts);
+  check_counts("output", out.numel, recv_counts);
+  const int64_t sent = send_counts[static_cast<size_t>(rank())], received = recv_counts[static_cast<size_t>(rank())];
+  if (sent != received) fail("ERR_SHAPE", "[all_to_all] rank ", rank(), " sends ", sent, " elements to itself but receives ", received);
+  if (out.dtype != in.dtype) fail("ERR_DTYPE", "[all_to_all] output must be ", name_of(in.dtype), ", as the input, but is ", name_of(out.dtype));
+  check_overlap("all_to_all", out, in, nullptr);
+  touch("all_to_all", out, stream);
+  touch("all_to_all", in, stream);
+  if (on_device(stream)) return devices(stream).all_to_all(Operand(out), Operand(in), send_counts, recv_counts, stream);
+  do_all_to_all(Operand(out), Operand(in), send_counts, recv_counts, stream);
+}
+
 void ProcessGroup::send(TensorRef tensor, int to, Stream* stream) {
   check_rank("send", "receiver", to);
   if (to == rank()) fail("ERR_ARGUMENT", "[send] rank ", to, " cannot send to itself");

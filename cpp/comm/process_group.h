@@ -40,6 +40,9 @@ struct Operand {
   Work work() const { return {0, static_cast<double>(bytes()), data ? "elements" : "", {numel}, dtype}; }
 };
 
+// Elements for, or of, each rank of a group.
+using Counts = std::vector<int64_t>;
+
 class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
  public:
   ProcessGroup(std::string name, std::vector<int> ranks, int rank);
@@ -75,6 +78,9 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   void all_gather(TensorRef out, TensorRef in, Stream* stream);
   // out (+)= op over ranks of part `rank` of their `in`; float32 accumulation in rank order.
   void reduce_scatter(TensorRef out, TensorRef in, ReduceOp op, bool accumulate, Stream* stream);
+  // Rank r gets the next send_counts[r] elements of `in`; `out` is what all ranks send to this one, in rank order:
+  // recv_counts[r] elements of rank r. Counts may differ and be 0; ranks that do not agree on one are a mismatch.
+  void all_to_all(TensorRef out, TensorRef in, const Counts& send_counts, const Counts& recv_counts, Stream* stream);
   // Small messages are buffered; a large send completes when it was received, and on devices every one.
   void send(TensorRef tensor, int to, Stream* stream);
   void recv(TensorRef tensor, int from, Stream* stream);
@@ -93,6 +99,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   virtual void do_all_reduce(Operand tensor, ReduceOp op, Stream* stream) = 0;
   virtual void do_all_gather(Operand out, Operand in, Stream* stream) = 0;
   virtual void do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) = 0;
+  virtual void do_all_to_all(Operand out, Operand in, Counts send_counts, Counts recv_counts, Stream* stream) = 0;
   virtual void do_send(Operand tensor, int to, Stream* stream) = 0;
   virtual void do_recv(Operand tensor, int from, Stream* stream) = 0;
   virtual void do_barrier(Stream* stream) = 0;
@@ -103,6 +110,7 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
 
  private:
   void check_rank(const char* op, const char* what, int rank) const;
+  void check_counts(const char* tensor, int64_t numel, const Counts& counts) const;
   DeviceCollectives& devices(Stream* stream);
 
   std::string name_;

@@ -1,5 +1,6 @@
-// The control segment of a group of ranks on one host: one slot a rank, one channel a pair. All fields that another
-// rank reads are atomic, or published by the release of `round` (slots) or `sent` (channels).
+// The control segment of a group of ranks on one host: one slot a rank, one channel a pair, and the counts of
+// all_to_all. All fields that another rank reads are atomic, or published by the release of `round` (slots, counts) or
+// `sent` (channels).
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -46,7 +47,7 @@ struct alignas(128) Preamble {
 
 class Control {
  public:
-  static size_t bytes(size_t ranks) { return sizeof(Preamble) + ranks * sizeof(Slot) + ranks * ranks * sizeof(Channel); }
+  static size_t bytes(size_t ranks) { return counts_at(ranks) + 4 * ranks * ranks * sizeof(int64_t); }
   Control(std::byte* base, int ranks) : base_(base), ranks_(static_cast<size_t>(ranks)) {}
   bool valid() const { return base_ != nullptr; }
   Preamble& preamble() const { return *reinterpret_cast<Preamble*>(base_); }
@@ -55,8 +56,13 @@ class Control {
     auto* first = reinterpret_cast<Channel*>(base_ + sizeof(Preamble) + ranks_ * sizeof(Slot));
     return first[static_cast<size_t>(from) * ranks_ + static_cast<size_t>(to)];
   }
+  // What `rank` sends to each rank and then what it expects of each, by parity of the sequence number.
+  int64_t* counts(int rank, uint64_t sequence) const {
+    return reinterpret_cast<int64_t*>(base_ + counts_at(ranks_)) + (static_cast<size_t>(rank) * 2 + (sequence & 1)) * 2 * ranks_;
+  }
 
  private:
+  static size_t counts_at(size_t ranks) { return sizeof(Preamble) + ranks * sizeof(Slot) + ranks * ranks * sizeof(Channel); }
   std::byte* base_;
   size_t ranks_;
 };

@@ -13,14 +13,16 @@
 namespace rz::comm {
 namespace {
 
-constexpr const char* kOperationNames[] = {"?", "broadcast", "scatter", "all_reduce", "all_gather", "reduce_scatter", "barrier"};
+constexpr const char* kOperationNames[] = {"?", "broadcast", "scatter", "all_reduce", "all_gather", "reduce_scatter", "barrier", "all_to_all"};
 
 std::string describe(const Header& h) {
   Operation operation = static_cast<Operation>(h.operation);
   std::ostringstream text;
-  text << kOperationNames[std::min<int>(h.operation, 6)];
+  text << kOperationNames[std::min<int>(h.operation, 7)];
   if (operation == Operation::Barrier) return text.str();
-  text << "(" << h.numel << " × " << name_of(static_cast<DType>(h.in_dtype));
+  text << "(";
+  if (operation != Operation::AllToAll) text << h.numel << " × ";
+  text << name_of(static_cast<DType>(h.in_dtype));
   if (h.out_dtype != h.in_dtype) text << " → " << name_of(static_cast<DType>(h.out_dtype));
   if (operation == Operation::AllReduce || operation == Operation::ReduceScatter) text << ", " << name_of(static_cast<ReduceOp>(h.reduce));
   if (operation == Operation::Broadcast || operation == Operation::Scatter) text << ", root " << h.root;
@@ -241,12 +243,18 @@ void ShmGroup::sync(const Doing& doing) {
 
 void ShmGroup::compare(const Doing& doing, const Header& own, int peer) {
   const Header& other = header_of(peer, doing);
-  if (same_call(own, other)) return;
+  if (same_call(own, other)) {
+    if (static_cast<Operation>(own.operation) == Operation::AllToAll) compare_counts(doing, rank(), peer);
+    return;
+  }
   int low = world_rank(rank()), high = world_rank(peer);
   std::string first = describe(own), second = describe(other);
   if (low > high) std::swap(low, high), std::swap(first, second);
-  state().raise("ERR_COLLECTIVE_MISMATCH", "the ranks of group " + name() + " made different calls: collective #" + std::to_string(doing.sequence) + " is " + first +
-                                               " on rank " + std::to_string(low) + " but " + second + " on rank " + std::to_string(high));
+  raise_mismatch(doing, "is " + first + " on rank " + std::to_string(low) + " but " + second + " on rank " + std::to_string(high));
+}
+
+void ShmGroup::raise_mismatch(const Doing& doing, const std::string& text) {
+  state().raise("ERR_COLLECTIVE_MISMATCH", "the ranks of group " + name() + " made different calls: collective #" + std::to_string(doing.sequence) + " " + text);
 }
 
 void ShmGroup::enter(const Doing& doing, const Header& own) {

@@ -13,7 +13,7 @@
 
 namespace rz::comm {
 
-enum class Operation : uint8_t { Broadcast = 1, Scatter, AllReduce, AllGather, ReduceScatter, Barrier };
+enum class Operation : uint8_t { Broadcast = 1, Scatter, AllReduce, AllGather, ReduceScatter, Barrier, AllToAll };
 
 class ShmGroup final : public ProcessGroup {
  public:
@@ -35,6 +35,7 @@ class ShmGroup final : public ProcessGroup {
   void do_all_reduce(Operand tensor, ReduceOp op, Stream* stream) override;
   void do_all_gather(Operand out, Operand in, Stream* stream) override;
   void do_reduce_scatter(Operand out, Operand in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void do_all_to_all(Operand out, Operand in, Counts send_counts, Counts recv_counts, Stream* stream) override;
   void do_send(Operand tensor, int to, Stream* stream) override;
   void do_recv(Operand tensor, int from, Stream* stream) override;
   void do_barrier(Stream* stream) override;
@@ -59,6 +60,7 @@ class ShmGroup final : public ProcessGroup {
   void run_all_gather(const Doing& doing, const Operand& out, const Operand& in);
   void share_whole(const Doing& doing, Header own, const Operand& out);
   void run_reduce_scatter(const Doing& doing, const Operand& out, const Operand& in, ReduceOp op, bool accumulate);
+  void run_all_to_all(const Doing& doing, const Operand& out, const Operand& in, const Counts& send_counts, const Counts& recv_counts);
   void run_barrier(const Doing& doing);
   void run_send(const Doing& doing, const Operand& tensor, int to);
   void run_recv(const Doing& doing, const Operand& tensor, int from);
@@ -73,6 +75,9 @@ class ShmGroup final : public ProcessGroup {
   void publish();
   void await(const Doing& doing, int peer);
   void compare(const Doing& doing, const Header& own, int peer);
+  // What `a` sends `b` must be what `b` expects, and the other way round.
+  void compare_counts(const Doing& doing, int a, int b);
+  [[noreturn]] void raise_mismatch(const Doing& doing, const std::string& text);
   const Header& header_of(int peer, const Doing& doing) const { return control_.slot(peer).headers[doing.sequence & 1]; }
   bool any_private(const Doing& doing) const;
   bool any_direct(const Doing& doing) const;

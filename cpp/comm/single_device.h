@@ -17,6 +17,7 @@ class SingleDevice final : public DeviceCollectives {
   void all_reduce(const Operand&, ReduceOp, Stream*) override {}
   void all_gather(const Operand& out, const Operand& in, Stream* stream) override { copy_on_device(out, in, stream); }
   void reduce_scatter(const Operand& out, const Operand& in, ReduceOp op, bool accumulate, Stream* stream) override;
+  void all_to_all(const Operand& out, const Operand& in, const Counts&, const Counts&, Stream* stream) override { copy_on_device(out, in, stream); }
   void send(const Operand&, int, Stream*) override {}
   void recv(const Operand&, int, Stream*) override {}
   void barrier(Stream*) override {}

@@ -80,6 +80,7 @@ const collectives: readonly [keyof DryWire, string][] = [
   ['allGather', 'all-gather'],
   ['reduceScatter', 'reduce-scatter'],
   ['allReduce', 'all-reduce'],
+  ['allToAll', 'all-to-all'],
   ['send', 'send'],
 ];
 

@@ -85,6 +85,16 @@ export class ProcessGroup {
     native.groupReduceScatter(this.handle, output, input, reduceNumber(op), accumulate);
   }
 
+  /**
+   * Rank r gets the next `sendCounts[r]` elements of `input`; `output` gets what all ranks send to this one, in rank order:
+   * `recvCounts[r]` elements of rank r. Mirrors `torch.distributed.all_to_all_single` with split sizes. One dtype, no overlap;
+   * counts may be 0. Counts that do not add up to their tensor are `ERR_SHAPE` at once. Ranks that do not agree on a count are
+   * `ERR_COLLECTIVE_MISMATCH`; on devices nobody sees that, and the call fails or ends at the timeout.
+   */
+  allToAll(output: Handle, input: Handle, sendCounts: readonly number[], recvCounts: readonly number[]): void {
+    native.groupAllToAll(this.handle, output, input, sendCounts, recvCounts);
+  }
+
   /** Sends to rank `to`. Up to 512 kB are buffered; more completes when the receiver has taken it. */
   send(tensor: Handle, to: number): void {
     native.groupSend(this.handle, tensor, to);

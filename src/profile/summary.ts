@@ -46,7 +46,7 @@ export interface ProfileSummary {
 }
 
 const collectives = new Set(
-  'broadcast scatter all_reduce all_gather reduce_scatter barrier send recv'.split(' ') as readonly string[],
+  'broadcast scatter all_reduce all_gather reduce_scatter all_to_all barrier send recv'.split(' ') as readonly string[],
 );
 
 export function isCollective(op: string): boolean {

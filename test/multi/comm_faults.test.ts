@@ -80,6 +80,7 @@ describe('ranks that disagree', () => {
       'differentDtype',
       /all_reduce\(2 × (float32|bfloat16), sum\) on rank \d but all_reduce\(2 × (float32|bfloat16), sum\) on rank \d/,
     ],
+    ['differentCounts', /collective #2 is all_to_all that sends 1 elements from rank 0 to rank 1, which expects 2/],
   ])('%s: the same error on every rank', async (scenario, text) => {
     const errors = (await ranks(3, scenario)).map(caught);
     expect(errors[0]).toMatch(/^ERR_COLLECTIVE_MISMATCH: the ranks of group world made different calls: /);

@@ -80,7 +80,15 @@ describe('flags', () => {
 
 describe('the table', () => {
   const none = { calls: 0, bytes: 0 };
-  const silent = { broadcast: none, scatter: none, allReduce: none, allGather: none, reduceScatter: none, send: none };
+  const silent = {
+    broadcast: none,
+    scatter: none,
+    allReduce: none,
+    allGather: none,
+    reduceScatter: none,
+    allToAll: none,
+    send: none,
+  };
   const report: PlanReport = {
     model: {
       modelType: 'llama',

@@ -12,8 +12,7 @@ const numel = Number(process.argv[2]);
 const group = dist.group;
 let cases = 0;
 
-const range = (count: number, value: (i: number) => number): number[] =>
-  Array.from({ length: count }, (_, i) => value(i));
+const range = <T>(count: number, value: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => value(i));
 const on = (values: number[]): Tensor => Tensor.from(values, [values.length], { device: 'cuda' });
 const sum = (value: (r: number) => number): number => range(size, value).reduce((a, b) => a + b, 0);
 
@@ -62,6 +61,13 @@ await expectValues(
   received,
   range(count, (i) => 3 * (i + rank * count)),
 );
+// Uneven parts, and none at all between some ranks.
+const countOf = (from: number, to: number): number => ((1 + from + 2 * to) % 3) * count;
+const [toRanks, ofRanks] = [range(size, (r) => countOf(rank, r)), range(size, (r) => countOf(r, rank))];
+const exchanged = Tensor.zeros([sum((r) => countOf(r, rank))], 'float32', 'other', 'cuda');
+const parts = range(size, (to) => range(countOf(rank, to), (i) => i + 7 * rank + to)).flat();
+group.allToAll(exchanged.handle, on(parts).handle, toRanks, ofRanks);
+await expectValues('all-to-all', exchanged, range(size, (r) => range(ofRanks[r]!, (i) => i + 7 * r + rank)).flat());
 if (size > 1) {
   const message = on(range(count, (i) => i + rank));
   const into = Tensor.zeros([count], 'float32', 'other', 'cuda');

@@ -49,7 +49,8 @@ struct Call {
   CUstream_st* stream;
   std::function<void()> run;
   rz::emulator::Ready ready;
-  bool is_end = false;  // of something that began; in a group all begin first
+  // In a group, what waits for no peer is enqueued first, and the end of what began last.
+  enum Phase { kBegins, kReceives, kEnds } phase = kBegins;
 };
 thread_local int group_depth = 0;
 thread_local std::vector<Call> grouped;
@@ -269,7 +270,7 @@ int ncclSend(const void* in, size_t count, int type, int to, nccl::Comm comm_, n
     put(comm->name + "-to-" + std::to_string(to) + "-" + std::to_string(comm->rank) + "-" + std::to_string(turn), in, count * width(type));
     comm->board->sent[comm->rank][to] = turn;
   }, {}});
-  return launch({stream, [] {}, [=] { return comm->aborted || comm->board->received[comm->rank][to].load() >= turn; }, true});
+  return launch({stream, [] {}, [=] { return comm->aborted || comm->board->received[comm->rank][to].load() >= turn; }, Call::kEnds});
 }
 
 int ncclRecv(void* out, size_t count, int type, int from, nccl::Comm comm_, nccl::Stream stream) {
@@ -283,7 +284,7 @@ int ncclRecv(void* out, size_t count, int type, int from, nccl::Comm comm_, nccl
     std::memcpy(out, data.data(), data.size());
     shm_unlink(name.c_str());
     comm->board->received[from][comm->rank] = turn;
-  }, [=] { return comm->aborted || comm->board->sent[from][comm->rank].load() >= turn; }});
+  }, [=] { return comm->aborted || comm->board->sent[from][comm->rank].load() >= turn; }, Call::kReceives});
 }
 
 int ncclGroupStart() {
@@ -294,9 +295,9 @@ int ncclGroupStart() {
 int ncclGroupEnd() {
   if (group_depth == 0) return kInvalidUsage;
   if (--group_depth > 0) return 0;
-  for (bool ends : {false, true})
+  for (auto phase : {Call::kBegins, Call::kReceives, Call::kEnds})
     for (Call& call : grouped)
-      if (call.is_end == ends) enqueue(call.stream, std::move(call.run), std::move(call.ready));
+      if (call.phase == phase) enqueue(call.stream, std::move(call.run), std::move(call.ready));
   grouped.clear();
   return 0;
 }
