@@ -176,15 +176,23 @@ napi_value comm_stats(Args& a) {
   return out;
 }
 
+Napi::Array to_array(Napi::Env env, const std::vector<int>& numbers) {
+  Napi::Array out = Napi::Array::New(env, numbers.size());
+  for (size_t i = 0; i < numbers.size(); ++i) out.Set(static_cast<uint32_t>(i), numbers[i]);
+  return out;
+}
+
 napi_value group_info(Args& a) {
   Group& g = group(a);
   Napi::Object out = Napi::Object::New(a.env());
-  Napi::Array ranks = Napi::Array::New(a.env());
-  for (size_t i = 0; i < g->ranks().size(); ++i) ranks.Set(static_cast<uint32_t>(i), g->ranks()[i]);
   out.Set("rank", g->rank());
   out.Set("size", g->size());
-  out.Set("ranks", ranks);
+  out.Set("ranks", to_array(a.env(), g->ranks()));
   out.Set("backend", g->backend());
+  out.Set("deviceBackend", g->device_backend());
+  out.Set("hosts", g->hosts());
+  out.Set("ranksOnHost", to_array(a.env(), g->ranks_on_host()));
+  out.Set("canMap", g->can_map());
   out.Set("name", g->name());
   return out;
 }

@@ -290,6 +290,11 @@ export interface NativeGroupInfo {
   size: number;
   ranks: number[];
   backend: string;
+  /** Of tensors on devices. */
+  deviceBackend: string;
+  hosts: number;
+  ranksOnHost: number[];
+  canMap: boolean;
   name: string;
 }
 

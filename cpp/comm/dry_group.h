@@ -26,6 +26,8 @@ class DryGroup final : public ProcessGroup {
       : ProcessGroup(std::move(name), std::move(ranks), rank), runtime_(runtime), wire_(std::move(wire)) {}
 
   const char* backend() const override { return "dry"; }
+  const char* device_backend() const override { return "dry"; }
+  bool can_map() const override { return true; }  // as the group that it stands for
   // Counted as a shared segment is.
   std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override;
   std::shared_ptr<Storage> allocate_whole(size_t bytes, Stream* home, MemoryKind kind) override;

@@ -12,6 +12,7 @@ class LocalGroup final : public ProcessGroup {
   LocalGroup(std::string name, int world_rank, Allocate allocate) : ProcessGroup(std::move(name), {world_rank}, 0), allocate_(std::move(allocate)) {}
 
   const char* backend() const override { return "local"; }
+  bool can_map() const override { return true; }
   std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override {
     return allocate_(bytes, home, kind, populate);
   }

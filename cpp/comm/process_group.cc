@@ -53,6 +53,12 @@ bool on_device(const Stream* stream) { return stream->device() != Device::Cpu; }
 ProcessGroup::ProcessGroup(std::string name, std::vector<int> ranks, int rank) : name_(std::move(name)), ranks_(std::move(ranks)), rank_(rank) {}
 ProcessGroup::~ProcessGroup() = default;
 
+std::vector<int> ProcessGroup::ranks_on_host() const {
+  std::vector<int> all(static_cast<size_t>(size()));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
 DeviceCollectives& ProcessGroup::devices(Stream* stream) {
   if (!devices_) {
     if (!host_) fail("ERR_GROUP", "group ", name_, " has no CPU stream to coordinate its devices on");

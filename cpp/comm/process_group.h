@@ -53,7 +53,14 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   int rank() const { return rank_; }
   int size() const { return static_cast<int>(ranks_.size()); }
   const std::vector<int>& ranks() const { return ranks_; }  // of the world, in the group's order
+  // What carries tensors of the host, and those of devices.
   virtual const char* backend() const = 0;
+  virtual const char* device_backend() const { return size() == 1 ? backend() : "nccl"; }
+  // How many hosts its members are on, and which of its ranks on this one, in ascending order.
+  virtual int hosts() const { return 1; }
+  virtual std::vector<int> ranks_on_host() const;
+  // All members can map each other's memory of the host: allocate_whole works. Memory of devices is never mapped.
+  virtual bool can_map() const = 0;
 
   // The CPU stream on which its ranks coordinate their devices. Set by whoever made the group.
   void coordinate_on(Stream* host) { host_ = host; }

@@ -23,6 +23,7 @@ class ShmGroup final : public ProcessGroup {
   ~ShmGroup() override;
 
   const char* backend() const override { return "shm"; }
+  bool can_map() const override { return true; }
   std::shared_ptr<Storage> allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) override;
   std::shared_ptr<Storage> allocate_whole(size_t bytes, Stream* home, MemoryKind kind) override;
   std::shared_ptr<ProcessGroup> split(const std::vector<int>& ranks) override;

@@ -1,6 +1,7 @@
 // `dist`: this process as a rank of a job, in the manner of torch.distributed.
 import { settings } from '../environment.ts';
 import { type Handle, native } from '../native.ts';
+import { computeDevice } from '../tensor/streams.ts';
 import { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
 import { failureReason, watchForFailure } from './failure.ts';
 import { ProcessGroup } from './process_group.ts';
@@ -26,6 +27,11 @@ export interface Dist {
   getLocalRank(): number;
   /** Ranks of this host. */
   getLocalWorldSize(): number;
+  /**
+   * What carries tensors between all ranks, on the device that this process computes on: `nccl` on `cuda`; on `cpu` `shm`;
+   * `local` in a world of one. Mirrors `torch.distributed.get_backend()`.
+   */
+  getBackend(): string;
   /** All ranks. */
   readonly group: ProcessGroup;
   /** Blocks until all ranks are here. */
@@ -128,6 +134,7 @@ export const dist: Dist = {
   getWorldSize: () => current().environment.worldSize,
   getLocalRank: () => current().environment.localRank,
   getLocalWorldSize: () => current().environment.localWorldSize,
+  getBackend: () => current().group.backendOf(computeDevice()),
   get group() {
     return current().group;
   },

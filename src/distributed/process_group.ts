@@ -23,9 +23,16 @@ export class ProcessGroup {
   readonly size: number;
   /** World ranks of the members, in the group's order. */
   readonly ranks: readonly number[];
-  /** `shm`, or `local` for a group of one. */
+  /** What carries tensors of the host: `shm`, `local` for a group of one, `dry` in a dry run. */
   readonly backend: string;
+  /** Number of hosts that its members are on. */
+  readonly hosts: number;
+  /** Ranks of the group on this rank's host, itself among them, ascending. */
+  readonly ranksOnHost: readonly number[];
+  /** All members can map each other's memory of the host, so `allocateWhole` works. Memory of devices is never mapped. */
+  readonly canMap: boolean;
   readonly name: string;
+  private readonly deviceBackend: string;
   private readonly handle: Handle;
 
   /** @internal Takes ownership of a native group. */
@@ -36,7 +43,16 @@ export class ProcessGroup {
     this.size = info.size;
     this.ranks = info.ranks;
     this.backend = info.backend;
+    this.deviceBackend = info.deviceBackend;
+    this.hosts = info.hosts;
+    this.ranksOnHost = info.ranksOnHost;
+    this.canMap = info.canMap;
     this.name = info.name;
+  }
+
+  /** What carries tensors on `device`: `backend` on the host; on devices `nccl`, and as the host's for a group of one or a dry run. */
+  backendOf(device: 'cpu' | 'cuda'): string {
+    return device === 'cpu' ? this.backend : this.deviceBackend;
   }
 
   /**

@@ -137,7 +137,7 @@ class Run {
       parameters: numParameters(model),
       output: options.out,
       worldSize: group.size,
-      backend: group.size === 1 ? 'none' : device.device === 'cuda' ? 'nccl' : group.backend,
+      backend: dist.getBackend(),
       device: device.device,
       deviceReason: device.reason,
       trainExamples: data.train.dataset.length,

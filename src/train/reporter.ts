@@ -69,7 +69,7 @@ export interface RunInfo {
   parameters: number;
   output: string;
   worldSize: number;
-  /** What carries tensors between ranks: `shm`, `nccl`, or `none` for a world of one. */
+  /** What carries tensors between ranks: `shm`, `nccl`, or `local` for a world of one. */
   backend: string;
   /** What the ranks compute on. */
   device: 'cpu' | 'cuda';

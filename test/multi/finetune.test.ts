@@ -30,7 +30,7 @@ test('one rank learns, evaluates before and after, and says where it is', () => 
   expect(evals[1]!.loss).toBeLessThan(evals[0]!.loss - 0.3);
   expect(start).toMatchObject({
     worldSize: 1,
-    backend: 'none',
+    backend: 'local',
     totalSteps: 4,
     startStep: 0,
     trainExamples: 22,

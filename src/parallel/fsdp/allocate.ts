@@ -15,7 +15,7 @@ export interface BucketPlace {
 
 /** `source`: ranks that rank 0 of it fills. One agreement of the ranks for each dtype and group, where memory is mapped. Collective. */
 export function allocate(shapes: readonly BucketShape[], source: ProcessGroup): Map<BucketShape, BucketPlace> {
-  return canMap() ? allocateMapped(shapes, source) : allocateShards(shapes);
+  return canMap(source) ? allocateMapped(shapes, source) : allocateShards(shapes);
 }
 
 function allocateMapped(shapes: readonly BucketShape[], source: ProcessGroup): Map<BucketShape, BucketPlace> {

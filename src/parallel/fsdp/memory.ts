@@ -112,9 +112,9 @@ export class GatheredMemory implements UnitMemory {
   }
 }
 
-/** Whether ranks can map each other's memory. RANKZERO_FSDP_GATHER=copy: they do not, as on devices. */
-export function canMap(): boolean {
-  return computeDevice() === 'cpu' && !settings.gathersByCopy;
+/** Whether the ranks of `group` can map each other's parameters. RANKZERO_FSDP_GATHER=copy: they do not, as on devices. */
+export function canMap(group: ProcessGroup): boolean {
+  return group.canMap && computeDevice() === 'cpu' && !settings.gathersByCopy;
 }
 
 /** A tensor on this process's device that the ranks of `group` can read; private when the group has one rank. */
