@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { describe, isObject, type JsonObject, parseJson } from '../core/json.ts';
 import { manualSeed } from '../tensor/random.ts';
+import { computeDevice } from '../tensor/streams.ts';
 import { checkDegrees } from './degrees.ts';
 import { type DeviceMesh, initDeviceMesh } from './device_mesh.ts';
 import { dist } from './index.ts';
@@ -20,9 +21,9 @@ export interface InitConfig {
   expertParallelDegree?: number | undefined;
   /** Seed of all initialisation, as manualSeed. */
   randomSeed?: number | undefined;
-  /** Only false is built (CPU ranks have nowhere to offload to). */
+  /** Accepted with a notice on CPU ranks, which have nowhere to offload to; not built for devices. */
   smActivationOffloading?: boolean | undefined;
-  /** Accepted beside smActivationOffloading: false. */
+  /** Accepted beside smActivationOffloading. */
   activationLoadingHorizon?: number | undefined;
   /** Accepted with a notice: shards are padded, never empty. */
   allowEmptyShards?: boolean | undefined;
@@ -97,8 +98,6 @@ export function parseInitConfig(config: InitConfig | JsonObject | string): InitC
     const degree = parsed[key] ?? 1;
     if (degree > 1) throw new Error(`${name}: ${key} ${degree} is not built yet; only 1 is`);
   }
-  if (parsed.smActivationOffloading)
-    throw new Error(`${name}: smActivationOffloading is not built yet, and CPU ranks have nowhere to offload to`);
   return parsed;
 }
 
@@ -109,6 +108,8 @@ export function parseInitConfig(config: InitConfig | JsonObject | string): InitC
 export function init(config: InitConfig | JsonObject | string): void {
   const parsed = parseInitConfig(config);
   if (!dist.isInitialized()) throw new Error('init: call await dist.initProcessGroup() first');
+  if (parsed.smActivationOffloading && computeDevice() !== 'cpu')
+    throw new Error('init: smActivationOffloading is not built yet; only false is');
   const world = dist.group;
   const { tensorParallelDegree = 1, hybridShardDegree = 0 } = parsed;
   checkDegrees(world.size, tensorParallelDegree, hybridShardDegree);
@@ -124,6 +125,8 @@ export function init(config: InitConfig | JsonObject | string): void {
   if (world.rank === 0) {
     for (const key of ['allowEmptyShards', 'fsdpCacheFlushWarnings'] as const)
       if (parsed[key] !== undefined) console.warn(`rankzero: init: ${key} has no effect here`);
+    if (parsed.smActivationOffloading)
+      console.warn('rankzero: init: smActivationOffloading has no effect: CPU ranks have nowhere to offload to');
   }
   if (current?.world === world) {
     if (current.text === text) return;

@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import { checkDegrees } from '../../src/distributed/degrees.ts';
 import { dist } from '../../src/distributed/index.ts';
 import { init, parseInitConfig, state } from '../../src/distributed/state.ts';
@@ -56,7 +56,7 @@ describe('a config', () => {
       { expertParallelDegree: 2, tensorParallelDegree: 2 },
       'expert parallelism (2) cannot be combined with tensor parallelism (2)',
     ],
-    [{ smActivationOffloading: true }, 'smActivationOffloading is not built yet'],
+    [{ smActivationOffloading: 1 }, 'smActivationOffloading must be true or false, got 1'],
     ['{"tensorParallelDegree": }', 'init'],
     ['/nowhere/init.json', 'init: cannot read /nowhere/init.json: ENOENT'],
     [[1], 'the config must be an object, got [1]'],
@@ -76,6 +76,21 @@ it('names the nearest degrees that fit the world', () => {
 });
 
 describe('a world of one', () => {
+  it('says what has no effect here, and goes on', async () => {
+    await dist.initProcessGroup();
+    const warn = vi.spyOn(console, 'warn').mockImplementation(() => {});
+    init({ sm_activation_offloading: true, activation_loading_horizon: 2, allow_empty_shards: true });
+    expect(warn.mock.calls.flat()).toEqual([
+      'rankzero: init: allowEmptyShards has no effect here',
+      'rankzero: init: smActivationOffloading has no effect: CPU ranks have nowhere to offload to',
+    ]);
+    warn.mockClear();
+    init({ sm_activation_offloading: false });
+    expect(warn).not.toHaveBeenCalled();
+    warn.mockRestore();
+    dist.destroyProcessGroup();
+  });
+
   it('wants the process group first, then init, then transform', async () => {
     expect(() => init({})).toThrow('call await dist.initProcessGroup() first');
     await dist.initProcessGroup();
