@@ -25,8 +25,6 @@ export interface HostBatch {
   ids: Int32Array;
   /** Shifted: labels[i] is what row i must predict; absent without labels. */
   labels?: Int32Array | undefined;
-  /** Labels that count. */
-  numLabels: number;
   positions: Int32Array;
   cuSeqlens: Int32Array;
   batch: number;
@@ -106,17 +104,17 @@ export function layOut(input: ForwardInput, vocabSize: number, rowMultiple = 1):
     }
   }
 
-  const shifted = input.labels
+  const labels = input.labels
     ? shift(flatten('labels', input.labels).values, ids.length, cuSeqlens, vocabSize)
     : undefined;
-  const laidOut = { batch, length, numLabels: shifted?.count ?? 0 };
   const padding = (rowMultiple - (ids.length % rowMultiple)) % rowMultiple;
-  if (padding === 0) return { ...laidOut, ids, labels: shifted?.labels, positions, cuSeqlens, padding };
+  if (padding === 0) return { batch, length, ids, labels, positions, cuSeqlens, padding };
   const rows = ids.length + padding;
   return {
-    ...laidOut,
+    batch,
+    length,
     ids: extended(ids, rows, () => 0),
-    labels: shifted && extended(shifted.labels, rows, () => -100),
+    labels: labels && extended(labels, rows, () => -100),
     positions: extended(positions, rows, (i) => i),
     cuSeqlens: Int32Array.of(...cuSeqlens, rows),
     padding,
@@ -130,15 +128,9 @@ function extended(values: Int32Array, length: number, fill: (i: number) => numbe
   return out;
 }
 
-function shift(
-  labels: Int32Array,
-  rows: number,
-  cuSeqlens: Int32Array,
-  vocabSize: number,
-): { labels: Int32Array; count: number } {
+function shift(labels: Int32Array, rows: number, cuSeqlens: Int32Array, vocabSize: number): Int32Array {
   if (labels.length !== rows) throw new RangeError(`labels has ${labels.length} entries but inputIds has ${rows}`);
   const shifted = new Int32Array(rows).fill(-100);
-  let count = 0;
   for (let s = 0; s + 1 < cuSeqlens.length; s++) {
     for (let i = cuSeqlens[s]! + 1; i < cuSeqlens[s + 1]!; i++) {
       const label = labels[i]!;
@@ -149,10 +141,9 @@ function shift(
         );
       }
       shifted[i - 1] = label;
-      count++;
     }
   }
-  return { labels: shifted, count };
+  return shifted;
 }
 
 /** int64 on the device from int32 on the host. */
