@@ -8,15 +8,20 @@ export type Handle = number;
 /** The place of an absent optional operand. */
 export const NONE: Handle = 0;
 
-export interface MemoryByKind {
-  other: number;
-  parameter: number;
-  gradient: number;
-  optimizer: number;
-  activation: number;
-  unshard: number;
-  staging: number;
-}
+/** What memory is for, in the order of the numbers in native calls (MemoryKind in cpp/core/storage.h). */
+export const memoryKinds = [
+  'other',
+  'parameter',
+  'gradient',
+  'optimizer',
+  'activation',
+  'unshard',
+  'staging',
+] as const;
+
+export type MemoryKind = (typeof memoryKinds)[number];
+
+export type MemoryByKind = Record<MemoryKind, number>;
 
 /** Memory of this rank's tensors, in bytes. */
 export interface NativeMemoryStats {

@@ -1,8 +1,7 @@
 // What one rank recorded: rows of numbers as the addon gives them (binding/profile.cc), which travel to rank 0 as they are, and
 // the same as objects.
-import type { NativeRecording } from '../native.ts';
+import { type MemoryKind, memoryKinds, type NativeRecording } from '../native.ts';
 import { type DType, dtypeFromNumber } from '../tensor/dtype.ts';
-import { type MemoryKind, memoryKinds } from '../tensor/tensor.ts';
 
 export interface Recording extends NativeRecording {
   rank: number;

@@ -2,7 +2,7 @@
 // Ops enqueue and return at once; only item() and data() wait.
 
 import { span } from '../core/recorder.ts';
-import { type Handle, type MemoryByKind, native } from '../native.ts';
+import { type Handle, type MemoryKind, memoryKinds, native } from '../native.ts';
 import { type DType, dtypeNumber, dtypeSize, isFloating } from './dtype.ts';
 import { runBackward } from './engine.ts';
 import type { GradNode } from './node.ts';
@@ -20,20 +20,10 @@ const ON_DEVICE = 2 ** 51;
 // A disposed tensor still knows its device: backward asks for that of inputs that a scope has freed.
 const DISPOSED = -1;
 const DISPOSED_ON_DEVICE = -2;
-export type Shape = readonly number[];
-export type MemoryKind = keyof MemoryByKind;
-export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array;
 
-/** In the order of their numbers in native calls. */
-export const memoryKinds: readonly MemoryKind[] = [
-  'other',
-  'parameter',
-  'gradient',
-  'optimizer',
-  'activation',
-  'unshard',
-  'staging',
-];
+export type { MemoryKind };
+export type Shape = readonly number[];
+export type TensorData = Float32Array | BigInt64Array | Int32Array | Uint8Array;
 
 /** The number that stands for a memory kind in native calls. */
 export function memoryKindNumber(kind: MemoryKind): number {

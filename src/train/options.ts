@@ -1,9 +1,10 @@
 // The options of a fine-tuning run, as `rankzero finetune`, its config file and programs give them.
 // Types only, so that `import 'rankzero'` does not pay for zod; the schema behind them is options_schema.ts.
 import type { DeviceChoice } from '../distributed/compute_device.ts';
+import type { ShardingStrategy } from '../parallel/fsdp/options.ts';
 
 /** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
-export type StrategyName = 'FULL_SHARD' | 'SHARD_GRAD_OP' | 'NO_SHARD' | 'HYBRID_SHARD' | '_HYBRID_SHARD_ZERO2';
+export type StrategyName = ShardingStrategy;
 
 /** Options of a fine-tuning run with every default filled in. */
 export interface FinetuneOptions {

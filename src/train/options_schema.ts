@@ -3,7 +3,8 @@
 import { z } from 'zod';
 import { nearest } from '../core/nearest.ts';
 import { divisors, neighbours } from '../distributed/degrees.ts';
-import type { FinetuneOptions, StrategyName } from './options.ts';
+import { shardingStrategies } from '../parallel/fsdp/options.ts';
+import type { FinetuneOptions } from './options.ts';
 import { parseSteps } from './profile_steps.ts';
 
 /** Wrong options. The message has one line for each. */
@@ -23,8 +24,6 @@ export interface OptionField<T = unknown> {
   flag?: string;
   default?: T;
 }
-
-const strategies: StrategyName[] = ['FULL_SHARD', 'SHARD_GRAD_OP', 'NO_SHARD', 'HYBRID_SHARD', '_HYBRID_SHARD_ZERO2'];
 
 /** Accepts the flag's text as well as the number of a config file. */
 const numeric = <T extends z.ZodType<number>>(schema: T): z.ZodType<number> =>
@@ -113,10 +112,10 @@ export const finetuneFields: Fields = {
     help: 'dtype of forward and backward; masters stay float32',
   },
   strategy: {
-    ...oneOf<StrategyName>(...strategies),
+    ...oneOf(...shardingStrategies),
     group: 'Parallelism',
     default: 'FULL_SHARD',
-    help: strategies.join(', '),
+    help: shardingStrategies.join(', '),
   },
   hybridShardDegree: {
     ...optional(count),

@@ -6,14 +6,14 @@ import { describe, expect, it } from 'vitest';
 import { add } from '../../src/autograd/functions/arithmetic.ts';
 import { linear } from '../../src/autograd/functions/linear.ts';
 import { isRecording, recordFunction } from '../../src/core/recorder.ts';
-import { native } from '../../src/native.ts';
+import { memoryKinds, native } from '../../src/native.ts';
 import { type Profile, profile } from '../../src/profile/profile.ts';
 import { packRecording, type Recording, unpackRecording } from '../../src/profile/recording.ts';
 import { summarize } from '../../src/profile/summary.ts';
 import { formatTable } from '../../src/profile/table.ts';
 import { chromeTrace, type TraceEvent } from '../../src/profile/trace.ts';
 import { communicationStream, computeStream, onStream, order } from '../../src/tensor/streams.ts';
-import { memoryKinds, Tensor } from '../../src/tensor/tensor.ts';
+import { Tensor } from '../../src/tensor/tensor.ts';
 
 const x = Tensor.full([64, 32], 0.5);
 const w = Tensor.full([16, 32], 0.25);

@@ -1,7 +1,9 @@
 // Tensors, handles and scopes: values cross exactly, stale handles throw, scopes free what they do not return.
+import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { add } from '../../src/autograd/functions/arithmetic.ts';
-import { native } from '../../src/native.ts';
+import { memoryKinds, native } from '../../src/native.ts';
+import { memoryStats } from '../../src/tensor/memory.ts';
 import { scope } from '../../src/tensor/scope.ts';
 import { Tensor } from '../../src/tensor/tensor.ts';
 
@@ -18,6 +20,23 @@ describe('Tensor', () => {
     );
     expect(await Tensor.from([7, -8], [2], { dtype: 'int32' }).data()).toEqual(Int32Array.of(7, -8));
     expect(await Tensor.from([255, 0], [2], { dtype: 'uint8' }).data()).toEqual(Uint8Array.of(255, 0));
+  });
+
+  it('has the kinds of memory of cpp/core/storage.h, in their order', () => {
+    const header = readFileSync('cpp/core/storage.h', 'utf8');
+    const names = [...header.match(/enum class MemoryKind[^{]*{([^}]*)}/)![1]!.matchAll(/(\w+) = (\d+)/g)];
+    expect(names.map(([, name, number]) => [name!.toLowerCase(), Number(number)])).toEqual(
+      memoryKinds.map((kind, number) => [kind, number]),
+    );
+  });
+
+  it.each(memoryKinds)('counts memory of kind %s as the addon does', (kind) => {
+    expect(Object.keys(memoryStats().current)).toEqual(memoryKinds);
+    const before = memoryStats().current;
+    const tensor = Tensor.empty([1000], 'float32', kind);
+    const risen = memoryKinds.filter((other) => memoryStats().current[other] > before[other]);
+    tensor.dispose();
+    expect(risen).toEqual([kind]);
   });
 
   it('refuses shapes that do not fit, and says what was given', () => {

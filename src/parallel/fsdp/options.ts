@@ -5,8 +5,17 @@ import type { Module } from '../../nn/module.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import type { WrapPolicy } from './wrap_policy.ts';
 
+/** @internal The one list of them: types, options and flags come from it. */
+export const shardingStrategies = [
+  'FULL_SHARD',
+  'SHARD_GRAD_OP',
+  'NO_SHARD',
+  'HYBRID_SHARD',
+  '_HYBRID_SHARD_ZERO2',
+] as const;
+
 /** As in PyTorch FSDP1. */
-export type ShardingStrategy = 'FULL_SHARD' | 'SHARD_GRAD_OP' | 'NO_SHARD' | 'HYBRID_SHARD' | '_HYBRID_SHARD_ZERO2';
+export type ShardingStrategy = (typeof shardingStrategies)[number];
 
 /** dtypes of forward and backward, of the gradient reduction, and of buffers. Masters stay float32. */
 export interface MixedPrecision {
