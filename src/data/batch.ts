@@ -21,7 +21,7 @@ export interface Batch {
   readonly numExamples: number;
 }
 
-/** Little-endian words of int64: BigInt arithmetic for each token would cost more than the rest. */
+/** Little-endian 32-bit halves of int64: BigInt arithmetic for each token would cost more than the rest. */
 class Int64Writer {
   readonly array: BigInt64Array;
   readonly #words: Int32Array;

@@ -30,7 +30,7 @@ export class Tokenizer {
   readonly eosTokenId: number | null;
   readonly padTokenId: number | null;
   readonly unkTokenId: number | null;
-  /** Words of the tokenizer, added ones included. The model may have more rows. */
+  /** Tokens of the vocabulary, added ones included. The model's embedding may have more rows. */
   readonly vocabSize: number;
   /** Longest sequence the model was made for, if the files say. */
   readonly modelMaxLength: number | undefined;

@@ -25,7 +25,7 @@ export function scale(x: Tensor, factor: number): Tensor {
   });
 }
 
-/** x (..., dim) + bias (dim), as rank-one products, so that no op of its own is needed. */
+/** x (..., dim) + bias (dim), as a GEMM over one feature, so that no op of its own is needed. */
 export function addBias(x: Tensor, bias: Tensor): Tensor {
   const dim = bias.size(0);
   const rows = x.numel / dim;

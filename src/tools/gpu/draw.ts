@@ -34,7 +34,7 @@ export class Draw {
     return BigInt64Array.from(this.integers(count, from, to), BigInt);
   }
 
-  /** Words below `vocab`; about one in eight is −100, the label that is ignored. */
+  /** Token ids below `vocab`; about one in eight is −100, the label that is ignored. */
   labels(count: number, vocab: number): BigInt64Array {
     const ignored = this.uniform(count);
     return this.int64(count, 0, vocab).map((label, i) => (ignored[i]! < 0.125 && i > 0 ? -100n : label));

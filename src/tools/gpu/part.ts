@@ -88,7 +88,7 @@ export const parts: Record<PartName, Part> = {
     units: async (options) => (await import('./measure/bandwidth.ts')).bandwidthUnits(options),
   },
   products: {
-    title: 'Matrix products',
+    title: 'GEMMs',
     kind: 'measurement',
     patience: { small: 60, full: 60 },
     units: async (options) => (await import('./measure/products.ts')).productUnits(options),

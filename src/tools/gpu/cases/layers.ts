@@ -1,4 +1,4 @@
-// Embedding, products, norms, rotary embedding, the fused projection, attention.
+// Embedding, GEMMs, norms, rotary embedding, the fused projection, attention.
 import { reference } from '../check.ts';
 import type { Draw } from '../draw.ts';
 import { floatDTypes, input, type OpCase, type Operand, output } from '../operand.ts';

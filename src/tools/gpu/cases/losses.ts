@@ -251,7 +251,7 @@ function* expertsForward(draw: Draw): Iterable<OpCase> {
         const m = mixture(draw, dtype, sizes);
         const products = ['gate', 'up'].map((name) => (kept ? output(name, dtype, m.pairs) : undefined));
         yield {
-          label: `${rows}×${dim}, inner ${inner}, best ${topK} of ${experts}${kept ? ', products kept' : ''}`,
+          label: `${rows}×${dim}, inner ${inner}, best ${topK} of ${experts}${kept ? ', GEMMs kept' : ''}`,
           operands: [
             output('y', dtype, rows! * dim!),
             ...products,

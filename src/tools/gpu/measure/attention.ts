@@ -1,4 +1,4 @@
-// Attention, causal, by head size and length: the arithmetic of the visible pairs, two products forward and five backward.
+// Attention, causal, by head size and length: the arithmetic of the visible pairs, two GEMMs forward and five backward.
 import { native } from '../../../native.ts';
 import { attentionKernels, withAttention } from '../attention.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';

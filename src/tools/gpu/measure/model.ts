@@ -37,7 +37,7 @@ export function measuredConfig(size: Size): ModelConfig {
 }
 
 /**
- * Floating-point operations of a token's forward and backward: six for each parameter of a product (the embedding is one
+ * Floating-point operations of a token's forward and backward: six for each parameter of a GEMM (the embedding is one
  * where it is tied to the head), and those of causal attention.
  */
 export function flopsPerToken(config: ModelConfig, numParams: number, length: number): number {

@@ -1,4 +1,4 @@
-// Products at the shapes of a 1B-class model and square ones, against the device's peak and against the best of what cuBLASLt
+// GEMMs at the shapes of a 1B-class model and square ones, against the device's peak and against the best of what cuBLASLt
 // proposes: its first proposal is what the ops take.
 import { native } from '../../../native.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
