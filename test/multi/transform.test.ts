@@ -1,5 +1,6 @@
 // Tensor parallelism on real ranks against Transformers: every family, degree and flow gives the reference.
 import { describe, expect, it } from 'vitest';
+import { trainingRun } from '../reference/cases.ts';
 import { familyCases } from '../reference/family.ts';
 import { expectReference, type Result, relative, runAll, type Settings } from './reference_run.ts';
 
@@ -45,9 +46,39 @@ describe('together with', () => {
     ['accumulation inside noSync', both({ accumulate: 2 })],
     ['accumulation of reduced gradients', both({ accumulate: 2, noSync: false }, 4)],
     ['replicas', both({ hybridShardDegree: 1 }, 4)],
+    ['two replicas of two shards', both({ hybridShardDegree: 2 }, 4, 1)],
     ['SHARD_GRAD_OP', both({ shardingStrategy: 'SHARD_GRAD_OP' }, 4)],
   ];
   it.each(settings)('%s equals Transformers', { timeout: 300_000 }, async (_, all) => {
     judge(await runAll(all), all);
   });
+});
+
+// Every data-parallel rank trains on a row of its own: as many labels in each, so the mean over ranks is the reference's.
+describe('replicas of shards, by init({ hybridShardDegree: 2 }),', () => {
+  it.each([
+    [4, 1],
+    [8, 2],
+  ])(
+    'on %i ranks with tensor-parallel degree %i learn what one process does',
+    { timeout: 300_000 },
+    async (world, tp) => {
+      const names = ['llama', 'gpt-neox', 'llama3-rope-tied', 'qwen3'];
+      const settings = names.map(
+        (name): Settings => ({ name, world, tp, flow: 'C', hybridShardDegree: 2, ownRows: true }),
+      );
+      for (const [i, results] of (await runAll(settings)).entries()) {
+        const { losses, grad_norms } = trainingRun(names[i]!);
+        for (const [step, wanted] of losses.entries()) {
+          const mean = results.reduce((sum, result) => sum + result.losses[step]!, 0) / world;
+          expect(relative(mean, wanted), `${names[i]}: loss ${step}`).toBeLessThan(1e-5);
+        }
+        for (const { norms, digest } of results) {
+          for (const [step, norm] of norms.entries())
+            expect(relative(norm, grad_norms[step]!), `${names[i]}: norm ${step}`).toBeLessThan(1e-5);
+          expect(digest).toBe(results[0]!.digest);
+        }
+      }
+    },
+  );
 });
