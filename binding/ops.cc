@@ -144,6 +144,14 @@ napi_value op_names(Args& a) {
   return names;
 }
 
+// (device, vocab, dim, rows) → rows of logits that a loss has at a time
+napi_value loss_chunk_rows(Args& a) {
+  const int64_t vocab = a.integer(1), dim = a.integer(2), rows = a.integer(3);
+  if (a.device(0) == Device::Cpu) return a.from(static_cast<double>(cpu::loss_chunk_rows(vocab, dim, rows)));
+  a.runtime().cuda();
+  return a.from(static_cast<double>(cuda::loss_chunk_rows_of_device(vocab, rows)));
+}
+
 // () → [{ name, operands: [[name, type], …] }, …], of all ops
 napi_value op_signatures(Args& a) {
   Napi::Env env = a.env();
@@ -171,6 +179,7 @@ napi_value op_signatures(Args& a) {
 void register_ops(Napi::Object exports) {
   define<op_names>(exports, "opNames");
   define<op_signatures>(exports, "opSignatures");
+  define<loss_chunk_rows>(exports, "lossChunkRows");
   AllOps::each([&]<class Op>() {
     static const std::string name = camel_case(Op::name);  // a function keeps a pointer to its name
     if constexpr (std::is_same_v<Op, Copy>) define<copy>(exports, name.c_str());

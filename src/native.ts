@@ -114,6 +114,8 @@ interface NativeRuntime {
   cudaPinnedCopy(bytes: number, toDevice: boolean): number;
   /** The compute stream of a device, which opens it: number `index` of the machine's. Throws ERR_CUDA_UNAVAILABLE, saying why. */
   computeStream(device: number, index?: number): number;
+  /** Rows of logits that losses on the device have at a time. */
+  lossChunkRows(device: number, vocab: number, dim: number, rows: number): number;
   /** Loads the libraries, and does not use the device. */
   acceleratorInfo(): NativeAccelerator;
 }

@@ -28,7 +28,7 @@ static std::vector<int64_t> labelled_rows(const char* op, const int64_t* labels,
 
 // A chunk of logits is about 8 MiB. Every chunk passes over all of dw, so with a large vocabulary it is dim / 4 rows (a
 // quarter of w in float32), 64 to 256.
-static int64_t chunk_rows(int64_t vocab, int64_t dim, int64_t rows) {
+int64_t loss_chunk_rows(int64_t vocab, int64_t dim, int64_t rows) {
   return std::min(rows, std::max((int64_t{8} << 20) / (4 * vocab), std::clamp<int64_t>(dim / 4, 64, 256)) / 16 * 16);
 }
 
@@ -45,7 +45,7 @@ void run(const LinearCrossEntropy& op) {
   if (op.dw && count == 0 && !op.accumulate)
     std::memset(op.dw.data, 0, static_cast<size_t>(op.vocab * op.dim * size_of(op.dw.dtype)));
 
-  const int64_t chunk = chunk_rows(op.vocab, op.dim, count);
+  const int64_t chunk = loss_chunk_rows(op.vocab, op.dim, count);
   const bool separate = gradients && type != DType::Float32;  // float32 gradients overwrite the logits
   Scratch logits(chunk * op.vocab * 4), d_logits(separate ? chunk * op.vocab * size : 0);
   Scratch x_rows(gathered ? chunk * row_bytes : 0), dx_rows(gathered && op.dx ? chunk * row_bytes : 0);

@@ -54,7 +54,7 @@ void run(const CrossEntropy& op, CudaStream& stream) {
 
 // Every chunk passes over all of dw, which takes as long as its product where a chunk is about 900 rows (H100, float32 dw). So
 // it is 1024 rows, or more (up to 4096) while logits stay below 512 MiB.
-static int64_t chunk_rows(int64_t vocab, int64_t rows) {
+int64_t loss_chunk_rows(int64_t vocab, int64_t rows) {
   const int64_t fitting = (int64_t{512} << 20) / (4 * vocab) / 128 * 128;
   return std::min(rows, std::clamp<int64_t>(fitting, 1024, 4096));
 }
@@ -72,7 +72,7 @@ void run(const LinearCrossEntropy& op, CudaStream& stream) {
   const Denominator denominator = denominator_of(op.denominator, op.labels, losses + op.rows, stream);
   if (op.rows == 0 && op.dw) matmul(name, vocab, dim, 0, {op.x, true}, {op.x, false}, op.dw, View{}, op.accumulate, stream);
 
-  const int64_t chunk = chunk_rows(vocab, op.rows);
+  const int64_t chunk = loss_chunk_rows(vocab, op.rows);
   const bool gradients = op.dx || op.dw, separate = gradients && type != DType::Float32;  // float32 gradients overwrite the logits
   std::shared_ptr<Storage> logits_memory, d_memory;
   if (chunk > 0) logits_memory = stream.scratch(static_cast<size_t>(chunk * vocab) * sizeof(float));

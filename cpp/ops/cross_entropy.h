@@ -107,6 +107,8 @@ struct VocabCrossEntropy {
 };
 
 namespace cpu {
+// Rows of logits that exist at a time, of `rows` that have labels.
+int64_t loss_chunk_rows(int64_t vocab, int64_t dim, int64_t rows);
 void run(const LinearCrossEntropy&);
 void run(const CrossEntropy&);
 void run(const VocabStats&);
@@ -114,6 +116,7 @@ void run(const VocabCrossEntropy&);
 }  // namespace cpu
 
 namespace cuda {
+int64_t loss_chunk_rows(int64_t vocab, int64_t rows);
 void run(const LinearCrossEntropy&, CudaStream&);
 void run(const CrossEntropy&, CudaStream&);
 void run(const VocabStats&, CudaStream&);

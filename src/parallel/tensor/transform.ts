@@ -21,8 +21,6 @@ export interface TransformOptions {
   config?: ModelConfig | undefined;
   /** The weights are rank 0's, sent while FSDP wraps (syncModuleStates is then mandatory). Default false: fresh weights. */
   loadStateDictFromRank0?: boolean | undefined;
-  /** Accepted for likeness: there is no context parallelism to communicate for. */
-  cpCommType?: 'p2p' | 'all_gather' | undefined;
   /** Divides the rows between the layers too: less activation memory, the same results. Default false. */
   sequenceParallel?: boolean | undefined;
 }

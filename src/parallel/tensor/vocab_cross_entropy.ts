@@ -7,23 +7,17 @@ import { gradient, output, record } from '../../autograd/record.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { NONE, native } from '../../native.ts';
 import { isGradEnabled } from '../../tensor/grad_mode.ts';
-import { Tensor } from '../../tensor/tensor.ts';
+import { deviceNumber, Tensor } from '../../tensor/tensor.ts';
 
 export interface VocabularyPart {
-  /** The first word of this rank's part. */
+  /** The first token of this rank's part. */
   first: number;
-  /** Words in it; the columns behind them are padding. */
+  /** Tokens in it; the columns behind them are padding. */
   valid: number;
-  /** The ranks that hold the parts, in the order of the words. */
+  /** The ranks that hold the parts, in the order of the tokens. */
   group: ProcessGroup;
   /** What the summed loss is divided by. Default 0: the number of labels. */
   denominator?: number | undefined;
-}
-
-/** As the fused op has it (cpp/cpu/cross_entropy.cc): about 8 MiB of logits, but not few rows for a pass over all of dw. */
-function chunkRows(vocab: number, dim: number, rows: number): number {
-  const wanted = Math.max(2 ** 21 / vocab, Math.min(Math.max(dim / 4, 64), 256));
-  return Math.max(1, Math.min(rows, Math.floor(wanted / 16) * 16));
 }
 
 /** Loss of rows `from` … of a batch; `logits` may become its own gradient. `own` and `all` are room for statistics. */
@@ -82,7 +76,7 @@ export function vocabParallelLinearCrossEntropy(
   const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation', x.device) : undefined;
   const dw =
     graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient', weight.device) : undefined;
-  const chunk = chunkRows(vocab, dim, rows);
+  const chunk = Math.max(1, native.lossChunkRows(deviceNumber(x.device), vocab, dim, rows));
   using logits = Tensor.empty([chunk, vocab], 'float32', 'activation', x.device);
   // Gradients of the logits have the compute dtype, as in the fused op: in float32 they overwrite the logits.
   const separate = (dx || dw) && x.dtype !== 'float32';
