@@ -1,5 +1,7 @@
 // Everything a program touches. Exports only.
 
+// tensors and autograd
+export { defineOp, type OpContext, type OpDefinition } from './autograd/define_op.ts';
 export { gelu, swiglu } from './autograd/functions/activation.ts';
 export { add, scale } from './autograd/functions/arithmetic.ts';
 export { type AttentionShape, attention, type ExtendCache, qkvAttention } from './autograd/functions/attention.ts';
@@ -9,6 +11,8 @@ export { layerNorm } from './autograd/functions/layer_norm.ts';
 export { linear } from './autograd/functions/linear.ts';
 export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
+export { type GradCheckOptions, gradCheck } from './autograd/grad_check.ts';
+export type { HostArguments, HostBackward, HostForward, HostOpDefinition } from './autograd/host_op.ts';
 // models and files
 export type { FilePart } from './checkpoint/hf-files.ts';
 export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';

@@ -37,7 +37,8 @@ export interface HasGradSink {
   readonly isParameter: true;
 }
 
-function hasGradSink(tensor: Tensor): tensor is Tensor & HasGradSink {
+/** @internal */
+export function hasGradSink(tensor: Tensor): tensor is Tensor & HasGradSink {
   return 'isParameter' in tensor;
 }
 
@@ -93,16 +94,17 @@ export function wantsGrad(...inputs: (Tensor | undefined)[]): boolean {
 
 /**
  * Makes `out` the result of an op. `save` is called only when a graph is recorded; it keeps what backward needs and
- * returns the backward function, which gives one gradient for each input (undefined where `needs[i]` is false).
+ * returns the backward function, which gives one gradient for each input (undefined where `needs[i]` is false). `saved`:
+ * what was kept already.
  */
 export function record(
   name: string,
   out: Tensor,
   inputs: readonly (Tensor | undefined)[],
   save: (saved: Saved, needs: readonly boolean[]) => (gradOut: Tensor) => InputGrads,
+  saved: Saved = new Saved(),
 ): Tensor {
   if (!isGradEnabled() || !inputs.some((input) => input?.requiresGrad)) return out;
-  const saved = new Saved();
   const needs = inputs.map((input) => input?.requiresGrad ?? false);
   const node: GradNode = {
     name,

@@ -2,7 +2,7 @@
 // leaves accumulate into `.grad`. Everything that a node saved is freed when it has run.
 import { native } from '../native.ts';
 import { withGrad } from './grad_mode.ts';
-import type { GradNode } from './node.ts';
+import type { GradNode, InputGrads } from './node.ts';
 import { Tensor } from './tensor.ts';
 
 const finished: (() => void)[][] = [];
@@ -82,9 +82,13 @@ export function runBackward(root: Tensor, gradient?: Tensor): void {
         if (node.done)
           throw new Error(`backward() a second time through ${node.name}: the graph was freed by the first`);
         node.done = true;
-        const inputGrads = node.backward(gradOut);
-        gradOut.dispose();
-        node.release();
+        let inputGrads: InputGrads;
+        try {
+          inputGrads = node.backward(gradOut);
+        } finally {
+          gradOut.dispose();
+          node.release();
+        }
         node.inputs.forEach((input, i) => {
           const grad = inputGrads[i];
           if (!grad) return;
