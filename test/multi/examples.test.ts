@@ -1,5 +1,6 @@
 // The programs of examples/, run as the guide says.
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
@@ -52,5 +53,25 @@ describe('custom_model.mjs', () => {
     { world: 4, tp: 2 },
   ])('trains on $world ranks, $tp of them for each layer', async ({ world, tp }) => {
     await run(world, tp);
+  });
+});
+
+describe('custom_op.mjs', () => {
+  const lossesIn = (text: string): number[] => [...text.matchAll(/loss ([\d.]+)/g)].map(([, loss]) => Number(loss));
+
+  it('trains alone as on 2 ranks', async () => {
+    const alone = lossesIn(execFileSync(process.execPath, [example('custom_op.mjs')], { encoding: 'utf8' }));
+    expect(alone.length).toBe(6);
+    expect(alone[5]).toBeLessThan(alone[0]! / 2);
+    const { stdout } = await expectRanks(2, example('custom_op.mjs'));
+    for (const [i, loss] of lossesIn(stdout[0]!).entries()) expect(Math.abs(loss - alone[i]!)).toBeLessThan(0.02);
+  });
+
+  it('the op of the guide', () => {
+    const guide = readFileSync(new URL('../../docs/guide.md', import.meta.url), 'utf8');
+    const program = guide.split('### Ops of your own')[1]!.match(/```js\n(.*?)```/s)![1]!;
+    const args = ['--input-type=module', '--eval', program];
+    const text = execFileSync(process.execPath, args, { encoding: 'utf8', cwd: join(import.meta.dirname, '../..') });
+    expect(text).toMatch(/^Float32Array\(3\) \[\s*0\.07\d*,\s*0\.94\d*,\s*0\.18\d*\s*\]/);
   });
 });
