@@ -27,6 +27,7 @@ describe.skipIf(!available)('device cuda, emulated', () => {
   it.each(seeds)('moves tensors of every dtype there and back, seed %i', (seed) => scenario('tensors', seed));
   it.each(seeds)('trains as the CPU does, seed %i', (seed) => scenario('training', seed));
   it.each(seeds)('orders streams by events, seed %i', (seed) => scenario('streams', seed));
+  it.each(seeds)('has ops of a program, through host memory, seed %i', (seed) => scenario('hostOp', seed));
   it('names the devices that an op mixes', () => scenario('mixed', 1));
   it('counts its memory, and says what is wrong when there is none left', () =>
     scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20) }));
