@@ -1,8 +1,9 @@
 // Work of backward that nothing later in it reads (weight gradients of column-parallel layers): it may wait until a
 // collective is under way, and hide it.
+import { processState } from '../core/context.ts';
 import { onBackwardEnd } from '../tensor/engine.ts';
 
-let waiting: (() => void)[] = [];
+const waiting: (() => void)[] = processState<(() => void)[]>('deferred', 'work of backward that waits', []);
 
 /** Runs `work` in the next flush, at the latest when the backward in progress ends. */
 export function defer(work: () => void): void {
@@ -12,7 +13,5 @@ export function defer(work: () => void): void {
 
 /** Enqueues what waits, in order. */
 export function flushDeferred(): void {
-  const work = waiting;
-  waiting = [];
-  for (const each of work) each();
+  for (const each of waiting.splice(0)) each();
 }

@@ -2,6 +2,7 @@
 // once, and the errors of the ranks that only follow from it are not.
 import { writeSync } from 'node:fs';
 import { inspect } from 'node:util';
+import { processState } from '../core/context.ts';
 import { settings } from '../environment.ts';
 
 /** What a rank tells the launcher about its end: one line of JSON. */
@@ -12,12 +13,20 @@ export interface FailureReport {
   details: string;
 }
 
-let installed = false;
-let reason: string | undefined;
+interface Failure {
+  /** Whether this process is watched. */
+  installed: boolean;
+  reason: string | undefined;
+}
+
+const failure: Failure = processState<Failure>('failure', 'the error that ends this process', {
+  installed: false,
+  reason: undefined,
+});
 
 /** The message of the error that ends this process, if one does. */
 export function failureReason(): string | undefined {
-  return reason;
+  return failure.reason;
 }
 
 /** The code of an error or of what caused it: an ERR_PEER keeps its meaning when it is wrapped. */
@@ -54,8 +63,8 @@ function statusDescriptor(): number | undefined {
 
 /** Once per process: before the script in a rank of our launcher, else when the process becomes a rank. */
 export function watchForFailure(): void {
-  if (installed) return;
-  installed = true;
+  if (failure.installed) return;
+  failure.installed = true;
   const fd = statusDescriptor();
   const report = (error: unknown): void => {
     if (process.listenerCount('uncaughtException') > 1) return; // the program handles its errors itself
@@ -63,7 +72,7 @@ export function watchForFailure(): void {
     process.exit(1);
   };
   process.on('uncaughtExceptionMonitor', (error) => {
-    reason = error instanceof Error ? error.message : String(error);
+    failure.reason = error instanceof Error ? error.message : String(error);
     if (fd === undefined || !(error instanceof SyntaxError)) return;
     // Only Node itself can print the line at fault.
     reportTo(fd, error, '');

@@ -1,4 +1,5 @@
 // `dist`: this process as a rank of a job, in the manner of torch.distributed.
+import { processState } from '../core/context.ts';
 import { settings } from '../environment.ts';
 import { type Handle, native } from '../native.ts';
 import { computeDevice } from '../tensor/streams.ts';
@@ -51,20 +52,27 @@ interface Joined {
   group: ProcessGroup;
 }
 
-let leavesAtExit = false;
+interface Membership {
+  joined: Joined | undefined;
+  joining: Promise<void> | undefined;
+  leavesAtExit: boolean;
+}
+
+const membership: Membership = processState<Membership>('dist', 'the job that this process has joined', {
+  joined: undefined,
+  joining: undefined,
+  leavesAtExit: false,
+});
 
 /** An orderly exit lets the peers finish what they share with this rank; a failure stops them at once. */
 function leaveAtExit(): void {
-  if (leavesAtExit) return;
-  leavesAtExit = true;
+  if (membership.leavesAtExit) return;
+  membership.leavesAtExit = true;
   process.on('exit', (code) => {
     if (code === 0) native.commLeave();
     else native.commFail(failureReason() ?? `it exited with code ${code}`);
   });
 }
-
-let joined: Joined | undefined;
-let joining: Promise<void> | undefined;
 
 function timeoutSeconds(option: number | undefined): number {
   const text = settings.timeout;
@@ -77,7 +85,7 @@ function timeoutSeconds(option: number | undefined): number {
 async function join(options: InitProcessGroupOptions): Promise<void> {
   const environment = rankEnvironment();
   if (environment.worldSize === 1) {
-    joined = { environment, group: new ProcessGroup(native.commLocal()) };
+    membership.joined = { environment, group: new ProcessGroup(native.commLocal()) };
     return;
   }
   const timeout = timeoutSeconds(options.timeout);
@@ -100,7 +108,7 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
     secret.forget();
   }
   const group = new ProcessGroup(handle);
-  joined = { environment, group };
+  membership.joined = { environment, group };
   const quiet = options.quiet ?? settings.quiet;
   if (environment.rank === 0 && !quiet) {
     process.stderr.write(`rankzero: ${group.size} ranks of one host, connected by ${group.backend}\n`);
@@ -108,8 +116,8 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
 }
 
 function current(): Joined {
-  if (!joined) throw new Error('no process group: call await dist.initProcessGroup() first');
-  return joined;
+  if (!membership.joined) throw new Error('no process group: call await dist.initProcessGroup() first');
+  return membership.joined;
 }
 
 /** @internal This process as one rank of a world that is not there: the beginning of a dry run (src/tools/plan). */
@@ -117,19 +125,19 @@ export function joinDryWorld(rank: number, worldSize: number): void {
   const group = new ProcessGroup(native.dryRun(rank, worldSize));
   const place = { rank, worldSize, localRank: rank, localWorldSize: worldSize };
   const address = { masterAddr: '127.0.0.1', masterPort: 0, storePort: 0, isOneHost: true };
-  joined = { environment: { source: 'single', ...place, ...address }, group };
-  joining = Promise.resolve();
+  membership.joined = { environment: { source: 'single', ...place, ...address }, group };
+  membership.joining = Promise.resolve();
 }
 
 export const dist: Dist = {
   initProcessGroup(options = {}) {
-    joining ??= join(options).catch((error) => {
-      joining = undefined;
+    membership.joining ??= join(options).catch((error) => {
+      membership.joining = undefined;
       throw error;
     });
-    return joining;
+    return membership.joining;
   },
-  isInitialized: () => joined !== undefined,
+  isInitialized: () => membership.joined !== undefined,
   getRank: () => current().environment.rank,
   getWorldSize: () => current().environment.worldSize,
   getLocalRank: () => current().environment.localRank,
@@ -143,11 +151,11 @@ export const dist: Dist = {
   setPhase: (name) => native.commPhase(name),
   addProgress: (bytes) => native.commAddBytes(bytes),
   destroyProcessGroup() {
-    if (!joined) return;
+    if (!membership.joined) return;
     native.commLeave();
-    joined.group.close();
-    joined = undefined;
-    joining = undefined;
+    membership.joined.group.close();
+    membership.joined = undefined;
+    membership.joining = undefined;
   },
 };
 

@@ -45,7 +45,7 @@ export interface ProfileSummary {
   dropped: number;
 }
 
-const collectives = new Set(
+const collectives: ReadonlySet<string> = new Set(
   'broadcast scatter all_reduce all_gather reduce_scatter all_to_all barrier send recv'.split(' ') as readonly string[],
 );
 

@@ -1,11 +1,17 @@
 // Backward: runs the nodes below a tensor by falling sequence number. A gradient that reaches a tensor twice is summed;
 // leaves accumulate into `.grad`. Everything that a node saved is freed when it has run.
+import { processState } from '../core/context.ts';
 import { native } from '../native.ts';
 import { withGrad } from './grad_mode.ts';
 import type { GradNode, InputGrads } from './node.ts';
 import { Tensor } from './tensor.ts';
 
-const finished: (() => void)[][] = [];
+/** For each backward in progress, the outermost first: what to call when it has enqueued everything. */
+const finished: (() => void)[][] = processState<(() => void)[][]>(
+  'backward',
+  'callbacks of each backward in progress',
+  [],
+);
 
 /** @internal Runs `callback` once when the outermost backward in progress has enqueued everything. */
 export function onBackwardEnd(callback: () => void): void {

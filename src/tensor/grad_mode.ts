@@ -1,18 +1,19 @@
 // Whether ops record a graph.
+import { processState } from '../core/context.ts';
 import { settle } from '../core/finally.ts';
 
-let enabled = true;
+const gradMode: { enabled: boolean } = processState('gradMode', 'whether ops record a graph', { enabled: true });
 
 export function isGradEnabled(): boolean {
-  return enabled;
+  return gradMode.enabled;
 }
 
 /** @internal */
 export function withGrad<T>(value: boolean, fn: () => T): T {
-  const previous = enabled;
-  enabled = value;
+  const previous = gradMode.enabled;
+  gradMode.enabled = value;
   return settle(fn, () => {
-    enabled = previous;
+    gradMode.enabled = previous;
   });
 }
 

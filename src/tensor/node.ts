@@ -1,5 +1,6 @@
 // One op of the graph: its inputs, what it saved for backward, and its backward function. Nodes are numbered in the order
 // of the forward, so that running them by falling number is a topological order.
+import { processState } from '../core/context.ts';
 import type { Tensor } from './tensor.ts';
 
 /** The gradient of one input: a tensor that the engine takes over, or undefined where none is wanted or it was written already. */
@@ -17,9 +18,9 @@ export interface GradNode {
   done: boolean;
 }
 
-let sequence = 0;
+const nodes: { last: number } = processState('nodes', 'the number of the last node of a graph', { last: 0 });
 
 /** @internal */
 export function nextSequence(): number {
-  return ++sequence;
+  return ++nodes.last;
 }

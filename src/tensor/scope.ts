@@ -1,12 +1,18 @@
 // Scopes free the tensors that were made inside them and are not returned. Every op result belongs to the innermost scope.
+import { processState } from '../core/context.ts';
 import { settle } from '../core/finally.ts';
 import type { Tensor } from './tensor.ts';
 
-let current: Set<Tensor> | undefined;
+interface Scopes {
+  /** The tensors of the innermost scope; undefined outside. */
+  current: Set<Tensor> | undefined;
+}
+
+const scopes: Scopes = processState<Scopes>('scopes', 'the innermost scope', { current: undefined });
 
 /** @internal Called for every op result. */
 export function track(tensor: Tensor): void {
-  current?.add(tensor);
+  scopes.current?.add(tensor);
 }
 
 function collect(value: unknown, into: Set<unknown>): void {
@@ -33,11 +39,11 @@ function close(tensors: Set<Tensor>, parent: Set<Tensor> | undefined, result: un
  * With an async `fn` the scope ends when its promise settles; do not interleave it with other async scopes.
  */
 export function scope<T>(fn: () => T): T {
-  const parent = current;
+  const parent = scopes.current;
   const own = new Set<Tensor>();
-  current = own;
+  scopes.current = own;
   return settle(fn, (value) => {
-    current = parent;
+    scopes.current = parent;
     close(own, parent, value);
   });
 }

@@ -3,6 +3,7 @@
 import { closeSync, mkdirSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
+import { processState } from '../../core/context.ts';
 import type { EvalRecord, Reporter, RunInfo, StepRecord } from '../reporter.ts';
 
 const crcTable: Uint32Array = Uint32Array.from({ length: 256 }, (_, byte) => {
@@ -74,7 +75,7 @@ const scalars = (values: Record<string, number>): Buffer =>
 /** SessionLog { status = 1 }; START makes TensorBoard forget what an earlier session wrote from this step on. */
 const sessionStart: Buffer = bytes(7, uint(1, 1));
 
-let filesOfThisProcess = 0;
+const written: { files: number } = processState('tensorboard', 'event files of this process', { files: 0 });
 
 /** Writes event files to a folder, one for each start; a run that does not resume removes the earlier ones. */
 export class TensorBoardWriter implements Reporter {
@@ -96,7 +97,7 @@ export class TensorBoardWriter implements Reporter {
       }
     }
     const time = this.#now();
-    const name = `events.out.tfevents.${Math.floor(time)}.${hostname()}.${process.pid}.${filesOfThisProcess++}`;
+    const name = `events.out.tfevents.${Math.floor(time)}.${hostname()}.${process.pid}.${written.files++}`;
     this.#fd = openSync(join(this.#dir, name), 'wx');
     this.#write(event(time, 0, bytes(3, 'brain.Event:2')));
     this.#write(event(time, startStep + 1, sessionStart));

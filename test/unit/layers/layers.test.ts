@@ -1,6 +1,8 @@
-// Dependencies point downward only: types too, and files that are started by their name. Settings travel as arguments.
+// Dependencies point downward only: types too, and files that are started by their name. Settings travel as arguments,
+// and modules hold nothing that changes.
 import { describe, expect, it } from 'vitest';
-import { exceptions, readsEnvironment, rooms, temporaryReaders } from './rooms.ts';
+import { processState, processStates } from '../../../src/core/context.ts';
+import { exceptions, holdsState, readsEnvironment, rooms, temporaryHolders, temporaryReaders } from './rooms.ts';
 import {
   environmentsOf,
   type Found,
@@ -10,6 +12,7 @@ import {
   readSources,
   roomOf,
   type Sources,
+  stateOf,
 } from './source.ts';
 
 const order = rooms.map(([room]) => room);
@@ -19,6 +22,8 @@ const show = ({ file, line, to }: Import): string => `${file}:${line} imports ${
 
 /** With a total order, a cycle between rooms has an upward import in it. */
 const upward = (all: Sources): Import[] => importsOf(all).filter(isUpward);
+
+const at = ({ file, line }: Found): string => `${file}:${line}`;
 
 const sources = readSources();
 
@@ -59,12 +64,12 @@ describe('rooms', () => {
 
 describe('the environment', () => {
   const offenders = (all: Sources): string[] => {
-    const found = environmentsOf(all).filter(({ file }) => !readsEnvironment(file));
-    return found.map(({ file, line }: Found) => `${file}:${line}`);
+    const found = environmentsOf(all).filter(({ file }) => !readsEnvironment(file) && !temporaryReaders.includes(file));
+    return found.map(at);
   };
 
   it('is read and written in one module and by the commands', () => {
-    expect(offenders(sources).filter((at) => !temporaryReaders.includes(at.split(':')[0]!))).toEqual([]);
+    expect(offenders(sources)).toEqual([]);
   });
 
   it('would be seen read elsewhere', () => {
@@ -74,5 +79,47 @@ describe('the environment', () => {
       [2, 3, 4, 5].map((line) => `src/nn/module.ts:${line}`),
     );
     expect(offenders(parse({ 'src/cli/run.ts': text }))).toEqual([]);
+  });
+});
+
+describe('modules', () => {
+  const offenders = (all: Sources): string[] => {
+    const found = stateOf(all).filter(({ file }) => !holdsState(file) && !temporaryHolders.includes(file));
+    return found.map(at);
+  };
+
+  it('hold nothing that changes, but in the context of the process', () => {
+    expect(offenders(sources)).toEqual([]);
+  });
+
+  it('would be seen holding it', () => {
+    const bad = [
+      'export let a = 1;',
+      'var b: number | undefined;',
+      'const c = new Map<string, number>();',
+      'const d: WeakMap<object, number> = new WeakMap();',
+      'const e: number[] = [];',
+      'const f: Record<string, number> = {};',
+      'class G { static h = 0; }',
+    ];
+    const good = [
+      "const a: ReadonlyMap<string, number> = new Map([['x', 1]]);",
+      "const b = processState('b', 'numbers', new Map<string, number>());",
+      'const c: readonly number[] = [];',
+      'class D { static readonly e = 0; f = new Map(); }',
+      'function g() { let h = 0; return ++h; }',
+    ];
+    const text = [...good, ...bad].join('\n');
+    expect(offenders(parse({ 'src/nn/module.ts': text }))).toEqual(
+      bad.map((_, i) => `src/nn/module.ts:${good.length + 1 + i}`),
+    );
+  });
+
+  it('say what they hold', async () => {
+    await import('../../../src/index.ts');
+    const held = [...processStates()];
+    expect(held.map(([name]) => name)).toEqual(expect.arrayContaining(['streams', 'dist', 'scopes', 'recorder']));
+    for (const [, { holds }] of held) expect(holds).toMatch(/^[a-z].{10,}[^.]$/);
+    expect(() => processState('streams', 'others', {})).toThrow('two modules hold process state "streams"');
   });
 });

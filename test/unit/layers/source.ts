@@ -1,4 +1,5 @@
-// What the sources of `src` say, read with the parser that compiles them: the files that they name, and `process.env`.
+// What the sources of `src` say, read with the parser that compiles them: the files that they name, `process.env`, and what modules
+// could change.
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, posix } from 'node:path';
 import ts from 'typescript';
@@ -73,6 +74,39 @@ export function environmentsOf(sources: Sources): Found[] {
     )
       found.push(place(node, source));
   });
+  return found;
+}
+
+const containers = /^(Map|Set|WeakMap|WeakSet|Array)$/;
+
+/** A container that is not typed as one that nobody changes: an empty literal is there to be filled. */
+function isMutable({ type, initializer }: ts.VariableDeclaration | ts.PropertyDeclaration): boolean {
+  if (type && /^(Readonly|readonly )/.test(type.getText())) return false;
+  if (!initializer) return false;
+  if (ts.isNewExpression(initializer)) return containers.test(initializer.expression.getText());
+  if (ts.isArrayLiteralExpression(initializer)) return initializer.elements.length === 0;
+  const isRecord = !type || /^Record</.test(type.getText());
+  return isRecord && ts.isObjectLiteralExpression(initializer) && initializer.properties.length === 0;
+}
+
+/** Variables of modules and of classes, and constants that hold something to be changed. */
+export function stateOf(sources: Sources): Found[] {
+  const found: Found[] = [];
+  const has = (member: ts.PropertyDeclaration, modifier: ts.SyntaxKind): boolean =>
+    member.modifiers?.some(({ kind }) => kind === modifier) === true;
+  for (const source of sources) {
+    for (const statement of source.statements) {
+      if (ts.isVariableStatement(statement)) {
+        const isConst = (statement.declarationList.flags & ts.NodeFlags.BlockScoped) === ts.NodeFlags.Const;
+        for (const one of statement.declarationList.declarations)
+          if (!isConst || isMutable(one)) found.push(place(one, source));
+      } else if (ts.isClassDeclaration(statement)) {
+        for (const one of statement.members.filter(ts.isPropertyDeclaration))
+          if (has(one, ts.SyntaxKind.StaticKeyword) && (!has(one, ts.SyntaxKind.ReadonlyKeyword) || isMutable(one)))
+            found.push(place(one, source));
+      }
+    }
+  }
   return found;
 }
 
