@@ -1,9 +1,14 @@
 // A device mesh: the ranks of the world laid out in a grid of named axes, and the only maker of process groups.
+import { processState } from '../core/context.ts';
 import { dist } from './index.ts';
 import type { ProcessGroup } from './process_group.ts';
 
-// Groups by the world that they are of and their ranks: a set of ranks has one group, whichever mesh asks for it.
-const made = new WeakMap<ProcessGroup, Map<string, ProcessGroup>>();
+// A set of ranks has one group, whichever mesh asks for it.
+const made: WeakMap<ProcessGroup, Map<string, ProcessGroup>> = processState(
+  'groups',
+  'process groups, by the world that they are of and their ranks',
+  new WeakMap(),
+);
 
 /** @internal The group of these ranks of the world, this one among them. Collective over them at the first call. */
 export function groupOfRanks(ranks: readonly number[]): ProcessGroup {

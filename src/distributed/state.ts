@@ -1,11 +1,14 @@
 // Degrees of parallelism, and this rank's place in the mesh they make: replicas × shards × tensor-parallel ranks, the last
 // fastest. Mirrors torch.sagemaker's init and state.
+
 import { readFileSync } from 'node:fs';
+import { processState } from '../core/context.ts';
 import { describe, isObject, type JsonObject, parseJson } from '../core/json.ts';
 import { manualSeed } from '../tensor/random.ts';
 import { computeDevice } from '../tensor/streams.ts';
 import { checkDegrees } from './degrees.ts';
 import { type DeviceMesh, initDeviceMesh } from './device_mesh.ts';
+import { allGatherJson } from './exchange.ts';
 import { dist } from './index.ts';
 import type { ProcessGroup } from './process_group.ts';
 
@@ -40,7 +43,9 @@ interface Initialised {
   mesh: DeviceMesh;
 }
 
-let current: Initialised | undefined;
+const held: { current: Initialised | undefined } = processState('init', 'what init was called with, and its mesh', {
+  current: undefined,
+});
 
 const wholeFrom =
   (least: number) =>
@@ -114,7 +119,7 @@ export function init(config: InitConfig | JsonObject | string): void {
   const { tensorParallelDegree = 1, hybridShardDegree = 0 } = parsed;
   checkDegrees(world.size, tensorParallelDegree, hybridShardDegree);
   const text = JSON.stringify([tensorParallelDegree, hybridShardDegree]);
-  const all = world.allGatherBytes(new TextEncoder().encode(text)).map((bytes) => new TextDecoder().decode(bytes));
+  const all = allGatherJson(world, text);
   const other = all.findIndex((theirs) => theirs !== all[0]);
   if (other >= 0) {
     throw new Error(
@@ -128,6 +133,7 @@ export function init(config: InitConfig | JsonObject | string): void {
     if (parsed.smActivationOffloading)
       console.warn('rankzero: init: smActivationOffloading has no effect: CPU ranks have nowhere to offload to');
   }
+  const { current } = held;
   if (current?.world === world) {
     if (current.text === text) return;
     throw new Error(`init was called before with other degrees: ${current.text}, now ${text}`);
@@ -135,7 +141,7 @@ export function init(config: InitConfig | JsonObject | string): void {
   const mesh = meshOf(world.size, tensorParallelDegree, hybridShardDegree);
   // Those that a program may ask for on some ranks alone are made here, by all.
   for (const axes of [['tensor'], dataAxes, lossAxes, ['shard'], ['replicate']]) mesh.group(...axes);
-  current = { world, config: { tensorParallelDegree, hybridShardDegree }, text, mesh };
+  held.current = { world, config: { tensorParallelDegree, hybridShardDegree }, text, mesh };
 }
 
 /** Ranks that get batches of their own. */
@@ -189,6 +195,7 @@ export interface ParallelState {
 
 // Groups of a world that was left do not count.
 function live(): Initialised | undefined {
+  const { current } = held;
   return current && dist.isInitialized() && dist.group === current.world ? current : undefined;
 }
 

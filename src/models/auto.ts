@@ -1,9 +1,11 @@
 // AutoModelForCausalLM: the registry of families, models from a config, and models whose parameters are recipes on the files
 // of a checkpoint. No tensor bytes are read before somebody wants them.
+
 import { resolve } from 'node:path';
 import { type CheckpointEntry, type FilePart, openCheckpoint } from '../checkpoint/hf-files.ts';
 import { resolveModel } from '../checkpoint/hub.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
+import { processState } from '../core/context.ts';
 import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
 import type { ParallelPlan } from '../nn/plan.ts';
@@ -24,7 +26,11 @@ export interface ModelFamily {
   parallelPlan?: ParallelPlan | undefined;
 }
 
-const families = new Map<string, ModelFamily>(Object.entries(builtInFamilies));
+const families: Map<string, ModelFamily> = processState(
+  'families',
+  'families of models, by model_type',
+  new Map(Object.entries(builtInFamilies)),
+);
 
 /**
  * Adds a family under its `model_type`, or replaces one. Its config is registered with registerConfig. The parameters of what

@@ -1,8 +1,10 @@
 // Model configs: config.json of any supported family as a typed object. Families register a parser under their
 // `model_type`; the JSON as read stays in `raw`, so that saving writes back keys that the package does not know.
+
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type ResolveOptions, resolveModel } from '../checkpoint/hub.ts';
+import { processState } from '../core/context.ts';
 import { describe, FileFormatError, isObject, type JsonObject, readJsonObject } from '../core/json.ts';
 import type { FloatDType } from '../tensor/dtype.ts';
 import { ConfigReader } from './config-reader.ts';
@@ -41,14 +43,18 @@ export interface ModelConfig {
 /** Makes a config of one family from the keys of config.json. */
 export type ConfigParser = (reader: ConfigReader) => ModelConfig;
 
-const parsers = new Map<string, ConfigParser>([
-  ['gpt_neox', parseGPTNeoXConfig],
-  ['llama', parseLlamaConfig],
-  ['mistral', parseMistralConfig],
-  ['mixtral', parseMixtralConfig],
-  ['qwen2', parseQwen2Config],
-  ['qwen3', parseQwen3Config],
-]);
+const parsers: Map<string, ConfigParser> = processState(
+  'configs',
+  'parsers of configs, by model_type',
+  new Map<string, ConfigParser>([
+    ['gpt_neox', parseGPTNeoXConfig],
+    ['llama', parseLlamaConfig],
+    ['mistral', parseMistralConfig],
+    ['mixtral', parseMixtralConfig],
+    ['qwen2', parseQwen2Config],
+    ['qwen3', parseQwen3Config],
+  ]),
+);
 
 /** Adds a family: `modelType` is the `model_type` of its config.json. */
 export function registerConfig(modelType: string, parser: ConfigParser): void {

@@ -1,5 +1,7 @@
 // A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
+
 import type { GradSink, GradSum } from '../autograd/record.ts';
+import { processState } from '../core/context.ts';
 import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { fillThroughHost } from '../tensor/host_parts.ts';
@@ -24,16 +26,16 @@ export type Init =
   /** N(0, std); `paddingRow`: a row of zeros. */
   | { kind: 'normal'; std: number; paddingRow?: number | undefined };
 
-let creatingOnMeta = false;
+const creating: { onMeta: boolean } = processState('creating', 'whether new parameters are on meta', { onMeta: false });
 
 /** @internal */
 export function withMetaParameters<T>(fn: () => T): T {
-  const previous = creatingOnMeta;
-  creatingOnMeta = true;
+  const previous = creating.onMeta;
+  creating.onMeta = true;
   try {
     return fn();
   } finally {
-    creatingOnMeta = previous;
+    creating.onMeta = previous;
   }
 }
 
@@ -62,8 +64,8 @@ export class Parameter extends Tensor {
     this.requiresGrad = true;
     this.init = init;
     this.placement = placement;
-    this.device_ = creatingOnMeta ? 'meta' : 'cpu';
-    if (!creatingOnMeta) this.recipe_ = this.initRecipe();
+    this.device_ = creating.onMeta ? 'meta' : 'cpu';
+    if (!creating.onMeta) this.recipe_ = this.initRecipe();
   }
 
   private initRecipe(): Recipe {

@@ -1,8 +1,10 @@
 // FullyShardedDataParallel: shards the parameters, gradients and optimizer state of a model over ranks, unit by unit, and
 // brings rank 0's weights to every shard while it wraps. Modules are wrapped in place, by hooks. This is the surface; what is
 // done is in the modules beside it.
+
 import type { PretrainedFolder, SaveOptions } from '../../checkpoint/save_pretrained.ts';
 import type { HeldTensor, ShardedModel } from '../../checkpoint/sharded_state.ts';
+import { processState } from '../../core/context.ts';
 import { settle } from '../../core/finally.ts';
 import { span } from '../../core/recorder.ts';
 import { dist } from '../../distributed/index.ts';
@@ -43,7 +45,11 @@ interface GeneratingModel {
   generate(ids: readonly number[], options?: GenerateOptions): Promise<number[]>;
 }
 
-const wrappers = new WeakMap<Module, FullyShardedDataParallel>();
+const wrappers: WeakMap<Module, FullyShardedDataParallel> = processState(
+  'wrappers',
+  'wrappers of FSDP, by module',
+  new WeakMap(),
+);
 
 export class FullyShardedDataParallel<M extends Module = Module> implements ShardedModel {
   readonly module: M;

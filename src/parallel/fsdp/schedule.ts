@@ -1,5 +1,6 @@
 // When units gather and free: hooks around their modules' forward and backward, and the order that prefetching follows.
 
+import { processState } from '../../core/context.ts';
 import { OpenSpan, span } from '../../core/recorder.ts';
 import { hook } from '../../nn/hook.ts';
 import { currentBackward, onBackwardEnd } from '../../tensor/engine.ts';
@@ -12,7 +13,7 @@ import type { FsdpOptions, ShardingStrategy } from './options.ts';
 import type { FsdpUnit } from './unit.ts';
 
 // A unit answers to the schedule of the outermost module that holds it.
-const schedules = new WeakMap<FsdpUnit, UnitSchedule>();
+const schedules: WeakMap<FsdpUnit, UnitSchedule> = processState('schedules', 'schedules of FSDP units', new WeakMap());
 
 /** Schedules the units below one root. */
 export class UnitSchedule {

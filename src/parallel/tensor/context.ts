@@ -1,4 +1,5 @@
 // What the divided layers of one model share.
+import { processState } from '../../core/context.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { Module } from '../../nn/module.ts';
 
@@ -13,7 +14,11 @@ export interface TensorParallel {
   readonly loadsFromRank0: boolean;
 }
 
-const divided = new WeakMap<Module, TensorParallel>();
+const divided: WeakMap<Module, TensorParallel> = processState(
+  'divided',
+  'tensor-parallel groups, by model',
+  new WeakMap(),
+);
 
 /** @internal `model` was divided. */
 export function markDivided(model: Module, tp: TensorParallel): void {

@@ -2,7 +2,7 @@
 // and modules hold nothing that changes.
 import { describe, expect, it } from 'vitest';
 import { processState, processStates } from '../../../src/core/context.ts';
-import { exceptions, holdsState, readsEnvironment, rooms, temporaryHolders, temporaryReaders } from './rooms.ts';
+import { exceptions, holdsState, readsEnvironment, rooms, temporaryReaders } from './rooms.ts';
 import {
   environmentsOf,
   type Found,
@@ -84,7 +84,7 @@ describe('the environment', () => {
 
 describe('modules', () => {
   const offenders = (all: Sources): string[] => {
-    const found = stateOf(all).filter(({ file }) => !holdsState(file) && !temporaryHolders.includes(file));
+    const found = stateOf(all).filter(({ file }) => !holdsState(file));
     return found.map(at);
   };
 

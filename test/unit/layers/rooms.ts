@@ -32,18 +32,5 @@ export const temporaryReaders: readonly string[] = ['src/tools/gpu/attention.ts'
 /** The file whose state is that of all modules. */
 export const holdsState = (file: string): boolean => file === 'src/core/context.ts';
 
-/** Files with state of their own. */
-// until placements are in
-export const temporaryHolders: readonly string[] = [
-  'src/distributed/device_mesh.ts',
-  'src/distributed/state.ts',
-  'src/models/auto.ts',
-  'src/models/config.ts',
-  'src/nn/parameter.ts',
-  'src/parallel/fsdp/fsdp.ts',
-  'src/parallel/fsdp/schedule.ts',
-  'src/parallel/tensor/context.ts',
-];
-
 /** Imports that point upward and stay, `[importing file, imported file, reason]`. At most three. */
 export const exceptions: readonly (readonly [from: string, to: string, reason: string])[] = [];
