@@ -6,7 +6,7 @@
 namespace rz::binding {
 namespace {
 
-// (numel, dtype, kind, device) → handle; uninitialised, at home on the current stream of the device
+// (numel, dtype, kind, device) → handle; uninitialised, of the current stream of the device
 napi_value tensor_empty(Args& a) {
   int64_t numel = a.integer(0);
   DType dtype = a.dtype(1);

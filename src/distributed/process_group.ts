@@ -56,7 +56,7 @@ export class ProcessGroup {
   }
 
   /**
-   * A tensor in memory that peers read in place: the source of the fast collectives. At home on the current stream, where its
+   * A tensor in memory that peers read in place: the source of the fast collectives. It belongs to the current stream, where its
    * pages are made at once unless `populate` is false (whoever writes first then pays for them). Uninitialised.
    */
   allocateShared(numel: number, dtype: number, kind: number, populate = true): Handle {

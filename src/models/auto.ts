@@ -52,7 +52,7 @@ export interface FromConfigOptions {
 }
 
 export interface FromPretrainedOptions extends FromConfigOptions {
-  /** Accepted for likeness; parameters are always read lazily, straight to where they are wanted. */
+  /** Accepted for compatibility; parameters are always read lazily, straight to where they are wanted. */
   lowCpuMemUsage?: boolean | undefined;
   /** Of a hub id in the local cache. Default main. */
   revision?: string | undefined;

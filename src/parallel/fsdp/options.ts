@@ -63,7 +63,7 @@ export interface FsdpOptions {
   /** Gather the previous unit while this one's backward computes. Default true. */
   backwardPrefetch?: boolean | undefined;
   /**
-   * Accepted for likeness. Memory is given back in the order of enqueueing, and reused behind events on the streams: at most two
+   * Accepted for compatibility. Memory is given back in the order of enqueueing, and reused behind events on the streams: at most two
    * units and the root are gathered at a time, however far the program is ahead of the device, and it is never made to wait.
    */
   limitAllGathers?: boolean | undefined;

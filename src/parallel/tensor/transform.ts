@@ -1,5 +1,6 @@
 // transform: a model whose layers are divided over a tensor-parallel group, from one that is not. Recipes are composed; no
 // byte of a weight moves before the wrap.
+import { broadcastJson } from '../../distributed/exchange.ts';
 import { state } from '../../distributed/state.ts';
 import { familyOf, supportedFamilies } from '../../models/auto.ts';
 import { CausalLM } from '../../models/causal_lm.ts';
@@ -102,8 +103,7 @@ function receive(parameter: Parameter, original: Parameter, onMeta: boolean, tp:
 function refuseMetaOnRank0(model: CausalLM): void {
   const group = state.worldGroup;
   const name = [...model.namedParameters()].find(([, parameter]) => parameter.device === 'meta')?.[0] ?? '';
-  const bytes = group.rank === 0 ? new TextEncoder().encode(name) : undefined;
-  const left = new TextDecoder().decode(group.broadcastBytes(bytes, 0));
+  const left = broadcastJson(group, name);
   if (left !== '')
     throw new Error(
       `transform: with loadStateDictFromRank0 rank 0 must hold every weight, but its ${left} is on meta; load the checkpoint there (fromPretrained)`,
