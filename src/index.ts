@@ -1,6 +1,7 @@
-// Everything a program touches. Exports only.
+// Everything a program imports. Exports only, in sections: the empty line below a title keeps it where it is when Biome sorts.
 
-// tensors and autograd
+// Tensors and autograd
+
 export { defineOp, type OpContext, type OpDefinition } from './autograd/define_op.ts';
 export { gelu, swiglu } from './autograd/functions/activation.ts';
 export { add, scale } from './autograd/functions/arithmetic.ts';
@@ -13,26 +14,40 @@ export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
 export { type GradCheckOptions, gradCheck } from './autograd/grad_check.ts';
 export type { HostArguments, HostBackward, HostForward, HostOpDefinition } from './autograd/host_op.ts';
-// models and files
-export type { FilePart } from './checkpoint/hf-files.ts';
-export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';
-export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
-export { FileFormatError } from './core/json.ts';
-export { recordFunction } from './core/recorder.ts';
-// data
-export type { Batch } from './data/batch.ts';
-export { type ChatMessage, ChatTemplate, type RenderOptions } from './data/chat-template.ts';
-export { type DatasetReport, loadDataset, TokenDataset } from './data/dataset.ts';
-export { type Example, type ExampleOptions, tokenizeRecord } from './data/examples.ts';
-export { type DataRecord, readJsonl } from './data/jsonl.ts';
-export { DataLoader, type DataLoaderOptions, type DataLoaderState, type DataStep } from './data/loader.ts';
-export { packRows } from './data/packing.ts';
-export { AutoTokenizer, type DecodeOptions, type EncodeOptions, Tokenizer } from './data/tokenizer.ts';
-// ranks
-export { type DeviceChoice, type SelectedDevice, selectDevice } from './distributed/compute_device.ts';
-export { DeviceMesh, initDeviceMesh } from './distributed/device_mesh.ts';
-export { dist } from './distributed/index.ts';
-export { ProcessGroup } from './distributed/process_group.ts';
+export type { DType, FloatDType } from './tensor/dtype.ts';
+export { noGrad } from './tensor/grad_mode.ts';
+export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
+export { manualSeed } from './tensor/random.ts';
+export { scope } from './tensor/scope.ts';
+export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } from './tensor/tensor.ts';
+
+// Modules
+
+export { initEmptyWeights } from './nn/init_empty_weights.ts';
+export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
+export { Module, ModuleList, moveBuffersToDevice } from './nn/module.ts';
+export { type Init, Parameter } from './nn/parameter.ts';
+export type { AxisPlacement, Block, Placement } from './nn/placement.ts';
+export {
+  columnParallel,
+  columnParallelBy,
+  gathersInput,
+  gathersOutput,
+  headParallel,
+  type ModulePlan,
+  type ParallelPlan,
+  type PlannedPlacement,
+  partialGradient,
+  replicated,
+  rowParallel,
+  shardRows,
+  sumsOutput,
+  vocabParallel,
+} from './nn/plan.ts';
+export type { SliceRange, TrainableSlice } from './nn/trainable_slice.ts';
+
+// Models
+
 export {
   AutoModelForCausalLM,
   type FromConfigOptions,
@@ -84,34 +99,35 @@ export { Qwen3DecoderLayer, Qwen3ForCausalLM, qwen3Plan } from './models/qwen3.t
 export type { Qwen3Config } from './models/qwen3-config.ts';
 export { inverseFrequencies, rotaryDim } from './models/rope.ts';
 export { type RopeParameters, type RopeType, readRopeParameters } from './models/rope-config.ts';
-// modules
-export { initEmptyWeights } from './nn/init_empty_weights.ts';
-export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
-export { Module, ModuleList, moveBuffersToDevice } from './nn/module.ts';
-export { type Init, Parameter } from './nn/parameter.ts';
-export type { AxisPlacement, Block, Placement } from './nn/placement.ts';
-export {
-  columnParallel,
-  columnParallelBy,
-  gathersInput,
-  gathersOutput,
-  headParallel,
-  type ModulePlan,
-  type ParallelPlan,
-  type PlannedPlacement,
-  partialGradient,
-  replicated,
-  rowParallel,
-  shardRows,
-  sumsOutput,
-  vocabParallel,
-} from './nn/plan.ts';
-export type { SliceRange, TrainableSlice } from './nn/trainable_slice.ts';
-// training
-export { AdamW, type AdamWOptions } from './optim/adamw.ts';
-export type { Optimizer, SliceState } from './optim/optimizer.ts';
-export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
-// parallelism
+
+// Checkpoints
+
+export type { FilePart } from './checkpoint/hf-files.ts';
+export { type LoadShardedOptions, loadShardedCheckpoint, saveShardedCheckpoint } from './checkpoint/sharded.ts';
+export { loadSafetensors, saveSafetensors } from './checkpoint/tensors.ts';
+export { FileFormatError } from './core/json.ts';
+export { type ConvertOptions, type ConvertReport, convertCheckpoint } from './tools/convert/convert.ts';
+
+// Data
+
+export type { Batch } from './data/batch.ts';
+export { type ChatMessage, ChatTemplate, type RenderOptions } from './data/chat-template.ts';
+export { type DatasetReport, loadDataset, TokenDataset } from './data/dataset.ts';
+export { type Example, type ExampleOptions, tokenizeRecord } from './data/examples.ts';
+export { type DataRecord, readJsonl } from './data/jsonl.ts';
+export { DataLoader, type DataLoaderOptions, type DataLoaderState, type DataStep } from './data/loader.ts';
+export { packRows } from './data/packing.ts';
+export { AutoTokenizer, type DecodeOptions, type EncodeOptions, Tokenizer } from './data/tokenizer.ts';
+
+// Ranks
+
+export { type DeviceChoice, type SelectedDevice, selectDevice } from './distributed/compute_device.ts';
+export { DeviceMesh, initDeviceMesh } from './distributed/device_mesh.ts';
+export { dist } from './distributed/index.ts';
+export { ProcessGroup } from './distributed/process_group.ts';
+
+// Parallelism
+
 export { applyActivationCheckpointing } from './parallel/checkpointing.ts';
 export {
   DelayedParamIniter,
@@ -142,26 +158,12 @@ export {
   type TransformOptions,
   transform,
 } from './parallel/tensor/index.ts';
-// profiles
-export {
-  type Profile,
-  type ProfileOptions,
-  profile,
-  type SavedProfile,
-  type SaveProfileOptions,
-} from './profile/profile.ts';
-export type { OpSummary, ProfileSummary, StreamSummary } from './profile/summary.ts';
-export type { TableOptions } from './profile/table.ts';
-export type { DType, FloatDType } from './tensor/dtype.ts';
-// tensors and autograd
-export { noGrad } from './tensor/grad_mode.ts';
-export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
-export { manualSeed } from './tensor/random.ts';
-export { scope } from './tensor/scope.ts';
-export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } from './tensor/tensor.ts';
-export { type ConvertOptions, type ConvertReport, convertCheckpoint } from './tools/convert/convert.ts';
-export { type PlanOptions, planRun } from './tools/plan/plan.ts';
-export type { PlannedMemory, PlanReport } from './tools/plan/report.ts';
+
+// Training
+
+export { AdamW, type AdamWOptions } from './optim/adamw.ts';
+export type { Optimizer, SliceState } from './optim/optimizer.ts';
+export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
 export { type Evaluation, evaluate } from './train/evaluate.ts';
 export { runFinetune } from './train/finetune.ts';
 export {
@@ -182,3 +184,18 @@ export type {
   StepRecord,
 } from './train/reporter.ts';
 export { NonFiniteError, Trainer, type TrainerHooks, type TrainerOptions } from './train/trainer.ts';
+
+// Profiles and plans
+
+export { recordFunction } from './core/recorder.ts';
+export {
+  type Profile,
+  type ProfileOptions,
+  profile,
+  type SavedProfile,
+  type SaveProfileOptions,
+} from './profile/profile.ts';
+export type { OpSummary, ProfileSummary, StreamSummary } from './profile/summary.ts';
+export type { TableOptions } from './profile/table.ts';
+export { type PlanOptions, planRun } from './tools/plan/plan.ts';
+export type { PlannedMemory, PlanReport } from './tools/plan/report.ts';
