@@ -1,5 +1,7 @@
 // Dependencies point downward only: types too, and files that are started by their name. Settings travel as arguments,
 // and modules hold nothing that changes.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { processState, processStates } from '../../../src/core/context.ts';
 import { exceptions, holdsState, readsEnvironment, rooms, temporaryReaders } from './rooms.ts';
@@ -30,6 +32,12 @@ const sources = readSources();
 describe('rooms', () => {
   it('are all in the order, and there', () => {
     expect([...new Set(sources.map(({ fileName }) => roomOf(fileName)))].sort()).toEqual([...order].sort());
+  });
+
+  it('are in docs/architecture.md as in the order, top first', () => {
+    const text = readFileSync(join(import.meta.dirname, '../../../docs/architecture.md'), 'utf8');
+    const rows = [...text.matchAll(/^\| `src\/([^`]+)` \| (.*) \|$/gm)].map(([, room, holds]) => [room, holds]);
+    expect(rows).toEqual([...rooms].reverse());
   });
 
   it('import what is below them', () => {
