@@ -103,7 +103,7 @@ function receive(parameter: Parameter, original: Parameter, onMeta: boolean, tp:
 function refuseMetaOnRank0(model: CausalLM): void {
   const group = state.worldGroup;
   const name = [...model.namedParameters()].find(([, parameter]) => parameter.device === 'meta')?.[0] ?? '';
-  const left = broadcastJson(group, name);
+  const left = broadcastJson(group, group.rank === 0 ? name : '');
   if (left !== '')
     throw new Error(
       `transform: with loadStateDictFromRank0 rank 0 must hold every weight, but its ${left} is on meta; load the checkpoint there (fromPretrained)`,
