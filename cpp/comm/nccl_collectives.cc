@@ -1,5 +1,6 @@
 #include "comm/nccl_collectives.h"
 
+#include <numeric>
 #include <optional>
 
 #include "comm/single_device.h"
@@ -32,6 +33,15 @@ Operand part_of(const Operand& whole, int64_t first, int64_t numel) {
   part.data = whole.at(first);
   part.numel = numel;
   return part;
+}
+
+// Calls that start together.
+template <class Calls>
+int in_group(const Nccl& api, Calls calls) {
+  int result = api.GroupStart();
+  if (result == 0) result = calls();
+  int ended = api.GroupEnd();  // also after a failure: the group must not stay open
+  return result ? result : ended;
 }
 
 // Memory of the stream's own, for one call.
@@ -104,12 +114,13 @@ void NcclCollectives::scatter(const Operand& out, const Operand& in, int root, S
   const int type = type_of(out.dtype);
   enqueue("scatter", stream, out, [&](const Nccl& api, cudaStream_t s) {
     if (!is_root) return api.Recv(out.data, count, type, root, comm_, s);
-    int result = api.GroupStart();
-    for (int peer = 0; peer < size_ && result == 0; ++peer) {
-      if (peer != root) result = api.Send(source.at(peer * out.numel), count, type, peer, comm_, s);
-    }
-    int ended = api.GroupEnd();  // also after a failure: the group must not stay open
-    return result ? result : ended;
+    return in_group(api, [&] {
+      int result = 0;
+      for (int peer = 0; peer < size_ && result == 0; ++peer) {
+        if (peer != root) result = api.Send(source.at(peer * out.numel), count, type, peer, comm_, s);
+      }
+      return result;
+    });
   });
   if (is_root) copy_on_device(out, part_of(source, rank_ * out.numel, out.numel), stream);
 }
@@ -147,26 +158,21 @@ void NcclCollectives::reduce_scatter(const Operand& out, const Operand& in, Redu
 // One message for each pair of ranks that has something to say; this rank's own part is a copy.
 void NcclCollectives::all_to_all(const Operand& out, const Operand& in, const Counts& send_counts, const Counts& recv_counts, Stream* stream) {
   const int type = type_of(in.dtype);
-  Operand own_from, own_to;
+  auto before = [](const Counts& counts, int r) { return std::accumulate(counts.begin(), counts.begin() + r, int64_t{0}); };
   enqueue("all_to_all", stream, in, [&](const Nccl& api, cudaStream_t s) {
-    int result = api.GroupStart();
-    int64_t sent = 0, received = 0;
-    for (int peer = 0; peer < size_; ++peer) {
-      const int64_t send = send_counts[static_cast<size_t>(peer)], receive = recv_counts[static_cast<size_t>(peer)];
-      if (peer == rank_) {
-        own_from = part_of(in, sent, send);
-        own_to = part_of(out, received, receive);
-      } else {
-        if (send > 0 && result == 0) result = api.Send(in.at(sent), static_cast<size_t>(send), type, peer, comm_, s);
-        if (receive > 0 && result == 0) result = api.Recv(out.at(received), static_cast<size_t>(receive), type, peer, comm_, s);
+    return in_group(api, [&] {
+      int result = 0;
+      for (int peer = 0; peer < size_ && result == 0; ++peer) {
+        const auto send = static_cast<size_t>(send_counts[static_cast<size_t>(peer)]), receive = static_cast<size_t>(recv_counts[static_cast<size_t>(peer)]);
+        if (peer == rank_) continue;
+        if (send > 0) result = api.Send(in.at(before(send_counts, peer)), send, type, peer, comm_, s);
+        if (receive > 0 && result == 0) result = api.Recv(out.at(before(recv_counts, peer)), receive, type, peer, comm_, s);
       }
-      sent += send;
-      received += receive;
-    }
-    int ended = api.GroupEnd();  // also after a failure: the group must not stay open
-    return result ? result : ended;
+      return result;
+    });
   });
-  copy_on_device(own_to, own_from, stream);
+  const int64_t own = send_counts[static_cast<size_t>(rank_)];
+  copy_on_device(part_of(out, before(recv_counts, rank_), own), part_of(in, before(send_counts, rank_), own), stream);
 }
 
 void NcclCollectives::send(const Operand& tensor, int to, Stream* stream) {
