@@ -22,8 +22,8 @@ const half = '(?:bf16|f16)';
 const wide: [pattern: string, loads: number, stores: number][] = [
   [`rms_norm_forward<${half}>`, 4, 2],
   ['rms_norm_forward<float>', 8, 4],
-  [`rms_norm_backward<${half}, (?:true|false)>`, 8, 2],
-  ['rms_norm_backward<float, (?:true|false)>', 16, 4],
+  [`rms_norm_backward<${half}, (?:true|false)>`, 6, 2],
+  ['rms_norm_backward<float, (?:true|false)>', 12, 4],
   ['rms_norm_sums<.*>', 2, 2],
   [`layer_norm_forward<${half}>`, 6, 2],
   ['layer_norm_forward<float>', 12, 4],
