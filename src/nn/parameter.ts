@@ -48,7 +48,7 @@ export class Parameter extends Tensor {
   /** @internal */
   owner: ParameterOwner | undefined;
   /** Which part of the whole this rank has; `shape` is that of the part. */
-  readonly placement: Placement;
+  placement: Placement;
   /** @internal Ranks that each make a part of the gradient; undefined where each has all of it. */
   gradSum: GradSum | undefined;
   /** @internal */

@@ -1,4 +1,7 @@
 // What is frozen takes its shard of memory and nothing else; dtypes have buckets of their own; replicas are compared.
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { expectRanks, fixture } from './helpers.ts';
 
@@ -97,3 +100,26 @@ it('names the first parameter of which replicas differ, on every rank', () => {
     for (const { replicas } of results)
       expect(replicas).toMatch(new RegExp(`replicas differ: model\\.layers\\.3\\.\\S+ is not the same on ${ranks}`));
 });
+
+it.each([
+  [1, 1],
+  [4, 1],
+  [4, 2],
+])(
+  'a parameter of 16 elements is trained, and one that no plan placed is saved once, on %i ranks, tp %i',
+  async (world, tp) => {
+    const dir = await mkdtemp(join(tmpdir(), 'rankzero-few-'));
+    try {
+      const args = [join(dir, 'checkpoint'), String(tp)];
+      const { stdout } = await expectRanks(world, fixture('few_elements.mjs'), { args });
+      for (const text of stdout) {
+        const { losses, extra, tpRank } = JSON.parse(text);
+        expect(losses[1]).not.toBe(losses[0]);
+        expect(losses[3]).toBe(losses[2]); // the same step again, from the checkpoint
+        expect(extra).toEqual([tpRank === 0]);
+      }
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  },
+);

@@ -111,18 +111,12 @@ export class ShardBucket implements ParameterOwner {
     const ranges: [number, number][] = [];
     let follows = false; // what lies between two parameters is zero
     for (const { parameter, at, length } of this.ranges()) {
-      // Placements that know nothing of the tensor-parallel ranks are whole on each.
-      const { isFirst, position } = parameter.placement;
-      const counts = position.size > 1 ? isFirst : this.groups.tensor.rank === 0;
+      const counts = parameter.placement.isFirst;
       if (counts && follows) ranges.at(-1)![1] = at + length;
       else if (counts) ranges.push([at, at + length]);
       follows = counts;
     }
     return ranges;
-  }
-
-  get isUnsharded(): boolean {
-    return this.full !== undefined;
   }
 
   /** Must come before the shard is written, on every rank: peers may still read it. Enqueues. */

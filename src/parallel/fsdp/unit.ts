@@ -1,6 +1,5 @@
 // One FSDP unit: a module whose parameters are gathered together. They lie in buckets, which are divided each over its own ranks.
 import type { Module } from '../../nn/module.ts';
-import type { Parameter } from '../../nn/parameter.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import type { ShardBucket } from './bucket.ts';
 
@@ -19,10 +18,6 @@ export class FsdpUnit {
   /** In profiles. */
   get title(): string {
     return titleOf(this.name);
-  }
-
-  get parameters(): Parameter[] {
-    return this.buckets.flatMap(({ layout }) => layout.spans.map(({ parameter }) => parameter));
   }
 
   unshardAsync(): void {

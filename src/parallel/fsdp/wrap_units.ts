@@ -1,6 +1,7 @@
 // Wrapping: planned units get memory and values, one after the other, and their modules get hooks.
 import { native } from '../../native.ts';
 import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
+import { Placement } from '../../nn/placement.ts';
 import { communicationStream, computeDevice, onStream, StreamEvent } from '../../tensor/streams.ts';
 import { allocate, type BucketPlace } from './allocate.ts';
 import { type BucketShape, ShardBucket } from './bucket.ts';
@@ -96,12 +97,20 @@ function fillBucket(
   else if (region) fillFromRank0(bucket, recipes, region, source.group, lane);
   else scatterFromRank0(bucket, recipes, ring, source.group);
   for (const parameter of parameters) {
+    parameter.placement = onRanks(parameter.placement, shape.groups);
     parameter.checkpointDtype ??= parameter.dtype;
     parameter.setOwner(bucket, receives ? 'receive' : recipes!.get(parameter)!.writer);
     parameter.dtype = shape.dtypes.master;
   }
   region?.dispose();
   return bucket;
+}
+
+/** A parameter that no plan has placed is whole on each of the ranks that divide the layers. */
+function onRanks(placement: Placement, { tensor }: ShardGroups): Placement {
+  if (!tensor || placement.position.size > 1) return placement;
+  const { axis } = placement.position;
+  return new Placement(placement.fullShape, placement.held, { axis, size: tensor.size, rank: tensor.rank });
 }
 
 /** Gives meta parameters values by the init function, or by resetParameters; with sync they may stay on meta. */

@@ -54,7 +54,8 @@ export function parallelize(model: CausalLM, plan: ParallelPlan, tp: TensorParal
   checkDivides(model, rules, tp.size);
   const position: AxisPosition = { axis: 'tensor', size: tp.size, rank: tp.rank };
   const parts = new Map<Parameter, Parameter>(); // tied ones stay tied
-  for (const [path, module] of [...model.namedModules()]) {
+  const modules = new Map(model.namedModules());
+  for (const [path, module] of modules) {
     const rule = rules.get(path);
     if (!rule) continue;
     for (const [name, parameter] of [...module.ownParameters()]) {
@@ -67,7 +68,8 @@ export function parallelize(model: CausalLM, plan: ParallelPlan, tp: TensorParal
       }
       Reflect.set(module, name, part);
     }
-    divideModule(model, path, module, rule, tp);
+    const instead = divideModule(model, path, module, rule, tp);
+    if (instead) replace(modules, path, instead);
   }
   shareOutRows(model, tp);
 }
@@ -85,7 +87,14 @@ function gradientGroup({ gradientParts, position }: Placement, mesh: DeviceMesh)
   return mesh.refold([axis], { part: size / gradientParts, copy: gradientParts }).group('copy');
 }
 
-function divideModule(model: CausalLM, path: string, module: Module, rule: ModulePlan, tp: TensorParallel): void {
+/** Puts collectives around a module whose parameters are divided; what takes its place, if something does. */
+function divideModule(
+  model: CausalLM,
+  path: string,
+  module: Module,
+  rule: ModulePlan,
+  tp: TensorParallel,
+): Module | undefined {
   for (const [property, units] of Object.entries(rule.counts ?? {})) {
     const count = Reflect.get(module, property) as number;
     Reflect.set(module, property, count / partsOf(units, model.config, tp.size));
@@ -96,14 +105,13 @@ function divideModule(model: CausalLM, path: string, module: Module, rule: Modul
   if (redistribute) hook(module, 'forward', (inner, args) => redistribute(inner(...args) as Tensor, tp));
   const weight = Reflect.get(module, 'weight') as Parameter | undefined;
   const held = weight?.placement.held;
-  if (held?.kind !== 'shard') return;
+  if (held?.kind !== 'shard') return undefined;
   const layer = dividedLayers.find(({ of, dim }) => module instanceof of && dim === held.dim);
   if (!layer)
     throw new TypeError(
       `transform: the plan divides dimension ${held.dim} of ${path}.weight, and no layer runs a ${module.constructor.name} so`,
     );
-  const instead = layer.run(module, model, tp);
-  if (instead) replace(model, path, instead);
+  return layer.run(module, model, tp);
 }
 
 /** Rows between the layers are divided equally; all of them again while the model generates, where one row cannot be divided. */
@@ -135,11 +143,11 @@ function divided(whole: Parameter, placement: Placement): Parameter {
   return part;
 }
 
-/** Puts `module` at `path` below `root`. */
-function replace(root: Module, path: string, module: Module): void {
+/** Puts `module` at `path`; `modules` are those of the model, by path. */
+function replace(modules: ReadonlyMap<string, Module>, path: string, module: Module): void {
   const dot = path.lastIndexOf('.');
   const key = path.slice(dot + 1);
-  const parent = [...root.namedModules()].find(([name]) => name === path.slice(0, Math.max(0, dot)))![1];
+  const parent = modules.get(path.slice(0, Math.max(0, dot)))!;
   if (!Reflect.has(parent, key))
     throw new Error(`transform: ${path} cannot be replaced; its parent has no such property`);
   module.training = parent.training;
