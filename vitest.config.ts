@@ -20,6 +20,7 @@ const config: ViteUserConfig = defineConfig({
       project('reference', { testTimeout: 60_000 }),
       project('multi', alone),
       project('emulated', { ...alone, testTimeout: 300_000 }),
+      project('hosts', alone),
       project('package', alone),
     ],
   },

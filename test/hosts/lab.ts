@@ -1,0 +1,208 @@
+// Several hosts on one machine: network namespaces with their own host names, connected by a switch in a namespace of its own.
+// Needs root and iproute2; `whyNoHosts` says what is missing, for tests that are skipped then.
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+
+const ip = (...args: string[]): string =>
+  execFileSync('ip', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
+
+let labs = 0;
+
+function tryNamespaces(): string | undefined {
+  if (process.getuid?.() !== 0) return 'network namespaces need root';
+  const name = `rz${process.pid}t`;
+  const made = spawnSync('ip', ['netns', 'add', name], { encoding: 'utf8' });
+  if (made.error) return 'ip (iproute2) is missing';
+  if (made.status !== 0) return `network namespaces cannot be made here: ${made.stderr.trim()}`;
+  const link = spawnSync('ip', ['-n', name, 'link', 'add', 'v0', 'type', 'veth', 'peer', 'name', 'v1'], {
+    encoding: 'utf8',
+  });
+  spawnSync('ip', ['netns', 'del', name]);
+  return link.status === 0 ? undefined : `veth links cannot be made here: ${link.stderr.trim()}`;
+}
+
+/** Why hosts cannot be made on this machine; undefined where they can. */
+export const whyNoHosts: string | undefined = tryNamespaces();
+
+export interface HostProcess {
+  /** Null if a signal ended it, `signal` then. */
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+  milliseconds: number;
+}
+
+export interface StartOptions {
+  env?: Record<string, string | undefined>;
+  cwd?: string;
+  /** Milliseconds after which everything on the host is killed. */
+  timeout?: number;
+  onLine?: (line: string, stream: 'stdout' | 'stderr') => void;
+}
+
+/** One host of a lab. */
+export class Host {
+  readonly name: string;
+  /** IPv4 and IPv6 addresses on the lab's network. */
+  readonly address: string;
+  readonly address6: string;
+  readonly namespace: string;
+  private readonly lab: Lab;
+  private readonly port: string;
+
+  constructor(lab: Lab, name: string, index: number) {
+    this.lab = lab;
+    this.name = name;
+    this.namespace = `${lab.name}-${name}`;
+    this.port = `p${index}`;
+    this.address = `10.90.0.${10 + index}`;
+    this.address6 = `fd90::${10 + index}`;
+    ip('netns', 'add', this.namespace);
+    ip('-n', lab.switchName, 'link', 'add', this.port, 'type', 'veth', 'peer', 'name', 'e0', 'netns', this.namespace);
+    ip('-n', lab.switchName, 'link', 'set', this.port, 'master', 'sw0', 'up');
+    ip('-n', this.namespace, 'link', 'set', 'lo', 'up');
+    ip('-n', this.namespace, 'addr', 'add', `${this.address}/24`, 'dev', 'e0');
+    ip('-n', this.namespace, 'addr', 'add', `${this.address6}/64`, 'dev', 'e0', 'nodad');
+    ip('-n', this.namespace, 'link', 'set', 'e0', 'up');
+  }
+
+  /** Starts a program on this host: its own network, and its own host name. */
+  start(argv: readonly string[], options: StartOptions = {}): { child: ChildProcess; done: Promise<HostProcess> } {
+    const started = Date.now();
+    const shell = 'hostname "$0"; exec "$@"';
+    const child = spawn(
+      'ip',
+      ['netns', 'exec', this.namespace, 'unshare', '-u', 'sh', '-c', shell, this.name, ...argv],
+      {
+        env: cleanEnvironment(options.env),
+        cwd: options.cwd,
+        stdio: ['ignore', 'pipe', 'pipe'],
+      },
+    );
+    const text = { stdout: '', stderr: '' };
+    for (const stream of ['stdout', 'stderr'] as const) {
+      let rest = '';
+      child[stream]!.setEncoding('utf8').on('data', (chunk: string) => {
+        text[stream] += chunk;
+        const lines = (rest + chunk).split('\n');
+        rest = lines.pop()!;
+        for (const line of lines) options.onLine?.(line, stream);
+      });
+    }
+    const timer = setTimeout(() => this.killAll(), options.timeout ?? 60_000);
+    const done = new Promise<HostProcess>((resolve) => {
+      child.once('close', (code, signal) => {
+        clearTimeout(timer);
+        resolve({ code, signal, ...text, milliseconds: Date.now() - started });
+      });
+    });
+    return { child, done };
+  }
+
+  run(argv: readonly string[], options: StartOptions = {}): Promise<HostProcess> {
+    return this.start(argv, options).done;
+  }
+
+  /** Processes on this host. */
+  get pids(): number[] {
+    return ip('netns', 'pids', this.namespace).split('\n').filter(Boolean).map(Number);
+  }
+
+  signalAll(signal: NodeJS.Signals): void {
+    for (const pid of this.pids) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // It is gone.
+      }
+    }
+  }
+
+  killAll(): void {
+    this.signalAll('SIGKILL');
+  }
+
+  /** Pulls the cable, or puts it back. Sockets live on. */
+  setLink(up: boolean): void {
+    ip('-n', this.lab.switchName, 'link', 'set', this.port, up ? 'up' : 'down');
+  }
+
+  /** tc netem's words for what this host sends and receives, `delay 50ms loss 1%`, `rate 1gbit`; '' for none. */
+  shape(words: string): void {
+    const sides: [string, string][] = [
+      [this.lab.switchName, this.port],
+      [this.namespace, 'e0'],
+    ];
+    for (const [namespace, device] of sides) {
+      spawnSync('ip', ['netns', 'exec', namespace, 'tc', 'qdisc', 'del', 'dev', device, 'root']);
+      if (words !== '')
+        execFileSync('ip', [
+          'netns',
+          'exec',
+          namespace,
+          'tc',
+          'qdisc',
+          'add',
+          'dev',
+          device,
+          'root',
+          'netem',
+          ...words.split(' '),
+        ]);
+    }
+  }
+
+  /** Bytes that went over this host's cable since it was made. */
+  get wire(): { sent: number; received: number } {
+    const [link] = JSON.parse(ip('-n', this.namespace, '-s', '-j', 'link', 'show', 'e0')) as {
+      stats64: { rx: { bytes: number }; tx: { bytes: number } };
+    }[];
+    return { sent: link!.stats64.tx.bytes, received: link!.stats64.rx.bytes };
+  }
+
+  /** Ports on which something on this host listens for TCP. */
+  get openPorts(): number[] {
+    const text = execFileSync('ip', ['netns', 'exec', this.namespace, 'cat', '/proc/net/tcp', '/proc/net/tcp6'], {
+      encoding: 'utf8',
+    });
+    return [...text.matchAll(/^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A /gm)].map((match) =>
+      Number.parseInt(match[1]!, 16),
+    );
+  }
+
+  /** @internal */
+  remove(): void {
+    this.killAll();
+    ip('netns', 'del', this.namespace);
+  }
+}
+
+/** Hosts h0, h1, … on one switch. Dispose of it: processes are killed and namespaces removed. */
+export class Lab implements Disposable {
+  readonly name: string = `rz${process.pid}x${labs++}`;
+  readonly hosts: readonly Host[];
+
+  constructor(numHosts: number) {
+    ip('netns', 'add', this.switchName);
+    ip('-n', this.switchName, 'link', 'add', 'name', 'sw0', 'type', 'bridge');
+    ip('-n', this.switchName, 'link', 'set', 'sw0', 'up');
+    this.hosts = Array.from({ length: numHosts }, (_, i) => new Host(this, `h${i}`, i));
+  }
+
+  get switchName(): string {
+    return `${this.name}-sw`;
+  }
+
+  [Symbol.dispose](): void {
+    for (const host of this.hosts) host.remove();
+    ip('netns', 'del', this.switchName);
+  }
+}
+
+/** The environment of the test without variables of any launcher. */
+export function cleanEnvironment(extra: Record<string, string | undefined> = {}): NodeJS.ProcessEnv {
+  const launchers =
+    /^(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_RANK|MASTER_|PET_|SLURM_|OMPI_|PMI_|MPI_|SM_|RANKZERO_|VITEST|NODE_OPTIONS)/;
+  const own = Object.entries(process.env).filter(([name]) => !launchers.test(name));
+  return { ...Object.fromEntries(own), ...extra };
+}
