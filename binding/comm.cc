@@ -62,7 +62,8 @@ std::function<std::string()> secret_source(std::string secret, std::string file)
   };
 }
 
-// ({rank, size, host, port, secret, secretFile, loopback, timeout}) → promise of the world's handle
+// ({rank, size, host, port, secret, secretFile, loopback, timeout, serves, address, version, hostName, heartbeatTimeout}) → promise
+// of the world's handle
 napi_value comm_init(Args& a) {
   Napi::Object o = a.value(0).As<Napi::Object>();
   CommState& state = comm_state(a);
@@ -73,9 +74,16 @@ napi_value comm_init(Args& a) {
   comm::JobOptions options;
   options.rank = static_cast<int>(number("rank"));
   options.size = static_cast<int>(number("size"));
-  options.store = {text("host"), static_cast<int>(number("port")), secret_source(text("secret"), text("secretFile"))};
+  options.store.host = text("host");
+  options.store.port = static_cast<int>(number("port"));
+  options.store.secret = secret_source(text("secret"), text("secretFile"));
   options.loopback = o.Get("loopback").As<Napi::Boolean>().Value();
   options.timeout_seconds = number("timeout");
+  options.serves = o.Get("serves").As<Napi::Boolean>().Value();
+  options.address = text("address");
+  options.store.version = text("version");
+  options.store.host_name = text("hostName");
+  options.store.silence = number("heartbeatTimeout");
   struct Joined {
     std::shared_ptr<comm::Job> job;
     Group world;
@@ -191,6 +199,9 @@ napi_value group_info(Args& a) {
   out.Set("backend", g->backend());
   out.Set("deviceBackend", g->device_backend());
   out.Set("hosts", g->hosts());
+  std::vector<int> host_of;
+  for (int r = 0; r < g->size(); ++r) host_of.push_back(g->host_of(r));
+  out.Set("hostOf", to_array(a.env(), host_of));
   out.Set("ranksOnHost", to_array(a.env(), g->ranks_on_host()));
   out.Set("canMap", g->can_map());
   out.Set("name", g->name());

@@ -284,6 +284,16 @@ export interface NativeCommOptions {
   loopback: boolean;
   /** Seconds without progress of any rank. */
   timeout: number;
+  /** This process serves the rendezvous store. */
+  serves: boolean;
+  /** At which other hosts reach this rank; '' for the local address of its connection to the store. */
+  address: string;
+  /** Of this package: all ranks have the same. */
+  version: string;
+  /** Of this host; '' when all ranks are on one. */
+  hostName: string;
+  /** Seconds without a sign of life after which a rank or its host counts as dead. */
+  heartbeatTimeout: number;
 }
 
 /** What one rank of a dry run would have sent so far, by collective. The formulas are those of cpp/comm/dry_group.h. */
@@ -300,6 +310,8 @@ export interface NativeGroupInfo {
   /** Of tensors on devices. */
   deviceBackend: string;
   hosts: number;
+  /** The host of each rank. */
+  hostOf: number[];
   ranksOnHost: number[];
   canMap: boolean;
   name: string;

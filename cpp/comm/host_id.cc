@@ -2,10 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
-#include <sstream>
+#include <map>
 
-#include "core/error.h"
+#include "comm/wire.h"
 
 namespace rz::comm {
 
@@ -23,27 +24,38 @@ HostInfo this_host() {
 }
 
 std::string HostInfo::encode() const {
-  return std::to_string(pid) + "\n" + hostname + "\n" + id;
+  Writer text(Message::Set);
+  text.u32(pid).text(hostname).text(id).text(address).text(store_address).text(engine).u32(static_cast<uint32_t>(level));
+  return text.frame();
 }
 
 HostInfo HostInfo::decode(const std::string& text) {
-  std::istringstream lines(text);
-  std::string pid;
+  Reader reader(text);
   HostInfo host;
-  if (!std::getline(lines, pid) || !std::getline(lines, host.hostname) || !std::getline(lines, host.id)) {
-    fail("ERR_STORE_PROTOCOL", "a rank described its host as \"", text, "\"");
-  }
-  host.pid = static_cast<uint32_t>(std::stoul(pid));
+  reader.u32();  // length
+  reader.type();
+  host.pid = reader.u32();
+  for (std::string* field : {&host.hostname, &host.id, &host.address, &host.store_address, &host.engine}) *field = reader.text();
+  host.level = static_cast<int>(reader.u32());
   return host;
 }
 
-void expect_one_host(const std::vector<HostInfo>& ranks) {
-  for (size_t r = 1; r < ranks.size(); ++r) {
-    if (ranks[r].id != ranks[0].id) {
-      fail("ERR_BACKEND", "the shm backend needs all ranks on one host, but rank 0 runs on ", ranks[0].hostname, " and rank ", r, " on ", ranks[r].hostname,
-           " (another host, boot or network namespace). CPU ranks of several hosts are not supported");
-    }
+HostLayout::HostLayout(const std::vector<std::string>& ids) {
+  std::map<std::string, int> known;
+  for (size_t rank = 0; rank < ids.size(); ++rank) {
+    auto [found, is_new] = known.try_emplace(ids[rank], hosts());
+    if (is_new) ranks_.emplace_back();
+    auto& ranks = ranks_[static_cast<size_t>(found->second)];
+    host_of_.push_back(found->second);
+    index_of_.push_back(static_cast<int>(ranks.size()));
+    ranks.push_back(static_cast<int>(rank));
   }
+}
+
+int HostLayout::fewest() const {
+  size_t fewest = ranks_.empty() ? 0 : ranks_[0].size();
+  for (const auto& ranks : ranks_) fewest = std::min(fewest, ranks.size());
+  return static_cast<int>(fewest);
 }
 
 }  // namespace rz::comm

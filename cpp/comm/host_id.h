@@ -1,4 +1,5 @@
-// What tells whether two ranks can share memory.
+// What a rank says of itself when it joins, and on which hosts the ranks of a job are. Ranks of one host share kernel, host name
+// and network namespace, so that they can pass each other descriptors of memory.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -7,9 +8,13 @@
 namespace rz::comm {
 
 struct HostInfo {
-  std::string id;        // boot, host name and network namespace: ranks share memory where these are equal
-  std::string hostname;  // for messages
   uint32_t pid = 0;
+  std::string hostname;
+  std::string id;             // equal for ranks of one host alone
+  std::string address;        // numeric, at which other hosts reach this rank
+  std::string store_address;  // at which this rank reached the store
+  std::string engine;         // why the engine between hosts cannot be used here; empty where it can
+  int level = 0;              // of the instruction set
 
   std::string encode() const;
   static HostInfo decode(const std::string& text);
@@ -17,7 +22,26 @@ struct HostInfo {
 
 HostInfo this_host();
 
-// Errors, the same on every rank: ERR_BACKEND where they are not all on one.
-void expect_one_host(const std::vector<HostInfo>& ranks);
+// The hosts of some ranks, in the order of their first ranks.
+class HostLayout {
+ public:
+  HostLayout() = default;
+  // One id for each rank.
+  explicit HostLayout(const std::vector<std::string>& ids);
+
+  int hosts() const { return static_cast<int>(ranks_.size()); }
+  int host_of(int rank) const { return host_of_[static_cast<size_t>(rank)]; }
+  // Position of a rank among those of its host.
+  int index_of(int rank) const { return index_of_[static_cast<size_t>(rank)]; }
+  const std::vector<int>& ranks_on(int host) const { return ranks_[static_cast<size_t>(host)]; }
+  int size_of(int host) const { return static_cast<int>(ranks_on(host).size()); }
+  // The rank of `host` that exchanges with ranks of index `index` on other hosts.
+  int partner(int host, int index) const { return ranks_on(host)[static_cast<size_t>(index % size_of(host))]; }
+  int fewest() const;  // ranks on a host
+
+ private:
+  std::vector<int> host_of_, index_of_;
+  std::vector<std::vector<int>> ranks_;
+};
 
 }  // namespace rz::comm

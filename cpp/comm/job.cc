@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <sstream>
 
-#include "comm/host_id.h"
+#include "comm/hosts/engine_library.h"
+#include "comm/hosts/hosts_group.h"
 #include "comm/local_group.h"
 #include "comm/sha256.h"
 #include "comm/shm_group.h"
@@ -27,25 +29,66 @@ Job::Job(const JobOptions& options) : options_(options), state_(std::make_shared
 
 std::shared_ptr<Job> Job::join(const JobOptions& options) {
   std::shared_ptr<Job> job(new Job(options));
-  Doing joining{"initProcessGroup"};
   raise_descriptor_limit();
-  if (options.rank == 0) {
-    job->server_ = std::make_unique<StoreServer>(options.store.port, options.loopback, options.store.secret(), options.size);
+  if (options.serves) {
+    const StoreAddress& store = options.store;
+    job->server_ = std::make_unique<StoreServer>(store.port, options.loopback, store.secret(), options.rank, options.size, store.version, store.silence);
   }
   job->store_ = std::make_unique<Store>(options.store, job->state_);
-  if (options.rank == 0) job->store_->set("job", to_hex(random_bytes(12)));
-  std::string name = job->store_->get("job", joining, 0);
-  // Served before the rank is announced: whoever sees the announcement can fetch.
-  job->exchange_ = std::make_shared<SegmentExchange>(name, hmac_sha256(options.store.secret(), "segments" + name), job->state_);
-  job->store_->set("host/" + std::to_string(options.rank), this_host().encode());
-  std::vector<HostInfo> hosts;
-  for (int r = 0; r < options.size; ++r) {
-    std::string key = "host/" + std::to_string(r), missing = "rankzero: rank 0 waits for rank " + std::to_string(r) + " to join\n";
-    hosts.push_back(HostInfo::decode(job->store_->get(key, joining, r, options.rank == 0 ? missing : "")));
-  }
-  for (int r = 0; r < options.size; ++r) job->state_->introduce(r, hosts[static_cast<size_t>(r)].pid);
-  expect_one_host(hosts);
+  job->connect();
+  // Of several that serve, the ranks know one.
+  if (job->server_ && !job->server_->is_used()) job->server_.reset();
   return job;
+}
+
+void Job::connect() {
+  Doing joining{"initProcessGroup"};
+  if (options_.rank == 0) store_->set("job", to_hex(random_bytes(12)));
+  std::string name = store_->get("job", joining, 0);
+  const std::string secret = options_.store.secret();
+  // Served before the rank is announced: whoever sees the announcement can fetch.
+  exchange_ = std::make_shared<SegmentExchange>(name, hmac_sha256(secret, "segments" + name), state_);
+  HostInfo own = this_host();
+  own.address = options_.address.empty() ? store_->own_address() : options_.address;
+  own.store_address = store_->server_address();
+  own.level = options_.level;
+  if (!options_.loopback) own.engine = engine_problem();
+  store_->set("host/" + std::to_string(options_.rank), own.encode());
+  std::vector<std::string> ids;
+  for (int r = 0; r < options_.size; ++r) {
+    std::string key = "host/" + std::to_string(r), missing = "rankzero: rank 0 waits for rank " + std::to_string(r) + " to join\n";
+    hosts_.push_back(HostInfo::decode(store_->get(key, joining, r, options_.rank == 0 ? missing : "")));
+    ids.push_back(hosts_.back().id);
+  }
+  layout_ = HostLayout(ids);
+  const bool several = layout_.hosts() > 1;
+  for (int r = 0; r < options_.size; ++r) {
+    const HostInfo& host = hosts_[static_cast<size_t>(r)];
+    state_->introduce(r, host.pid, several ? host.hostname : "");
+  }
+  if (!several) return;
+  for (int r = 0; r < options_.size; ++r) {
+    const HostInfo& host = hosts_[static_cast<size_t>(r)];
+    if (!host.engine.empty())
+      rz::fail("ERR_BACKEND", "the ranks of this job are on ", layout_.hosts(), " hosts, but rank ", r, " on ", host.hostname, " cannot be connected to the others: ", host.engine);
+  }
+  link_ = std::make_unique<Link>(open_engine(reachable_address(), options_.rank, options_.size), hmac_sha256(secret, "link" + name), *store_, state_);
+}
+
+// A rank on the host of the store may have reached it by loopback: then its address is the one that other hosts used.
+std::string Job::reachable_address() const {
+  const HostInfo& own = hosts_[static_cast<size_t>(options_.rank)];
+  if (!is_loopback(own.address)) return own.address;
+  for (const HostInfo& other : hosts_)
+    if (other.id != own.id && !is_loopback(other.store_address)) return other.store_address;
+  rz::fail("ERR_BACKEND", "rank ", options_.rank, " on ", own.hostname, " knows no address at which other hosts reach it: MASTER_ADDR is a loopback address. ",
+           "Set MASTER_ADDR to an address of the host of rank 0, or RANKZERO_ADDRESS on each host");
+}
+
+int Job::lowest_level() const {
+  int lowest = options_.level;
+  for (const HostInfo& host : hosts_) lowest = std::min(lowest, host.level);
+  return lowest;
 }
 
 Job::~Job() { depart("this process has left the job"); }
@@ -75,22 +118,45 @@ std::shared_ptr<ProcessGroup> Job::group(const std::string& title, std::vector<i
     });
   }
   std::string key = "group/" + title + "#" + std::to_string(++group_counts_[title]);
+  std::vector<std::string> ids;
+  for (int r : ranks) ids.push_back(hosts_[static_cast<size_t>(r)].id);
+  HostLayout layout(ids);
+  if (layout.hosts() > 1) {
+    auto group = HostsGroup::create(shared_from_this(), key, title, std::move(ranks), std::move(layout), pool);
+    std::erase_if(host_groups_, [](auto& g) { return g.expired(); });
+    host_groups_.push_back(group);
+    return group;
+  }
   auto group = ShmGroup::create(shared_from_this(), key, title, std::move(ranks), pool);
   std::erase_if(groups_, [](auto& g) { return g.expired(); });
   groups_.push_back(group);
   return group;
 }
 
+std::shared_ptr<ProcessGroup> Job::split(const ProcessGroup& whole, const std::vector<int>& members, Runtime* runtime) {
+  std::vector<int> world;
+  std::ostringstream title;
+  for (int member : members) {
+    world.push_back(whole.ranks()[static_cast<size_t>(member)]);
+    title << (world.size() == 1 ? "[" : ",") << world.back();
+  }
+  title << "]";
+  if (std::find(members.begin(), members.end(), whole.rank()) == members.end()) return nullptr;
+  return group(title.str(), std::move(world), runtime);
+}
+
 void Job::leave() {
   if (left_ || !store_) return;
-  for (auto& weak : groups_) {
-    if (auto group = weak.lock()) group->close_devices();
-  }
+  auto of_all = [&](auto act) {
+    for (auto& weak : groups_)
+      if (auto group = weak.lock()) act(*group);
+    for (auto& weak : host_groups_)
+      if (auto group = weak.lock()) act(*group);
+  };
+  of_all([](auto& group) { group.close_devices(); });
   // First the goodbye: a peer that waits for a call of this rank must not wait while this rank waits for it to read.
   store_->leave();
-  for (auto& weak : groups_) {
-    if (auto group = weak.lock()) group->quiesce();
-  }
+  of_all([](auto& group) { group.quiesce(); });
   depart("this process has left the job");
 }
 

@@ -17,6 +17,12 @@ std::string size_text(uint64_t bytes) {
 
 }  // namespace
 
+std::string seconds_text(double seconds) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g s", seconds);
+  return text;
+}
+
 std::string RankStatus::activity() const {
   std::string text;
   if (!operation.empty()) {
@@ -34,7 +40,7 @@ std::string RankStatus::activity() const {
 std::string RankStatus::text(int rank) const {
   std::string text = "rank " + std::to_string(rank);
   if (pid == 0) return text + " (not joined yet)";
-  return text + " (pid " + std::to_string(pid) + ")";
+  return text + " (pid " + std::to_string(pid) + (host.empty() ? "" : " on " + host) + ")";
 }
 
 std::string Doing::text() const {
@@ -98,6 +104,7 @@ void JobState::depart(int rank) {
 
 void JobState::update(std::vector<RankStatus> ranks, int64_t idle_milliseconds) {
   std::lock_guard lock(mutex_);
+  for (size_t r = 0; r < ranks.size(); ++r) ranks[r].host = ranks_[r].host;
   ranks_ = std::move(ranks);
   last_progress_ = std::max(last_progress_, Clock::now() - std::chrono::milliseconds(idle_milliseconds));
 }
@@ -107,9 +114,10 @@ RankStatus JobState::status(int rank) const {
   return ranks_[static_cast<size_t>(rank)];
 }
 
-void JobState::introduce(int rank, uint32_t pid) {
+void JobState::introduce(int rank, uint32_t pid, const std::string& host) {
   std::lock_guard lock(mutex_);
   ranks_[static_cast<size_t>(rank)].pid = pid;
+  ranks_[static_cast<size_t>(rank)].host = host;
 }
 
 void JobState::check(const Doing& doing, int peer, Clock::time_point since) {

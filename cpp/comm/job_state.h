@@ -15,10 +15,11 @@ namespace rz::comm {
 
 struct RankStatus {
   uint32_t pid = 0;  // 0: has not joined
+  std::string host;  // empty when all ranks are on one
   bool departed = false;
   std::string phase, operation;
   uint64_t sequence = 0, bytes = 0, ticks = 0;
-  std::string text(int rank) const;  // "rank 1 (pid 42)"
+  std::string text(int rank) const;  // "rank 1 (pid 42)", "rank 1 (pid 42 on node1)"
   std::string activity() const;      // "in all_gather #12", "before its first collective, phase load, 3.1 MB moved"
 };
 
@@ -29,6 +30,9 @@ struct Doing {
   const char* group = "";
   std::string text() const;
 };
+
+// "60 s", "2.5 s"
+std::string seconds_text(double seconds);
 
 class JobState {
  public:
@@ -51,7 +55,7 @@ class JobState {
   bool departed(int rank) const { return rank >= 0 && departed_[static_cast<size_t>(rank)].load(std::memory_order_acquire); }
   void update(std::vector<RankStatus> ranks, int64_t idle_milliseconds);
   RankStatus status(int rank) const;
-  void introduce(int rank, uint32_t pid);
+  void introduce(int rank, uint32_t pid, const std::string& host);
 
   // Throws if the job is aborted, or if neither this wait nor any rank made progress for the timeout.
   void check(const Doing& doing, int peer, Clock::time_point since);

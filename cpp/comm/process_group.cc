@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
 #include "comm/device_collectives.h"
 #include "core/error.h"
@@ -54,9 +53,10 @@ ProcessGroup::ProcessGroup(std::string name, std::vector<int> ranks, int rank) :
 ProcessGroup::~ProcessGroup() = default;
 
 std::vector<int> ProcessGroup::ranks_on_host() const {
-  std::vector<int> all(static_cast<size_t>(size()));
-  std::iota(all.begin(), all.end(), 0);
-  return all;
+  std::vector<int> here;
+  for (int r = 0; r < size(); ++r)
+    if (host_of(r) == host_of(rank())) here.push_back(r);
+  return here;
 }
 
 DeviceCollectives& ProcessGroup::devices(Stream* stream) {

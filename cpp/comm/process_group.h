@@ -58,7 +58,9 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   virtual const char* device_backend() const { return size() == 1 ? backend() : "nccl"; }
   // How many hosts its members are on, and which of its ranks on this one, in ascending order.
   virtual int hosts() const { return 1; }
-  virtual std::vector<int> ranks_on_host() const;
+  std::vector<int> ranks_on_host() const;
+  // Which of the hosts, numbered in the order of their first ranks, a rank is on.
+  virtual int host_of(int) const { return 0; }
   // All members can map each other's memory of the host: allocate_whole works. Memory of devices is never mapped.
   virtual bool can_map() const = 0;
 

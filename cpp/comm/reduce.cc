@@ -121,7 +121,9 @@ void cast_copy(void* out, DType out_type, const void* in, DType in_type, int64_t
   }
 }
 
-void reduce(void* out, DType out_type, const void* const* sources, DType in_type, int num_sources, int64_t count, ReduceOp op, bool accumulate) {
+void reduce(void* out, DType out_type, const void* const* sources, DType in_type, int num_sources, int64_t count, ReduceOp op, bool accumulate,
+            int num_averaged) {
+  if (num_averaged == 0) num_averaged = num_sources;
   switch (in_type) {
     case DType::Int64: return reduce_integers(static_cast<int64_t*>(out), sources, num_sources, count, op, accumulate);
     case DType::Int32: return reduce_integers(static_cast<int32_t*>(out), sources, num_sources, count, op, accumulate);
@@ -129,7 +131,7 @@ void reduce(void* out, DType out_type, const void* const* sources, DType in_type
     default: break;
   }
   const bool sums = op == ReduceOp::Sum || op == ReduceOp::Avg;
-  if (num_sources == 2 && sums && !accumulate && in_type == DType::Float32 && out_type == DType::Float32)
+  if (num_sources == 2 && num_averaged == 2 && sums && !accumulate && in_type == DType::Float32 && out_type == DType::Float32)
     return sum_pair_f32(static_cast<float*>(out), static_cast<const float*>(sources[0]), static_cast<const float*>(sources[1]),
                         op == ReduceOp::Avg ? 0.5f : 1.0f, count);
   alignas(64) float acc[kBlock];
@@ -137,7 +139,7 @@ void reduce(void* out, DType out_type, const void* const* sources, DType in_type
     int64_t n = std::min(kBlock, count - at);
     load(acc, sources[0], in_type, at, n);
     for (int s = 1; s < num_sources; ++s) combine(acc, sources[s], in_type, at, n, op);
-    if (op == ReduceOp::Avg) divide_f32(acc, static_cast<float>(num_sources), n);
+    if (op == ReduceOp::Avg) divide_f32(acc, static_cast<float>(num_averaged), n);
     if (accumulate) combine(acc, out, out_type, at, n, ReduceOp::Sum);
     store(out, out_type, at, acc, n);
   }

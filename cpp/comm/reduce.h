@@ -17,7 +17,9 @@ constexpr const char* name_of(ReduceOp op) {
 // Copies; converts where both are floating and differ.
 void cast_copy(void* out, DType out_type, const void* in, DType in_type, int64_t count);
 
-// out = op over sources (+ out if `accumulate`). `out` may be one of the sources if the dtypes are equal.
-void reduce(void* out, DType out_type, const void* const* sources, DType in_type, int num_sources, int64_t count, ReduceOp op, bool accumulate);
+// out = op over sources (+ out if `accumulate`). `out` may be one of the sources if the dtypes are equal. An average is over
+// `num_averaged`, where the sources are sums already; 0: over the sources.
+void reduce(void* out, DType out_type, const void* const* sources, DType in_type, int num_sources, int64_t count, ReduceOp op, bool accumulate,
+            int num_averaged = 0);
 
 }  // namespace rz::comm

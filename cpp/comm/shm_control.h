@@ -6,17 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace rz::comm {
+#include "comm/header.h"
 
-// What a rank says about the collective it enters.
-struct Header {
-  uint64_t sequence;
-  int64_t numel;    // of one rank's part
-  int64_t offset;   // bytes into `segment` of the memory that peers may read
-  int32_t segment;  // -1: private memory, read through the mailbox
-  int32_t root;
-  uint8_t operation, reduce, in_dtype, out_dtype;
-};
+namespace rz::comm {
 
 struct alignas(128) Slot {
   std::atomic<uint32_t> round;     // the last round this rank published

@@ -7,77 +7,11 @@
 
 #include "comm/futex.h"
 #include "comm/shm_limits.h"
+#include "comm/turn.h"
 #include "core/progress.h"
 #include "core/task_log.h"
 
 namespace rz::comm {
-namespace {
-
-constexpr const char* kOperationNames[] = {"?", "broadcast", "scatter", "all_reduce", "all_gather", "reduce_scatter", "barrier", "all_to_all"};
-
-std::string describe(const Header& h) {
-  Operation operation = static_cast<Operation>(h.operation);
-  std::ostringstream text;
-  text << kOperationNames[std::min<int>(h.operation, 7)];
-  if (operation == Operation::Barrier) return text.str();
-  text << "(";
-  if (operation != Operation::AllToAll) text << h.numel << " × ";
-  text << name_of(static_cast<DType>(h.in_dtype));
-  if (h.out_dtype != h.in_dtype) text << " → " << name_of(static_cast<DType>(h.out_dtype));
-  if (operation == Operation::AllReduce || operation == Operation::ReduceScatter) text << ", " << name_of(static_cast<ReduceOp>(h.reduce));
-  if (operation == Operation::Broadcast || operation == Operation::Scatter) text << ", root " << h.root;
-  text << ")";
-  return text.str();
-}
-
-bool same_call(const Header& a, const Header& b) {
-  if (a.sequence != b.sequence || a.operation != b.operation || a.numel != b.numel || a.root != b.root) return false;
-  if (a.reduce != b.reduce || a.out_dtype != b.out_dtype) return false;
-  return static_cast<Operation>(a.operation) == Operation::Scatter || a.in_dtype == b.in_dtype;  // only root knows its input
-}
-
-}  // namespace
-
-// One enqueued call. If its stream skips it (an earlier task failed there), the group breaks instead of hanging.
-class ShmGroup::Turn {
- public:
-  Turn(std::shared_ptr<ShmGroup> group, Sequencer& sequencer, const char* operation) : group_(std::move(group)), sequencer_(sequencer), operation_(operation), ticket_(sequencer.take()) {}
-  ~Turn() {
-    if (ran_) return;
-    std::string why = std::string(operation_) + " #" + std::to_string(ticket_) + " was skipped, since an earlier operation on its stream failed";
-    sequencer_.break_with(why);
-    group_->state().announce("ERR_PEER", "rank " + std::to_string(group_->state().rank()) + " failed: " + why);
-  }
-
-  void run(const std::function<void(const Doing&)>& body) {
-    ran_ = true;
-    Doing doing{operation_, ticket_, group_->name().c_str()};
-    JobState& state = group_->state();
-    try {
-      if (state.aborted()) state.throw_abort(doing);
-      {
-        PeerWait waiting;
-        sequencer_.wait(state, doing, ticket_);
-      }
-      progress::enter(operation_, ticket_);
-      body(doing);
-      progress::enter(nullptr, ticket_);
-      sequencer_.finish(ticket_);
-    } catch (const std::exception& error) {
-      progress::enter(nullptr, ticket_);
-      sequencer_.break_with(error.what());
-      state.announce("ERR_PEER", "rank " + std::to_string(state.rank()) + " failed in " + doing.text() + ": " + error.what());
-      throw;
-    }
-  }
-
- private:
-  std::shared_ptr<ShmGroup> group_;
-  Sequencer& sequencer_;
-  const char* operation_;
-  uint64_t ticket_;
-  bool ran_ = false;
-};
 
 ShmGroup::ShmGroup(std::shared_ptr<Job> job, std::string title, std::vector<int> ranks, int rank, std::shared_ptr<SharedPool> pool)
     : ProcessGroup(std::move(title), std::move(ranks), rank), job_(std::move(job)), pool_(std::move(pool)), parcels_(static_cast<size_t>(size()), {0, nullptr, 0}) {
@@ -176,19 +110,11 @@ std::shared_ptr<Storage> ShmGroup::allocate_whole(size_t bytes, Stream* home, Me
 
 std::shared_ptr<ProcessGroup> ShmGroup::split(const std::vector<int>& members) {
   check_members(members);
-  std::vector<int> world;
-  std::ostringstream title;
-  for (int member : members) {
-    title << (world.empty() ? "[" : ",") << world_rank(member);
-    world.push_back(world_rank(member));
-  }
-  title << "]";
-  if (std::find(members.begin(), members.end(), rank()) == members.end()) return nullptr;
-  return job_->group(title.str(), std::move(world), pool_->runtime());
+  return job_->split(*this, members, pool_->runtime());
 }
 
 void ShmGroup::submit(Sequencer& sequencer, const char* operation, Stream* stream, std::function<void(const Doing&)> body) {
-  auto turn = std::make_shared<Turn>(std::static_pointer_cast<ShmGroup>(shared_from_this()), sequencer, operation);
+  auto turn = std::make_shared<Turn>(shared_from_this(), state(), sequencer, operation);
   static_cast<CpuStream*>(stream)->enqueue(operation, [turn, body = std::move(body)] { turn->run(body); });
 }
 
@@ -247,10 +173,7 @@ void ShmGroup::compare(const Doing& doing, const Header& own, int peer) {
     if (static_cast<Operation>(own.operation) == Operation::AllToAll) compare_counts(doing, rank(), peer);
     return;
   }
-  int low = world_rank(rank()), high = world_rank(peer);
-  std::string first = describe(own), second = describe(other);
-  if (low > high) std::swap(low, high), std::swap(first, second);
-  raise_mismatch(doing, "is " + first + " on rank " + std::to_string(low) + " but " + second + " on rank " + std::to_string(high));
+  raise_mismatch(doing, difference(own, world_rank(rank()), other, world_rank(peer)));
 }
 
 void ShmGroup::raise_mismatch(const Doing& doing, const std::string& text) {

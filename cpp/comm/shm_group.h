@@ -13,8 +13,6 @@
 
 namespace rz::comm {
 
-enum class Operation : uint8_t { Broadcast = 1, Scatter, AllReduce, AllGather, ReduceScatter, Barrier, AllToAll };
-
 class ShmGroup final : public ProcessGroup {
  public:
   // Blocks until all ranks (of the world) have called.
@@ -44,8 +42,8 @@ class ShmGroup final : public ProcessGroup {
   std::shared_ptr<JobState> job_state() const override { return job_->shared_state(); }
 
  private:
-  class Turn;
-  friend class Turn;
+  friend class Window;
+  friend class HostsGroup;
   ShmGroup(std::shared_ptr<Job> job, std::string title, std::vector<int> ranks, int rank, std::shared_ptr<SharedPool> pool);
   void attach(const std::string& key);
   void submit(Sequencer& sequencer, const char* operation, Stream* stream, std::function<void(const Doing&)> body);
@@ -104,6 +102,7 @@ class ShmGroup final : public ProcessGroup {
   Sequencer collectives_;
   std::vector<std::unique_ptr<Sequencer>> sends_, receives_;  // by peer
   uint32_t round_ = 0, mail_ = 0;
+  uint64_t windows_ = 0;
   SegmentTable::Owned mailbox_{0, nullptr, 0};
   size_t mailbox_populated_[2] = {0, 0};
   std::vector<SegmentTable::Owned> parcels_;  // by receiver

@@ -27,10 +27,15 @@ class Fd {
   int fd_ = -1;
 };
 
-// Non-blocking. `loopback`: only this host can connect. Errors: ERR_STORE_PORT.
-Fd listen_tcp(int port, bool loopback);
-// One attempt; an empty Fd if nobody listens or the deadline passed. Errors: ERR_STORE_ADDRESS for a name unknown.
+// Non-blocking, IPv4 and IPv6. `loopback`: only this host can connect. `who` listens, for the error: ERR_STORE_PORT.
+Fd listen_tcp(int port, bool loopback, const std::string& who);
+// One attempt at each address of `host`; an empty Fd if nobody listens or the deadline passed. Errors: ERR_STORE_ADDRESS for a
+// name unknown.
 Fd connect_tcp(const std::string& host, int port, Clock::time_point deadline);
+// Numeric addresses of a connected socket's ends; an IPv4 address that is mapped into IPv6 as IPv4.
+std::string own_address(int fd);
+std::string peer_address(int fd);
+bool is_loopback(const std::string& address);
 // No delay, and keep-alive probes: a host that vanished is an end of file after 40 s.
 void tune_tcp(int fd);
 // Abstract namespace: no file, gone with the last descriptor.

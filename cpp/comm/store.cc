@@ -30,7 +30,8 @@ bool receive_frame(int fd, std::string& body, Clock::time_point deadline) {
 
 }  // namespace
 
-Store::Store(const StoreAddress& address, std::shared_ptr<JobState> state) : state_(std::move(state)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+Store::Store(const StoreAddress& address, std::shared_ptr<JobState> state)
+    : state_(std::move(state)), version_(address.version), host_name_(address.host_name), silence_(address.silence), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   handshake(address);
   thread_ = std::thread([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "rz-store-client");
@@ -75,7 +76,7 @@ void Store::handshake(const StoreAddress& address) {
     }
     if (Clock::now() > deadline) {
       fail("ERR_TIMEOUT", "rank ", state_->rank(), " of ", state_->size(), " found no rendezvous store at ", where, " within ", state_->timeout(),
-           " s (RANKZERO_TIMEOUT); rank 0 should listen there");
+           " s (RANKZERO_TIMEOUT); rank 0 should listen there. Is it running, and does no firewall block that port?");
     }
     if (!told && Clock::now() - start > kPatience) {
       told = true;
@@ -97,7 +98,7 @@ bool Store::try_handshake(Fd& fd, const std::string& secret) {
   uint32_t rank = static_cast<uint32_t>(state_->rank()), size = static_cast<uint32_t>(state_->size());
   Writer hello(Message::Hello);
   hello.u32(rank).u32(size).u32(static_cast<uint32_t>(getpid())).text(nonce);
-  hello.text(hmac_sha256(secret, proof_text("client", server_nonce, nonce, rank, size)));
+  hello.text(hmac_sha256(secret, proof_text("client", server_nonce, nonce, rank, size))).text(version_).text(host_name_);
   const std::string& frame = hello.frame();
   if (!send_all(fd.get(), frame.data(), frame.size(), deadline) || !receive_frame(fd.get(), body, deadline)) return false;
   Reader answer(body);
@@ -109,6 +110,8 @@ bool Store::try_handshake(Fd& fd, const std::string& secret) {
   if (type != Message::Welcome || !equal_in_constant_time(answer.text(), hmac_sha256(secret, proof_text("server", server_nonce, nonce, rank, size)))) {
     fail("ERR_STORE_SECRET", "the rendezvous store could not prove that it holds this job's secret");
   }
+  server_ = static_cast<int>(answer.u32());
+  server_pid_ = answer.u32();
   return true;
 }
 
@@ -125,7 +128,7 @@ void Store::heartbeat() {
 }
 
 void Store::run() {
-  auto next_heartbeat = Clock::now();
+  auto next_heartbeat = Clock::now(), heard = Clock::now();
   uint64_t told = 0;
   char chunk[65536];
   while (true) {
@@ -140,11 +143,18 @@ void Store::run() {
     }
     pollfd polled[2] = {{fd_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
     poll(polled, 2, 100);
-    if (!polled[0].revents) continue;
     ssize_t got = recv(fd_.get(), chunk, sizeof chunk, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) continue;
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
+      // Every heartbeat is answered.
+      if (goodbye_ || std::chrono::duration<double>(Clock::now() - heard).count() < silence_) continue;
+      state_->abort("ERR_PEER", server_text() + ", which holds the store, has been silent for " + seconds_text(silence_) +
+                                    " (RANKZERO_HEARTBEAT_TIMEOUT): its process is stopped, or its host cannot be reached");
+      heard = Clock::now();
+      continue;
+    }
     std::string why;
     if (got > 0) {
+      heard = Clock::now();
       buffer_.append(chunk, static_cast<size_t>(got));
       try {
         std::string body;
@@ -159,12 +169,16 @@ void Store::run() {
       closed_ = true;
     }
     state_->notify();
-    if (goodbye_ || state_->departed(0)) return;
-    RankStatus zero = state_->status(0);
-    if (state_->rank() == 0) zero.pid = static_cast<uint32_t>(getpid());
-    state_->abort("ERR_PEER", zero.text(0) + ", which holds the store, died " + zero.activity() + (why.empty() ? "" : ": " + why));
+    if (goodbye_ || state_->departed(server_)) return;
+    state_->abort("ERR_PEER", server_text() + ", which holds the store, died " + state_->status(server_).activity() + (why.empty() ? "" : ": " + why));
     return;
   }
+}
+
+std::string Store::server_text() const {
+  RankStatus server = state_->status(server_);
+  server.pid = server_pid_;
+  return server.text(server_);
 }
 
 void Store::handle(Reader message) {
@@ -225,7 +239,7 @@ Store::Pending Store::request(Message type, const std::string& key, uint64_t arg
   send(Writer(type).u32(id).text(key).u64(argument));
   auto ready = [&] {
     std::lock_guard lock(state_->mutex());
-    if (!pending_[id].done && closed_ && !state_->aborted()) fail("ERR_PEER", "rank 0, which holds the store, has left; this rank was in ", doing.text());
+    if (!pending_[id].done && closed_ && !state_->aborted()) fail("ERR_PEER", "rank ", server_, ", which holds the store, has left; this rank was in ", doing.text());
     return pending_[id].done;
   };
   wait_for(*state_, doing, owner, ready, [&] {

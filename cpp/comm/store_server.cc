@@ -21,8 +21,8 @@ constexpr size_t kMaxHello = 4096;
 
 }  // namespace
 
-StoreServer::StoreServer(int port, bool loopback, std::string secret, int size)
-    : secret_(std::move(secret)), listener_(listen_tcp(port, loopback)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), ranks_(static_cast<size_t>(size)), connected_(static_cast<size_t>(size), false) {
+StoreServer::StoreServer(int port, bool loopback, std::string secret, int rank, int size, std::string version, double silence)
+    : secret_(std::move(secret)), version_(std::move(version)), rank_(rank), silence_(silence), listener_(listen_tcp(port, loopback, "rank " + std::to_string(rank))), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)), ranks_(static_cast<size_t>(size)), connected_(static_cast<size_t>(size), false) {
   thread_ = std::thread([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "rz-store");
 }
@@ -40,8 +40,15 @@ StoreServer::~StoreServer() {
 void StoreServer::linger() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] {
-    return std::none_of(connected_.begin() + 1, connected_.end(), [](bool connected) { return connected; });
+    for (size_t r = 0; r < connected_.size(); ++r)
+      if (connected_[r] && static_cast<int>(r) != rank_) return false;
+    return true;
   });
+}
+
+bool StoreServer::is_used() {
+  std::lock_guard lock(mutex_);
+  return std::any_of(ranks_.begin(), ranks_.end(), [](const RankStatus& r) { return r.pid != 0; });
 }
 
 void StoreServer::run() {
@@ -86,6 +93,7 @@ void StoreServer::run() {
     }
     std::erase_if(connections_, [](auto& connection) { return !connection->fd; });
     if (polled[1].revents) accept_one();
+    look_for_silence();
     std::erase_if(waiting_, [&](const Waiting& w) {
       if (Clock::now() < w.deadline) return false;
       reply(*w.connection, w.request, false, "");
@@ -111,6 +119,7 @@ void StoreServer::read(Connection& connection) {
   while (connection.fd) {
     ssize_t got = recv(connection.fd.get(), buffer, sizeof buffer, MSG_DONTWAIT);
     if (got > 0) {
+      connection.heard = Clock::now();
       connection.in.append(buffer, static_cast<size_t>(got));
       if (connection.rank < 0 && connection.in.size() > kMaxHello) return disconnect(connection);
       continue;
@@ -135,7 +144,7 @@ void StoreServer::refuse(Connection& connection, const std::string& code, const 
 
 void StoreServer::admit(Connection& connection, Reader& message) {
   uint32_t rank = message.u32(), size = message.u32(), pid = message.u32();
-  std::string nonce = message.text(), proof = message.text();
+  std::string nonce = message.text(), proof = message.text(), version = message.text(), host = message.text();
   if (!equal_in_constant_time(proof, hmac_sha256(secret_, proof_text("client", connection.nonce, nonce, rank, size)))) {
     if (!std::exchange(told_of_strangers_, true)) {
       std::fprintf(stderr, "rankzero: the rendezvous store refused a process that holds another secret; all ranks of a job need the same RANKZERO_SECRET\n");
@@ -143,11 +152,17 @@ void StoreServer::admit(Connection& connection, Reader& message) {
     return refuse(connection, "ERR_STORE_SECRET",
                   "the rendezvous store refused this rank: it holds another secret. All ranks of a job need the same RANKZERO_SECRET");
   }
+  if (version != version_) {
+    std::string text = "rank " + std::to_string(rank) + (host.empty() ? "" : " on " + host) + " runs rankzero " + version + " but rank " + std::to_string(rank_) + " runs " + version_ +
+                       ": install one version on all hosts";
+    refuse(connection, "ERR_STORE_VERSION", text);
+    return abort(rank_, "ERR_STORE_VERSION", text);
+  }
   if (size != ranks_.size() || rank >= size) {
-    std::string text = "a process joined as rank " + std::to_string(rank) + " of " + std::to_string(size) + " but rank 0 has a world of " + std::to_string(ranks_.size());
+    std::string text = "a process joined as rank " + std::to_string(rank) + " of " + std::to_string(size) + " but rank " + std::to_string(rank_) + " has a world of " + std::to_string(ranks_.size());
     refuse(connection, "ERR_STORE_WORLD", text);
     // It holds the secret: this job cannot become complete, so it ends now and not after the timeout.
-    if (!std::all_of(connected_.begin(), connected_.end(), [](bool connected) { return connected; })) abort(0, "ERR_STORE_WORLD", text);
+    if (!std::all_of(connected_.begin(), connected_.end(), [](bool connected) { return connected; })) abort(rank_, "ERR_STORE_WORLD", text);
     return;
   }
   std::lock_guard lock(mutex_);
@@ -156,9 +171,10 @@ void StoreServer::admit(Connection& connection, Reader& message) {
     return refuse(connection, "ERR_STORE_WORLD", "rank " + std::to_string(rank) + " has joined already (pid " + std::to_string(status.pid) + "): two processes have the same RANK");
   }
   status.pid = pid;
+  status.host = host;
   connected_[rank] = true;
   connection.rank = static_cast<int>(rank);
-  send(connection, Writer(Message::Welcome).text(hmac_sha256(secret_, proof_text("server", connection.nonce, nonce, rank, size))));
+  send(connection, Writer(Message::Welcome).text(hmac_sha256(secret_, proof_text("server", connection.nonce, nonce, rank, size))).u32(static_cast<uint32_t>(rank_)).u32(static_cast<uint32_t>(getpid())));
   last_progress_ = Clock::now();
 }
 
@@ -241,6 +257,22 @@ void StoreServer::broadcast(Writer message) {
 void StoreServer::abort(int rank, const std::string& code, const std::string& text) {
   if (std::exchange(aborted_, true)) return;
   broadcast(Writer(Message::Abort).u32(static_cast<uint32_t>(rank)).text(code).text(text));
+}
+
+// A process that was stopped, and a host behind a broken link, keep their connections: they are known by their silence.
+void StoreServer::look_for_silence() {
+  for (auto& connection : connections_) {
+    if (aborted_ || connection->rank < 0 || !connection->fd || std::chrono::duration<double>(Clock::now() - connection->heard).count() < silence_) continue;
+    std::string text;
+    {
+      std::lock_guard lock(mutex_);
+      const RankStatus& status = ranks_[static_cast<size_t>(connection->rank)];
+      if (status.departed) continue;
+      text = status.text(connection->rank) + " has been silent for " + seconds_text(silence_) + " (RANKZERO_HEARTBEAT_TIMEOUT): its process is stopped, or its host cannot be reached; it was last " +
+             status.activity();
+    }
+    abort(connection->rank, "ERR_PEER", text);
+  }
 }
 
 void StoreServer::disconnect(Connection& connection) {

@@ -15,8 +15,11 @@ namespace rz::comm {
 
 class StoreServer {
  public:
-  StoreServer(int port, bool loopback, std::string secret, int size);
+  // `rank`: of this process. `silence`: seconds, see StoreAddress.
+  StoreServer(int port, bool loopback, std::string secret, int rank, int size, std::string version, double silence);
   ~StoreServer();  // sends what is pending, then closes
+  // Whether any rank came: of several processes that serve, the ranks know one.
+  bool is_used();
   // Blocks until every other rank has closed its connection; the store must outlive the ranks that use it.
   void linger();
 
@@ -26,6 +29,7 @@ class StoreServer {
     int rank = -1;  // until admitted
     std::string in, out, nonce;
     Clock::time_point deadline;  // for admission
+    Clock::time_point heard;     // the last sign of life
     bool closing = false;        // after what is pending was sent
   };
   struct Waiting {
@@ -47,8 +51,11 @@ class StoreServer {
   void broadcast(Writer message);
   void abort(int rank, const std::string& code, const std::string& text);
   void disconnect(Connection& connection);
+  void look_for_silence();
 
-  std::string secret_;
+  std::string secret_, version_;
+  int rank_;
+  double silence_;
   Fd listener_, wake_;
   std::vector<std::unique_ptr<Connection>> connections_;
   std::vector<Waiting> waiting_;

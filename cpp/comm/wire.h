@@ -13,10 +13,10 @@ namespace rz::comm {
 enum class Message : uint8_t {
   // server → client, before admission
   Challenge = 1,  // magic, server nonce
-  Welcome = 2,    // server proof
+  Welcome = 2,    // server proof, rank that serves, its pid
   Refused = 3,    // code, reason
   // client → server
-  Hello = 10,      // rank, world size, pid, client nonce, proof
+  Hello = 10,      // rank, world size, pid, client nonce, proof, version of the package, host
   Set = 11,        // key, value
   Get = 12,        // request, key, timeout ms
   Heartbeat = 14,  // phase, operation, sequence, bytes, ticks
@@ -29,7 +29,7 @@ enum class Message : uint8_t {
   Departed = 23,  // rank: left in good order
 };
 
-constexpr std::string_view kStoreMagic = "rankzero-store-1";
+constexpr std::string_view kStoreMagic = "rankzero-store-2";
 constexpr size_t kMaxFrame = size_t{1} << 30;
 
 class Writer {

@@ -1,5 +1,7 @@
 // `dist`: this process as a rank of a job, in the manner of torch.distributed.
+import { hostname } from 'node:os';
 import { processState } from '../core/context.ts';
+import { packageVersion } from '../core/version.ts';
 import { settings } from '../environment.ts';
 import { type Handle, native } from '../native.ts';
 import { computeDevice } from '../tensor/streams.ts';
@@ -103,6 +105,11 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
       secretFile: secret.secretFile,
       loopback: environment.isOneHost,
       timeout,
+      serves: environment.rank === 0,
+      address: '',
+      version: packageVersion(),
+      hostName: environment.isOneHost ? '' : hostname(),
+      heartbeatTimeout: 60,
     });
   } finally {
     secret.forget();
@@ -111,7 +118,9 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
   membership.joined = { environment, group };
   const quiet = options.quiet ?? settings.quiet;
   if (environment.rank === 0 && !quiet) {
-    process.stderr.write(`rankzero: ${group.size} ranks of one host, connected by ${group.backend}\n`);
+    process.stderr.write(
+      `rankzero: ${group.size} ranks of ${group.hosts === 1 ? 'one host' : `${group.hosts} hosts`}, connected by ${group.backend}\n`,
+    );
   }
 }
 

@@ -23,10 +23,12 @@ export class ProcessGroup {
   readonly size: number;
   /** World ranks of the members, in the group's order. */
   readonly ranks: readonly number[];
-  /** What carries tensors of the host: `shm`, `local` for a group of one, `dry` in a dry run. */
+  /** What carries tensors of the host: `shm`, `gloo` between hosts, `local` for a group of one, `dry` in a dry run. */
   readonly backend: string;
   /** Number of hosts that its members are on. */
   readonly hosts: number;
+  /** The host of each rank of the group: hosts are numbered in the order of their first ranks. */
+  readonly hostOf: readonly number[];
   /** Ranks of the group on this rank's host, itself among them, ascending. */
   readonly ranksOnHost: readonly number[];
   /** All members can map each other's memory of the host, so `allocateWhole` works. Memory of devices is never mapped. */
@@ -45,6 +47,7 @@ export class ProcessGroup {
     this.backend = info.backend;
     this.deviceBackend = info.deviceBackend;
     this.hosts = info.hosts;
+    this.hostOf = info.hostOf;
     this.ranksOnHost = info.ranksOnHost;
     this.canMap = info.canMap;
     this.name = info.name;
