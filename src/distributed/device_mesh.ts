@@ -37,23 +37,27 @@ export class DeviceMesh {
   readonly coordinate: readonly number[];
   /** The same ranks folded otherwise; their axes can be asked for here too. */
   private readonly views: readonly DeviceMesh[];
-  /** World ranks between neighbours on each axis. */
+  /** Positions between neighbours on each axis. */
   private readonly strides: readonly number[];
-  private readonly rank: number;
+  /** The world rank at each position. */
+  private readonly order: readonly number[];
+  private readonly position: number;
 
-  /** @internal See initDeviceMesh. `strides`: of each axis, in ranks of the world. */
+  /** @internal See initDeviceMesh. `strides`: of each axis, in positions; `order`: the world rank at each, `rank` among them. */
   constructor(
     shape: readonly number[],
     dimNames: readonly string[],
     strides: readonly number[],
+    order: readonly number[],
     rank: number,
     views: readonly DeviceMesh[] = [],
   ) {
     this.shape = shape;
     this.dimNames = dimNames;
     this.strides = strides;
-    this.rank = rank;
-    this.coordinate = shape.map((length, axis) => Math.floor(rank / strides[axis]!) % length);
+    this.order = order;
+    this.position = order.indexOf(rank);
+    this.coordinate = shape.map((length, axis) => Math.floor(this.position / strides[axis]!) % length);
     this.views = views;
   }
 
@@ -84,10 +88,12 @@ export class DeviceMesh {
     if (found.some((one) => one.mesh !== mesh))
       throw new RangeError(`${axes.join(' and ')} are axes of different foldings`);
     const indices = [...new Set(found.map(({ index }) => index))].sort((a, b) => a - b);
-    let ranks = [indices.reduce((rank, i) => rank - mesh.coordinate[i]! * mesh.strides[i]!, mesh.rank)];
+    let positions = [indices.reduce((at, i) => at - mesh.coordinate[i]! * mesh.strides[i]!, mesh.position)];
     for (const i of indices)
-      ranks = ranks.flatMap((rank) => Array.from({ length: mesh.shape[i]! }, (_, at) => rank + at * mesh.strides[i]!));
-    return ranks;
+      positions = positions.flatMap((first) =>
+        Array.from({ length: mesh.shape[i]! }, (_, at) => first + at * mesh.strides[i]!),
+      );
+    return positions.map((position) => mesh.order[position]!);
   }
 
   /**
@@ -130,14 +136,21 @@ export class DeviceMesh {
       spliced(this.shape, sizes),
       spliced(this.dimNames, Object.keys(into)),
       spliced(this.strides, strides),
-      this.rank,
+      this.order,
+      this.order[this.position]!,
     );
   }
 
   /** @internal This mesh, which answers for the axes of `view` too. */
   withView(view: DeviceMesh): DeviceMesh {
-    return new DeviceMesh(this.shape, this.dimNames, this.strides, this.rank, [...this.views, view]);
+    const rank = this.order[this.position]!;
+    return new DeviceMesh(this.shape, this.dimNames, this.strides, this.order, rank, [...this.views, view]);
   }
+}
+
+/** @internal The ranks of the world, those of a host together: how they lie on a mesh whose inner axes want to stay on a host. */
+export function ranksByHost({ hostOf }: ProcessGroup): number[] {
+  return hostOf.map((_, rank) => rank).sort((a, b) => hostOf[a]! - hostOf[b]! || a - b);
 }
 
 /**
@@ -146,7 +159,7 @@ export class DeviceMesh {
  */
 export function initDeviceMesh(
   shape: readonly number[],
-  options: { dimNames?: readonly string[] | undefined } = {},
+  options: { dimNames?: readonly string[] | undefined /** @internal */; order?: readonly number[] | undefined } = {},
 ): DeviceMesh {
   const world = dist.group;
   const size = shape.reduce((product, axis) => product * axis, 1);
@@ -158,5 +171,6 @@ export function initDeviceMesh(
     throw new RangeError(`${shape.length} axes want as many names, but ${dimNames.length} were given`);
   if (new Set(dimNames).size !== dimNames.length) throw new RangeError(`axes of one name: ${dimNames.join(', ')}`);
   const strides = shape.map((_, axis) => shape.slice(axis + 1).reduce((product, next) => product * next, 1));
-  return new DeviceMesh(shape, dimNames, strides, world.rank);
+  const order = options.order ?? world.ranks;
+  return new DeviceMesh(shape, dimNames, strides, order, world.rank);
 }

@@ -7,7 +7,7 @@ import { describe, isObject, type JsonObject, parseJson } from '../core/json.ts'
 import { manualSeed } from '../tensor/random.ts';
 import { computeDevice } from '../tensor/streams.ts';
 import { checkDegrees } from './degrees.ts';
-import { type DeviceMesh, initDeviceMesh } from './device_mesh.ts';
+import { type DeviceMesh, initDeviceMesh, ranksByHost } from './device_mesh.ts';
 import { allGatherJson } from './exchange.ts';
 import { dist } from './index.ts';
 import type { ProcessGroup } from './process_group.ts';
@@ -154,6 +154,7 @@ function meshOf(worldSize: number, tensor: number, hybridShardDegree: number): D
   const shard = hybridShardDegree === 0 ? dataParallel : hybridShardDegree;
   const mesh = initDeviceMesh([dataParallel / shard, shard, 1, tensor], {
     dimNames: ['replicate', 'shard', 'context', 'tensor'],
+    order: ranksByHost(dist.group),
   });
   // Experts see the ranks of a shard group as groups of experts, and as shards of each of them.
   return mesh.withView(mesh.refold(['shard', 'context'], { expertShard: shard, expert: 1 }));

@@ -1,15 +1,37 @@
 // The ranks of a mesh: who is with whom along which axes, and other foldings of the same ranks.
 import { describe, expect, it } from 'vitest';
-import { DeviceMesh } from '../../src/distributed/device_mesh.ts';
+import { DeviceMesh, ranksByHost } from '../../src/distributed/device_mesh.ts';
 
 const names = ['replicate', 'shard', 'context', 'tensor'];
 const shape = [2, 3, 2, 2];
 const strides = [12, 4, 2, 1];
-const world = Array.from({ length: 24 }, (_, rank) => new DeviceMesh(shape, names, strides, rank));
+const inOrder = Array.from({ length: 24 }, (_, rank) => rank);
+const world = inOrder.map((rank) => new DeviceMesh(shape, names, strides, inOrder, rank));
 
 /** The sets of ranks that the meshes of all ranks name, each once. */
 const groups = (axes: readonly string[], meshes = world): number[][] =>
   [...new Set(meshes.map((mesh) => mesh.ranksOf(...axes).join()))].map((text) => text.split(',').map(Number));
+
+describe('ranks that were placed on two hosts in turn', () => {
+  const order = ranksByHost({ hostOf: [0, 1, 0, 1] } as unknown as Parameters<typeof ranksByHost>[0]);
+  const meshes = [0, 1, 2, 3].map((rank) => new DeviceMesh([2, 2], ['replicate', 'shard'], [2, 1], order, rank));
+
+  it('share inner axes with ranks of their host', () => {
+    expect(meshes.map((mesh) => mesh.ranksOf('shard'))).toEqual([
+      [0, 2],
+      [1, 3],
+      [0, 2],
+      [1, 3],
+    ]);
+    expect(meshes.map((mesh) => mesh.ranksOf('replicate'))).toEqual([
+      [0, 1],
+      [0, 1],
+      [2, 3],
+      [2, 3],
+    ]);
+    expect(meshes.map((mesh) => mesh.refold(['replicate', 'shard'], { all: 4 }).rankOn('all'))).toEqual([0, 2, 1, 3]);
+  });
+});
 
 describe('groups', () => {
   it.each([

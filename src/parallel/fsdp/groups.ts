@@ -1,5 +1,5 @@
 // The groups of a strategy, as axes of one mesh.
-import { type DeviceMesh, groupOfRanks, initDeviceMesh } from '../../distributed/device_mesh.ts';
+import { type DeviceMesh, groupOfRanks, initDeviceMesh, ranksByHost } from '../../distributed/device_mesh.ts';
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { state } from '../../distributed/state.ts';
@@ -53,7 +53,11 @@ export function resolveGroups(options: FsdpOptions, tensor: ProcessGroup | undef
 /** The world's mesh, or that of init, with its data-parallel axes folded into `replicate` and `shard` as the strategy wants. */
 function shardMesh(options: FsdpOptions): DeviceMesh {
   const mesh =
-    state.deviceMesh ?? initDeviceMesh([1, dist.getWorldSize(), 1], { dimNames: ['replicate', 'shard', 'context'] });
+    state.deviceMesh ??
+    initDeviceMesh([1, dist.getWorldSize(), 1], {
+      dimNames: ['replicate', 'shard', 'context'],
+      order: ranksByHost(dist.group),
+    });
   const dataAxes = ['replicate', 'shard', 'context'];
   const numRanks = dataAxes.reduce((count, axis) => count * mesh.size(axis), 1);
   const shard = shardDegree(options, numRanks);
@@ -64,10 +68,22 @@ function shardDegree(options: FsdpOptions, numRanks: number): number {
   const strategy = options.shardingStrategy ?? 'FULL_SHARD';
   if (strategy === 'NO_SHARD') return 1;
   if (!isHybrid(strategy)) return numRanks;
-  const degree = options.hybridShardDegree ?? dist.getLocalWorldSize() / state.tpSize;
+  const degree = options.hybridShardDegree ?? ranksOfEachHost() / state.tpSize;
   if (!Number.isInteger(degree) || degree < 1 || numRanks % degree !== 0)
     throw new Error(`FSDP: the shard degree ${degree} of ${strategy} must divide the ${numRanks} ranks`);
   return degree;
+}
+
+/** By default a copy of the model is divided over a host; all must have as many ranks then. */
+function ranksOfEachHost(): number {
+  const { hostOf, hosts } = dist.group;
+  const counts = Array.from({ length: hosts }, (_, host) => hostOf.filter((other) => other === host).length);
+  if (counts.some((count) => count !== counts[0]))
+    throw new Error(
+      `FSDP: hybrid strategies shard within a host and replicate over hosts, but the hosts have ${counts.join(', ')} ranks: ` +
+        'start as many on each, or set hybridShardDegree',
+    );
+  return counts[0]!;
 }
 
 /** The shard and the replicate group that the program gave. */
