@@ -112,6 +112,25 @@ napi_value cuda_set_memory_limit(Args& a) {
   return a.undefined();
 }
 
+// (kernels); returns the previous ones
+napi_value cuda_set_attention(Args& a) {
+  AttentionKernels& kernels = a.runtime().cuda().kernels().attention;
+  const AttentionKernels previous = kernels;
+  kernels = attention_kernels(a.string(0));
+  return a.from(std::string(name_of(previous)));
+}
+
+// (proposal); returns the previous one
+napi_value cuda_set_gemm_proposal(Args& a) {
+  int& proposal = a.runtime().cuda().kernels().gemm_proposal;
+  const int64_t wanted = a.integer(0);
+  if (wanted < 0 || wanted >= KernelChoices::kMostProposals)
+    fail("ERR_ARGUMENT", "the proposal of cuBLASLt is 0 to ", KernelChoices::kMostProposals - 1, " but got ", wanted);
+  const int previous = proposal;
+  proposal = static_cast<int>(wanted);
+  return a.from(static_cast<double>(previous));
+}
+
 Stream& cuda_stream(Args& a, size_t i) {
   Stream* stream = a.runtime().stream(static_cast<int>(a.integer(i)));
   if (stream->device() != Device::Cuda) fail("ERR_DEVICE", "stream ", stream->name(), " is on cpu; timestamps are of streams on cuda");
@@ -203,6 +222,8 @@ void register_runtime(Napi::Object exports) {
   define<memory_reset_peak>(exports, "memoryResetPeak");
   define<memory_trim>(exports, "memoryTrim");
   define<cuda_set_memory_limit>(exports, "cudaSetMemoryLimit");
+  define<cuda_set_attention>(exports, "cudaSetAttention");
+  define<cuda_set_gemm_proposal>(exports, "cudaSetGemmProposal");
   define<cuda_timestamp>(exports, "cudaTimestamp");
   define<cuda_milliseconds>(exports, "cudaMilliseconds");
   define<cuda_pinned_copy>(exports, "cudaPinnedCopy");

@@ -87,6 +87,9 @@ export interface NativeAccelerator {
   libraries: NativeLibrary[];
 }
 
+/** `auto`: those for Hopper where they suit and have been found right; `hopper`: without that trial; `mma`: those for all devices. */
+export type AttentionKernels = 'auto' | 'mma' | 'hopper';
+
 interface NativeRuntime {
   info(): NativeInfo;
   setNumThreads(threads: number): void;
@@ -105,6 +108,10 @@ interface NativeRuntime {
   memoryTrim(): void;
   /** The most bytes that this process takes from the device; 0 for no limit. */
   cudaSetMemoryLimit(bytes: number): void;
+  /** Which kernels attention on the device takes from now on; returns what it was. By default as RANKZERO_ATTENTION says. */
+  cudaSetAttention(kernels: AttentionKernels): AttentionKernels;
+  /** Which of cuBLASLt's proposals for a GEMM is taken from now on, 0 to 15; returns what it was. */
+  cudaSetGemmProposal(proposal: number): number;
   /** A place in a stream of the device, counted from 0, for measurements. */
   cudaTimestamp(stream: number): number;
   /** Of the device's time between two of them. Waits for the later. */

@@ -5,15 +5,14 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <cstdlib>
 #include <string>
+
+#include "core/settings.h"
 
 namespace rz::comm {
 
 void die_with_launcher() {
-  const char* text = std::getenv("RANKZERO_LAUNCHER_PID");
-  if (!text) return;
-  pid_t launcher = static_cast<pid_t>(std::atoi(text));
+  const pid_t launcher = settings().launcher;
   if (launcher <= 1) return;
   if (getppid() == launcher) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -7,6 +7,7 @@
 #include "core/allocator.h"
 #include "core/cpu_stream.h"
 #include "core/library.h"
+#include "core/settings.h"
 
 namespace rz::cuda {
 
@@ -38,6 +39,8 @@ class Backend {
   virtual CachingAllocator& allocator() = 0;
   // At most so many bytes are taken from the device; 0: no limit but its own.
   virtual void set_memory_limit(size_t bytes) = 0;
+  // By default what the environment says; ops that are launched from now on follow a change.
+  virtual KernelChoices& kernels() = 0;
 
   // Enqueue copies between host and device through pinned memory; neither waits. `bytes` may not be touched before the work
   // on `host` has run.

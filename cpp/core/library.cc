@@ -4,15 +4,10 @@
 #include <dlfcn.h>
 #include <link.h>
 
-#include <cstdlib>
+#include "core/settings.h"
 
 namespace rz {
 namespace {
-
-std::string variable(const char* name) {
-  const char* value = std::getenv(name);
-  return value ? value : "";
-}
 
 std::vector<std::string> entries(const std::string& folder, const std::string& prefix) {
   std::vector<std::string> names;

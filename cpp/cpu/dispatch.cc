@@ -1,10 +1,10 @@
 // Picks the SIMD kernels once: the widest instruction set of the processor that RANKZERO_ISA allows.
 #include <algorithm>
-#include <cstdlib>
 #include <iterator>
 #include <string_view>
 
 #include "core/error.h"
+#include "core/settings.h"
 #include "cpu/simd.h"
 #include "cpu/threads.h"
 
@@ -26,8 +26,7 @@ void add_attention(Table& table);  // the bfloat16 entries
 #endif
 
 static Table choose() {
-  const char* variable = std::getenv("RANKZERO_ISA");
-  const std::string_view names[] = {"baseline", "avx2", "avx512", "avx512bf16"}, wanted = variable ? variable : "";
+  const std::string_view names[] = {"baseline", "avx2", "avx512", "avx512bf16"}, wanted = settings().isa;
   const auto level = std::find(std::begin(names), std::end(names), wanted.empty() ? names[3] : wanted) - names;
   if (level == std::ssize(names))
     fail("ERR_ARGUMENT", "RANKZERO_ISA must be baseline, avx2, avx512 or avx512bf16 but is ", wanted);

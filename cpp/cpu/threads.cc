@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 
+#include "core/settings.h"
 #include "cpu/parallel.h"
 
 namespace rz::cpu {
@@ -15,8 +15,7 @@ namespace rz::cpu {
 static int default_threads() {
   cpu_set_t set;
   int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  const char* ranks = std::getenv("LOCAL_WORLD_SIZE");
-  return std::max(1, cores / std::max(1, ranks ? std::atoi(ranks) : 1));
+  return std::max(1, cores / settings().local_world_size);
 }
 
 static std::atomic<int>& threads() {

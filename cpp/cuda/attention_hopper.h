@@ -9,8 +9,8 @@ namespace rz::cuda {
 
 class CudaStream;
 
-// Whether the kernels can run here, the sizes suit them (head_dim 64, 96 or 128), and a trial has shown that they are right.
-// RANKZERO_ATTENTION: "mma": never; "hopper": without a trial.
+// Whether the kernels can run here, the sizes suit them (head_dim 64, 96 or 128), and a trial has shown that they are right;
+// where KernelChoices name others, never, and where they name these, without a trial.
 bool suits_hopper(const AttentionShape& shape, DType dtype, int64_t k_rows, CudaStream& stream);
 AttentionShape shape_of(const AttentionForward& op);
 AttentionShape shape_of(const AttentionBackward& op);

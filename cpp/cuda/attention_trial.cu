@@ -4,8 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <string_view>
 #include <vector>
 
 #include "cuda/attention_hopper.h"
@@ -118,12 +116,10 @@ static bool equal_in_trial(DType dtype, int64_t dim, CudaStream& stream) {
 }
 
 bool suits_hopper(const AttentionShape& a, DType dtype, int64_t k_rows, CudaStream& stream) {
-  const char* variable = std::getenv("RANKZERO_ATTENTION");
-  const std::string_view wanted = variable ? variable : "";
-  if (!wanted.empty() && wanted != "mma" && wanted != "hopper") fail("ERR_ARGUMENT", "RANKZERO_ATTENTION must be mma or hopper but is ", wanted);
-  if (wanted == "mma" || !a.aligned || (a.dim != 64 && a.dim != 96 && a.dim != 128) || k_rows == 0 || !has_hopper(stream.context().properties()))
+  const AttentionKernels wanted = stream.context().kernels.attention;
+  if (wanted == AttentionKernels::Mma || !a.aligned || (a.dim != 64 && a.dim != 96 && a.dim != 128) || k_rows == 0 || !has_hopper(stream.context().properties()))
     return false;
-  return wanted == "hopper" || equal_in_trial(dtype, a.dim, stream);
+  return wanted == AttentionKernels::Hopper || equal_in_trial(dtype, a.dim, stream);
 }
 
 }  // namespace rz::cuda

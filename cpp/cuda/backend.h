@@ -14,6 +14,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Stream> create_stream(int index, std::string name, Profiler* profiler) override;
   CachingAllocator& allocator() override { return *allocator_; }
   void set_memory_limit(size_t bytes) override { allocator_->set_limit(bytes); }
+  KernelChoices& kernels() override { return context_.kernels; }
   void upload(void* device, const void* host_bytes, size_t bytes, CpuStream& host, Stream& stream) override;
   void download(void* host_bytes, const void* device, size_t bytes, CpuStream& host, Stream& stream) override;
   void read(void* host_bytes, const void* device, size_t bytes, Stream& stream) override;

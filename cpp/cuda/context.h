@@ -10,6 +10,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/settings.h"
 #include "core/stream.h"
 
 namespace rz::cuda {
@@ -61,6 +62,9 @@ class Context {
 
   // The op that was enqueued last on any stream; for the text of an out-of-memory error.
   const char* last_op = nullptr;
+
+  // Read and changed by the thread that launches.
+  KernelChoices kernels = KernelChoices::of_environment();
 
  private:
   static constexpr int kSignals = 32;

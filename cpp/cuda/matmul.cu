@@ -1,13 +1,12 @@
 #include "cuda/matmul.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <tuple>
 
+#include "core/settings.h"
 #include "cuda/cublaslt.h"
 #include "cuda/grid.h"
 #include "cuda/launch.h"
@@ -39,18 +38,6 @@ lt::Handle handle_of_thread(const char* op) {
   static thread_local lt::Handle handle = nullptr;
   if (!handle) check_lt(library(op).Create(&handle), op, "cublasLtCreate");
   return handle;
-}
-
-bool allows_tf32() {
-  const char* value = std::getenv("RANKZERO_TF32");
-  return value && std::strcmp(value, "1") == 0;
-}
-
-// Which of the library's proposals is taken, from 0; for measurements (src/tools/gpu/measure/products.ts).
-constexpr int kMostProposals = 16;
-int wanted_proposal() {
-  const char* value = std::getenv("RANKZERO_CUBLASLT_PROPOSAL");
-  return value ? std::clamp(std::atoi(value), 0, kMostProposals - 1) : 0;
 }
 
 // A product of one shape: its descriptors and the algorithm that the library chose.
@@ -121,7 +108,7 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   prefer(lt::kMinAlignmentD, alignment_of(r.c.data));
   int status = 0;
   auto choose = [&] {
-    lt::HeuristicResult results[kMostProposals] = {};
+    lt::HeuristicResult results[KernelChoices::kMostProposals] = {};
     int found = 0;
     status = lib.MatmulAlgoGetHeuristic(handle_of_thread(r.op), plan->desc, plan->a, plan->b, plan->c, plan->c, preference, r.proposal + 1, results, &found);
     const lt::HeuristicResult& result = results[std::clamp(found - 1, 0, r.proposal)];
@@ -182,8 +169,8 @@ void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand 
     return;
   }
   const bool fits = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
-  const bool tf32 = a.view.dtype == DType::Float32 && allows_tf32();
-  Plan& plan = plan_for({op, m, n, k, a, b, c, fits ? bias.data : nullptr, tf32, wanted_proposal()}, stream.context());
+  const bool tf32 = a.view.dtype == DType::Float32 && settings().tf32;
+  Plan& plan = plan_for({op, m, n, k, a, b, c, fits ? bias.data : nullptr, tf32, stream.context().kernels.gemm_proposal}, stream.context());
   if (plan.adds_bias)
     check_lt(library(op).MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &bias.data, sizeof bias.data), op, "cublasLtMatmulDescSetAttribute");
   std::shared_ptr<Storage> workspace;

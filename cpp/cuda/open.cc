@@ -1,8 +1,8 @@
 // Whether there is a device, why not, and opening it.
 #include <cctype>
-#include <cstdlib>
 #include <sstream>
 
+#include "core/settings.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "cuda/cublaslt.h"
@@ -86,17 +86,14 @@ Description describe() {
 }
 
 // Ranks of a host take its devices in turn.
-static int device_of_this_rank(size_t count) {
-  const char* rank = std::getenv("LOCAL_RANK");
-  return rank ? std::atoi(rank) % static_cast<int>(count) : 0;
-}
+static int device_of_this_rank(int count) { return settings().local_rank % count; }
 
 std::unique_ptr<Backend> open(const std::vector<std::unique_ptr<Stream>>* streams, int index) {
   Description d = describe();
   if (!d.unavailable.empty()) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: ", d.unavailable);
   const int count = static_cast<int>(d.devices.size());
   if (index >= count) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: there is no device ", index, " among ", count);
-  if (index < 0) index = device_of_this_rank(d.devices.size());
+  if (index < 0) index = device_of_this_rank(count);
   const DeviceInfo& device = d.devices[static_cast<size_t>(index)];
   if (!device.problem.empty()) fail("ERR_CUDA_UNAVAILABLE", "device cuda cannot be used: ", device.name, ": ", device.problem);
   return std::make_unique<CudaBackend>(index, streams);

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 #include "core/allocator.h"
 #include "core/cpu_stream.h"
+#include "core/settings.h"
 #include "cuda/check.h"
 #include "cuda/driver.h"
 
@@ -34,9 +34,7 @@ class RaiseOnDestruction {
 }  // namespace
 
 CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler, bool urgent)
-    : Stream(index, std::move(name)), context_(context), allocator_(allocator), profiler_(profiler) {
-  const char* blocking = std::getenv("RANKZERO_CUDA_BLOCKING");
-  blocking_ = blocking && *blocking && *blocking != '0';
+    : Stream(index, std::move(name)), context_(context), allocator_(allocator), profiler_(profiler), blocking_(settings().blocking_launches) {
   context_.bind();
   int lowest = 0, highest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");

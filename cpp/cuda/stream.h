@@ -105,7 +105,7 @@ class CudaStream final : public Stream {
   const Profiler* profiler_;
   std::deque<Profiled> profiled_;
   cudaStream_t handle_ = nullptr;
-  bool blocking_;  // RANKZERO_CUDA_BLOCKING: wait after each op, so that an error names the op that failed
+  bool blocking_;  // wait after each op
   mutable std::mutex mutex_;
   mutable uint64_t enqueued_ = 0, completed_ = 0;
   mutable std::deque<Recorded> recorded_;

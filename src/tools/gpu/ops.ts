@@ -1,5 +1,5 @@
 // Every op that the device has, by the op table: an op without cases is a failure, so that a new one cannot be forgotten.
-import { native } from '../../native.ts';
+import { type AttentionKernels, native } from '../../native.ts';
 import { attentionKernels, withAttention } from './attention.ts';
 import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
@@ -36,7 +36,7 @@ export async function opUnits(options: PartOptions): Promise<Unit[]> {
 }
 
 /** Of each kind of its kernels, at aligned addresses, which tensor cores want. */
-function checkAttention(op: string, kernels: string, options: PartOptions): Unit {
+function checkAttention(op: string, kernels: AttentionKernels, options: PartOptions): Unit {
   const name = `${op} ${kernels}`;
   return { name, run: () => withAttention(kernels, () => checkOp(op, name, options, true)) };
 }

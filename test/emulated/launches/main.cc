@@ -1,5 +1,4 @@
 // Enqueues every op in every dtype, at sizes of models and at the largest that are meant to work, on the runtime of runtime.cc.
-#include <cstdlib>
 #include <initializer_list>
 
 #include "cuda/allocator.h"
@@ -85,8 +84,8 @@ void heads(int64_t rows, int64_t heads, int64_t dim, int64_t skew) {
 
 void attention(int64_t rows, int64_t sequences, int64_t heads, int64_t kv_heads, int64_t dim, int64_t skew) {
   const int64_t wide = rows * heads * dim, narrow = rows * kv_heads * dim;
-  for (const char* kernels : {"hopper", "mma"}) {
-    setenv("RANKZERO_ATTENTION", kernels, 1);
+  for (AttentionKernels kernels : {AttentionKernels::Hopper, AttentionKernels::Mma}) {
+    stream->context().kernels.attention = kernels;
     for (DType t : kFloating) {
       auto q = [&] { return tensor(t, wide, skew); };
       auto k = [&] { return tensor(t, narrow); };

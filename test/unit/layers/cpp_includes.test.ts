@@ -1,4 +1,4 @@
-// The native core has rooms too: what a file includes lies in its own or below it.
+// The native core has rooms too: what a file includes lies in its own or below it. One file reads the environment.
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -73,5 +73,23 @@ describe('includes', () => {
     const mayCuda = (file: string): boolean => /^cpp\/(cuda\/|comm\/nccl_)/.test(file);
     expect(includers(/#include <napi\.h>/, all).filter((file) => roomOf(file) !== 'binding')).toEqual([]);
     expect(includers(/#include <cu\w*\.h>|#include <cuda\//, all).filter((file) => !mayCuda(file))).toEqual([]);
+  });
+});
+
+describe('the environment', () => {
+  const readers = (files: readonly Source[]): string[] => includers(/\b(secure_)?getenv\b|\benviron\b/, files);
+
+  it('is read in one file', () => {
+    expect(readers(sources())).toEqual(['cpp/core/settings.cc']);
+  });
+
+  it('would be seen read elsewhere', () => {
+    const files = [
+      { file: 'cpp/cuda/matmul.cu', text: 'bool tf32() { return std::getenv("RANKZERO_TF32"); }' },
+      { file: 'cpp/comm/socket.cc', text: 'extern char** environ;' },
+      { file: 'binding/ops.cc', text: 'auto* value = secure_getenv(name);' },
+      { file: 'cpp/cpu/threads.cc', text: 'return settings().local_world_size;' },
+    ];
+    expect(readers(files)).toEqual(files.slice(0, 3).map(({ file }) => file));
   });
 });

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { processState, processStates } from '../../../src/core/context.ts';
-import { exceptions, holdsState, readsEnvironment, rooms, temporaryReaders } from './rooms.ts';
+import { exceptions, holdsState, readsEnvironment, rooms } from './rooms.ts';
 import {
   environmentsOf,
   type Found,
@@ -72,7 +72,7 @@ describe('rooms', () => {
 
 describe('the environment', () => {
   const offenders = (all: Sources): string[] => {
-    const found = environmentsOf(all).filter(({ file }) => !readsEnvironment(file) && !temporaryReaders.includes(file));
+    const found = environmentsOf(all).filter(({ file }) => !readsEnvironment(file));
     return found.map(at);
   };
 

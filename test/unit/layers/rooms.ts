@@ -31,10 +31,6 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
 /** The files that may read and write `process.env`. */
 export const readsEnvironment = (file: string): boolean => file === 'src/environment.ts' || file.startsWith('src/cli/');
 
-/** Files that still do. */
-// until kernels are chosen by an argument
-export const temporaryReaders: readonly string[] = ['src/tools/gpu/attention.ts', 'src/tools/gpu/measure/products.ts'];
-
 /** The file whose state is that of all modules. */
 export const holdsState = (file: string): boolean => file === 'src/core/context.ts';
 

@@ -1,5 +1,5 @@
 // Attention, causal, by head size and length: the arithmetic of the visible pairs, two GEMMs forward and five backward.
-import { native } from '../../../native.ts';
+import { type AttentionKernels, native } from '../../../native.ts';
 import { attentionKernels, withAttention } from '../attention.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
 import { withOperands } from './operands.ts';
@@ -37,7 +37,7 @@ function shapesOf(size: PartOptions['size']): Shape[] {
 const nameOf = ({ headDim, heads, kvHeads, length, sequences, window }: Shape): string =>
   `heads ${heads}/${kvHeads}×${headDim}, ${sequences}×${length}${window ? `, window ${window}` : ''}`;
 
-const kernelsFor = ({ headDim }: Shape): readonly string[] => (headDim > 128 ? ['mma'] : attentionKernels);
+const kernelsFor = ({ headDim }: Shape): readonly AttentionKernels[] => (headDim > 128 ? ['mma'] : attentionKernels);
 
 export async function attentionUnits(options: PartOptions): Promise<Unit[]> {
   return shapesOf(options.size).flatMap((shape) =>

@@ -5,9 +5,8 @@ import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
 import { withOperands } from './operands.ts';
 import { medianTime } from './timing.ts';
 
-/** How many of the library's proposals are tried; cpp/cuda/matmul.cu reads the variable. */
+/** How many of the library's proposals are tried. */
 const proposals = 8;
-const proposalVariable = 'RANKZERO_CUBLASLT_PROPOSAL';
 
 type Shape = [name: string, rows: number, inside: number, out: number];
 
@@ -90,13 +89,14 @@ function products(
 
 function bestOfProposals(runs: readonly (() => void)[], samples: number): number[] {
   const times: number[] = [];
+  const before = native.cudaSetGemmProposal(1);
   try {
     for (let proposal = 1; proposal < proposals; proposal++) {
-      process.env[proposalVariable] = String(proposal);
+      native.cudaSetGemmProposal(proposal);
       times.push(medianTime(runs, { samples }).milliseconds);
     }
   } finally {
-    delete process.env[proposalVariable];
+    native.cudaSetGemmProposal(before);
   }
   return times;
 }

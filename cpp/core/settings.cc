@@ -1,0 +1,55 @@
+#include "core/settings.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <iterator>
+
+#include "core/error.h"
+
+namespace rz {
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+static int number(const char* name) { return std::atoi(variable(name).c_str()); }
+
+static Settings read() {
+  const std::string blocking = variable("RANKZERO_CUDA_BLOCKING");
+  Settings s;
+  s.isa = variable("RANKZERO_ISA");
+  s.local_world_size = std::max(1, number("LOCAL_WORLD_SIZE"));
+  s.local_rank = number("LOCAL_RANK");
+  s.launcher = number("RANKZERO_LAUNCHER_PID");
+  s.blocking_launches = !blocking.empty() && blocking[0] != '0';
+  s.tf32 = variable("RANKZERO_TF32") == "1";
+  return s;
+}
+
+const Settings& settings() {
+  static const Settings read_once = read();
+  return read_once;
+}
+
+static constexpr const char* kAttentionKernels[] = {"auto", "mma", "hopper"};
+
+const char* name_of(AttentionKernels kernels) { return kAttentionKernels[static_cast<int>(kernels)]; }
+
+AttentionKernels attention_kernels(const std::string& name) {
+  const auto found = std::find(std::begin(kAttentionKernels), std::end(kAttentionKernels), name);
+  if (found == std::end(kAttentionKernels)) fail("ERR_ARGUMENT", "kernels of attention must be auto, mma or hopper but are ", name);
+  return static_cast<AttentionKernels>(found - std::begin(kAttentionKernels));
+}
+
+KernelChoices KernelChoices::of_environment() {
+  KernelChoices choices;
+  const std::string attention = variable("RANKZERO_ATTENTION");
+  if (!attention.empty() && attention != "mma" && attention != "hopper")
+    fail("ERR_ARGUMENT", "RANKZERO_ATTENTION must be mma or hopper but is ", attention);
+  if (!attention.empty()) choices.attention = attention_kernels(attention);
+  choices.gemm_proposal = std::clamp(number("RANKZERO_CUBLASLT_PROPOSAL"), 0, kMostProposals - 1);
+  return choices;
+}
+
+}  // namespace rz
