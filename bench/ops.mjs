@@ -19,7 +19,7 @@ const model = settings.quick
   ? { hidden: 64, inner: 176, vocab: 500, heads: 4, kvHeads: 2, headDim: 16, layerNumel: 50_000 }
   : { hidden: 1024, inner: 2816, vocab: 32000, heads: 16, kvHeads: 8, headDim: 64, layerNumel: 11_800_000 };
 
-/** Each with `work`: floating-point operations of matrix products, or bytes that must be moved at least. */
+/** Each with `work`: floating-point operations of GEMMs, or bytes that must be moved at least. */
 function casesOf(dtype) {
   const { hidden, inner, vocab, heads, kvHeads, headDim, layerNumel } = model;
   const size = dtype === 'float32' ? 4 : 2;
@@ -35,7 +35,7 @@ function casesOf(dtype) {
       add(op, name, { rows: tokens, in: from, out: to }, { flops: 2 * tokens * from * to });
   for (const length of lengths) {
     const rows = Math.max(...lengths);
-    const flops = 2 * rows * length * heads * headDim; // half of two products, as it is causal
+    const flops = 2 * rows * length * heads * headDim; // half of two GEMMs, as it is causal
     const sizes = { rows, length, heads, kvHeads, headDim };
     add('attention_forward', `${rows / length}×${length}`, sizes, { flops });
     add('attention_backward', `${rows / length}×${length}`, sizes, { flops: 2.5 * flops });

@@ -1,4 +1,4 @@
-// Linear and its two gradients: three products by oneDNN, and the column sums of the bias.
+// Linear and its two gradients: three GEMMs by oneDNN, and the column sums of the bias.
 #include "ops/linear.h"
 
 #include "cpu/matmul.h"

@@ -1,4 +1,4 @@
-// oneDNN matmul primitives, kept by shape. Where the processor has no bfloat16 product (and for float16), tiles are
+// oneDNN matmul primitives, kept by shape. Where the processor has no bfloat16 GEMM (and for float16), tiles are
 // converted to float32 in bounded scratch and multiplied there.
 #include "cpu/matmul.h"
 
@@ -26,7 +26,7 @@ struct KeyHash {
   }
 };
 
-struct Product {
+struct Gemm {
   dnnl::matmul primitive;
   dnnl::memory a, b, c, bias, scratchpad;
   int64_t scratchpad_bytes;
@@ -49,7 +49,7 @@ dnnl::memory::desc describe(const Matrix& x, int64_t rows, int64_t columns) {
   return {{rows, columns}, dnnl_type(x.dtype), {x.row_stride, x.column_stride}};
 }
 
-std::unique_ptr<Product> make_product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b,
+std::unique_ptr<Gemm> make_gemm(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b,
                                       const Matrix& c, const View& bias, bool accumulate) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -63,32 +63,32 @@ std::unique_ptr<Product> make_product(int64_t m, int64_t n, int64_t k, const Mat
   if (bias) bias_desc = {{1, n}, dnnl_type(bias.dtype), dnnl::memory::dims{n, 1}};
   auto pd = matmul_desc(engine(), a_desc, b_desc, bias_desc, c_desc, attr);
   auto scratchpad_desc = pd.scratchpad_desc();
-  auto product = std::make_unique<Product>();
-  product->primitive = dnnl::matmul(pd);
-  product->a = dnnl::memory(a_desc, engine(), nullptr);
-  product->b = dnnl::memory(b_desc, engine(), nullptr);
-  product->c = dnnl::memory(c_desc, engine(), nullptr);
-  if (bias) product->bias = dnnl::memory(bias_desc, engine(), nullptr);
-  product->scratchpad = dnnl::memory(scratchpad_desc, engine(), nullptr);
-  product->scratchpad_bytes = static_cast<int64_t>(scratchpad_desc.get_size());
-  return product;
+  auto made = std::make_unique<Gemm>();
+  made->primitive = dnnl::matmul(pd);
+  made->a = dnnl::memory(a_desc, engine(), nullptr);
+  made->b = dnnl::memory(b_desc, engine(), nullptr);
+  made->c = dnnl::memory(c_desc, engine(), nullptr);
+  if (bias) made->bias = dnnl::memory(bias_desc, engine(), nullptr);
+  made->scratchpad = dnnl::memory(scratchpad_desc, engine(), nullptr);
+  made->scratchpad_bytes = static_cast<int64_t>(scratchpad_desc.get_size());
+  return made;
 }
 
-Product& cached_product(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, const Matrix& c,
+Gemm& cached_gemm(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, const Matrix& c,
                         const View& bias, bool accumulate) {
-  static thread_local std::unordered_map<Key, std::unique_ptr<Product>, KeyHash> products;
+  static thread_local std::unordered_map<Key, std::unique_ptr<Gemm>, KeyHash> gemms;
   static thread_local int made_for = 0;
-  if (made_for != num_threads()) products.clear(), made_for = num_threads();
+  if (made_for != num_threads()) gemms.clear(), made_for = num_threads();
   int64_t flags = index_of(a.dtype) | index_of(c.dtype) << 2 | (bias ? 1 + index_of(bias.dtype) : 0) << 4 |
                   (a.column_stride == 1) << 8 | (b.column_stride == 1) << 9 | accumulate << 10;
   Key key = {m, n, k, a.row_stride + a.column_stride, b.row_stride + b.column_stride, c.row_stride, flags, 0};
-  auto& entry = products[key];
+  auto& entry = gemms[key];
   if (!entry) {
-    if (products.size() > kMaxPrimitives) {
-      products.clear();
-      return *(products[key] = make_product(m, n, k, a, b, c, bias, accumulate));
+    if (gemms.size() > kMaxPrimitives) {
+      gemms.clear();
+      return *(gemms[key] = make_gemm(m, n, k, a, b, c, bias, accumulate));
     }
-    entry = make_product(m, n, k, a, b, c, bias, accumulate);
+    entry = make_gemm(m, n, k, a, b, c, bias, accumulate);
   }
   return *entry;
 }
@@ -97,7 +97,7 @@ void multiply(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b,
               bool accumulate) {
   static thread_local dnnl::stream stream(engine());
   apply_num_threads();
-  Product& p = cached_product(m, n, k, a, b, c, bias, accumulate);
+  Gemm& p = cached_gemm(m, n, k, a, b, c, bias, accumulate);
   Scratch scratch(p.scratchpad_bytes);
   p.a.set_data_handle(a.data);
   p.b.set_data_handle(b.data);
@@ -146,11 +146,11 @@ void multiply_by_tiles(int64_t m, int64_t n, int64_t k, const Matrix& a, const M
   for (int64_t j = 0; j < n; j += tn)
     for (int64_t i = 0; i < m; i += tm) {
       int64_t rows = std::min(tm, m - i), columns = std::min(tn, n - j);
-      Matrix product = {c_tile, DType::Float32, columns, 1};
+      Matrix sums = {c_tile, DType::Float32, columns, 1};
       for (int64_t p = 0; p < k; p += tk) {
         int64_t depth = std::min(tk, k - p);
         multiply(rows, columns, depth, convert_tile(a_tile, a, i, p, rows, depth),
-                 convert_tile(b_tile, b, p, j, depth, columns), product, View{}, p > 0);
+                 convert_tile(b_tile, b, p, j, depth, columns), sums, View{}, p > 0);
       }
       if (bias) simd().to_f32[index_of(bias.dtype)](line, at(bias, j), columns);
       for (int64_t r = 0; r < rows; ++r) {

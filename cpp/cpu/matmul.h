@@ -1,4 +1,4 @@
-// Matrix products by oneDNN. Accumulation is in float32 whatever the operands are.
+// GEMMs by oneDNN. Accumulation is in float32 whatever the operands are.
 #pragma once
 #include "ops/op.h"
 

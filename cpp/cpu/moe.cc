@@ -1,7 +1,7 @@
-// Mixture of experts. Rows are gathered expert by expert, so that each expert is three products of its own rows; the
+// Mixture of experts. Rows are gathered expert by expert, so that each expert is three GEMMs of its own rows; the
 // results are added to their rows in the order of experts, whatever the number of threads. Backward keeps w1 x and w3 x
 // (2 · top_k · inner a row, as a dense layer would); the activation and the gathered rows are made again, since that costs
-// one pass over memory beside six products. Other buffers are those of one expert.
+// one pass over memory beside six GEMMs. Other buffers are those of one expert.
 #include "ops/moe.h"
 
 #include <algorithm>
@@ -181,15 +181,15 @@ void run(const ExpertsForward& op) {
   const std::vector<Group> groups = groups_of(op.order, op.offsets);
   const int64_t most = largest(groups);
   Scratch x_rows(most * dim * size), act(most * inner * size), out(most * dim * 4);
-  Scratch products(op.gate ? 0 : 2 * most * inner * size);
+  Scratch gate_and_up(op.gate ? 0 : 2 * most * inner * size);
   RowSums y(op.y, dim);
   for (size_t e = 0; e < groups.size(); ++e) {
     const Group& group = groups[e];
     const int64_t n = group.count;
     if (n == 0) continue;
     const Matrix x = gather(x_rows.as<void>(), op.x, group, dim, op.top_k);
-    char* gate = op.gate ? at(op.gate, group.first * inner) : products.as<char>();
-    char* up = op.gate ? at(op.up, group.first * inner) : products.as<char>() + most * inner * size;
+    char* gate = op.gate ? at(op.gate, group.first * inner) : gate_and_up.as<char>();
+    char* up = op.gate ? at(op.up, group.first * inner) : gate_and_up.as<char>() + most * inner * size;
     gemm(n, inner, dim, x, row_major(op.w1[e], dim).transposed(), {gate, type, inner, 1}, View{}, false);
     gemm(n, inner, dim, x, row_major(op.w3[e], dim).transposed(), {up, type, inner, 1}, View{}, false);
     parallel_for(n * inner, kGrain, [&](int64_t i, int64_t end) {
@@ -233,7 +233,7 @@ void run(const ExpertsBackward& op) {
       gemm(n, dim, inner, d_up, row_major(op.w3[e], dim), rows, View{}, true);
       dx->add(dx_rows.as(), group, op.top_k, nullptr);
     }
-    // An expert without pairs has products over no rows: zero, or nothing to add.
+    // An expert without pairs has GEMMs over no rows: zero, or nothing to add.
     const size_t experts = groups.size();
     if (op.dw1[e]) gemm(inner, dim, n, d_gate.transposed(), x, row_major(op.dw1[e], dim), View{}, op.accumulate[e]);
     if (op.dw2[e])

@@ -7,7 +7,7 @@
 
 namespace rz::cpu {
 
-// oneDNN asks OpenMP for the number of threads of the calling thread: set it there before a product.
+// oneDNN asks OpenMP for the number of threads of the calling thread: set it there before a GEMM.
 void apply_num_threads();
 
 // f(begin, end) over [0, n) in contiguous shares that are multiples of `grain`. Where a result depends on how a range is

@@ -27,7 +27,7 @@ class CudaBackend final : public Backend {
   Context context_;
   std::shared_ptr<CudaAllocator> allocator_;
   PinnedRing ring_;
-  // The first stream computes. The others are of communication, for which peers wait: a product's blocks would keep it out.
+  // The first stream computes. The others are of communication, for which peers wait: a GEMM's blocks would keep it out.
   bool has_compute_ = false;
   std::vector<std::shared_ptr<CUevent_st>> timestamps_;  // with timing, unlike those of the context
 };

@@ -1,5 +1,5 @@
-// Cross entropy, alone and fused with the head. The fused form holds one chunk of float32 logits: product, then one kernel for
-// loss and gradient, then the two products. Rows without a label are computed too, with a gradient of zero: how many have one is
+// Cross entropy, alone and fused with the head. The fused form holds one chunk of float32 logits: a GEMM, then one kernel for
+// loss and gradient, then two GEMMs. Rows without a label are computed too, with a gradient of zero: how many have one is
 // known on the device only. So is a label beyond the vocabulary, which makes the loss NaN here.
 #include "ops/cross_entropy.h"
 
@@ -52,7 +52,7 @@ void run(const CrossEntropy& op, CudaStream& stream) {
   write_loss(op.loss, losses, op.rows, denominator, false, stream);
 }
 
-// Every chunk passes over all of dw, which takes as long as its product where a chunk is about 900 rows (H100, float32 dw). So
+// Every chunk passes over all of dw, which takes as long as its GEMM where a chunk is about 900 rows (H100, float32 dw). So
 // it is 1024 rows, or more (up to 4096) while logits stay below 512 MiB.
 int64_t loss_chunk_rows(int64_t vocab, int64_t rows) {
   const int64_t fitting = (int64_t{512} << 20) / (4 * vocab) / 128 * 128;

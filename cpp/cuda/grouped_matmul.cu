@@ -1,4 +1,4 @@
-// A block makes one tile of one product. Tiles of both operands go through shared memory: while one is multiplied, the next is
+// A block makes one tile of one GEMM. Tiles of both operands go through shared memory: while one is multiplied, the next is
 // on its way in registers. 16-bit operands are multiplied by tensor cores, float32 by fused multiply-adds. Sums are in
 // float32, in the order of k.
 #include "cuda/grouped_matmul.h"
@@ -253,7 +253,7 @@ void with_types(DType operands, DType result, Visit visit) {
 
 void grouped_matmul(const char* op, const Groups& groups, int64_t n, int64_t k, PairRows a, const std::vector<View>& w, bool transposed,
                     const View& c, bool accumulate, CudaStream& stream) {
-  expect(c.dtype == DType::Float32 || (transposed && c.dtype == a.view.dtype), op, "a product has the dtype of its operands or float32");
+  expect(c.dtype == DType::Float32 || (transposed && c.dtype == a.view.dtype), op, "a GEMM's result has the dtype of its operands or float32");
   if (groups.rows == 0) return;
   for (int64_t first = 0; first < groups.count; first += kMostGroups) {
     const int64_t count = std::min(kMostGroups, groups.count - first);

@@ -1,4 +1,4 @@
-// Products of groups of rows, each with a matrix of its own, in one launch: where the groups lie is known on the device only.
+// GEMMs of groups of rows, each with a matrix of its own, in one launch: where the groups lie is known on the device only.
 // Groups are pairs of a mixture of experts (cpp/ops/moe.h): group e is rows offsets[e] … offsets[e + 1].
 #pragma once
 #include <vector>

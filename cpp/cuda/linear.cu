@@ -1,4 +1,4 @@
-// Linear and its two gradients: three products, and the column sums of the bias.
+// Linear and its two gradients: three GEMMs, and the column sums of the bias.
 #include "ops/linear.h"
 
 #include "cuda/column_sums.h"

@@ -25,7 +25,7 @@ void check_lt(int status, const char* op, const char* call) {
 
 const CublasLt& library(const char* op) {
   const CublasLt& lt = cublaslt();
-  if (!lt.report.usable()) fail("ERR_CUDA_UNAVAILABLE", "[", op, "] products need cuBLASLt. ", lt.report.explain());
+  if (!lt.report.usable()) fail("ERR_CUDA_UNAVAILABLE", "[", op, "] GEMMs need cuBLASLt. ", lt.report.explain());
   return lt;
 }
 
@@ -40,7 +40,7 @@ lt::Handle handle_of_thread(const char* op) {
   return handle;
 }
 
-// A product of one shape: its descriptors and the algorithm that the library chose.
+// A GEMM of one shape: its descriptors and the algorithm that the library chose.
 struct Plan {
   lt::MatmulDesc desc = nullptr;
   lt::MatrixLayout a = nullptr, b = nullptr, c = nullptr;
@@ -123,7 +123,7 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
     set(lt::kEpilogue, static_cast<int>(lt::kEpilogueDefault));
   }
   if (!choose())
-    fail("ERR_CUDA", "[", r.op, "] cuBLASLt ", lib.report.version, " has no algorithm for a product of (", r.m, ", ", r.k, ") and (", r.k, ", ",
+    fail("ERR_CUDA", "[", r.op, "] cuBLASLt ", lib.report.version, " has no algorithm for a GEMM of (", r.m, ", ", r.k, ") and (", r.k, ", ",
          r.n, ") of ", name_of(r.a.view.dtype), " to ", name_of(r.c.dtype), " at addresses aligned to ", alignment_of(r.a.view.data), ", ",
          alignment_of(r.b.view.data), " and ", alignment_of(r.c.data), " bytes (status ", status, ")");
   return plan;

@@ -1,4 +1,4 @@
-// Products by cuBLASLt, which is column-major: a row-major (rows, columns) matrix is its transpose there.
+// GEMMs by cuBLASLt, which is column-major: a row-major (rows, columns) matrix is its transpose there.
 #pragma once
 #include "cuda/stream.h"
 #include "ops/op.h"

@@ -1,4 +1,4 @@
-// Linear: y = x wᵀ + b, with w (out_features, in_features) as in torch.nn.Linear; its three products.
+// Linear: y = x wᵀ + b, with w (out_features, in_features) as in torch.nn.Linear; its three GEMMs.
 #pragma once
 #include "ops/op.h"
 

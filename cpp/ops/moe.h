@@ -77,7 +77,7 @@ void expect_experts(const char* op, const char* what, const Matrices& w, const V
     if (v) expect_numel(op, what, v, numel), expect_floating(op, what, v);
 }
 
-// y[row] = Σ weights · w2 (silu(w1 x) · (w3 x)) over the row's experts; products and sums over experts in float32.
+// y[row] = Σ weights · w2 (silu(w1 x) · (w3 x)) over the row's experts; GEMMs and sums over experts in float32.
 struct ExpertsForward {
   static constexpr const char* name = "experts_forward";
   View y;                  // (rows, dim)

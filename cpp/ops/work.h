@@ -75,11 +75,11 @@ inline Work work_of(const LinearBackwardWeight& op) {
 
 // Rows without a label are not computed.
 inline Work work_of(const LinearCrossEntropy& op) {
-  const int64_t rows = detail::labelled(op.labels), products = 1 + (op.dx ? 1 : 0) + (op.dw ? 1 : 0);
-  return {2 * detail::product(products, rows, op.dim, op.vocab), 0, "labels dim vocab", {rows, op.dim, op.vocab}, op.x.dtype};
+  const int64_t rows = detail::labelled(op.labels), gemms = 1 + (op.dx ? 1 : 0) + (op.dw ? 1 : 0);
+  return {2 * detail::product(gemms, rows, op.dim, op.vocab), 0, "labels dim vocab", {rows, op.dim, op.vocab}, op.x.dtype};
 }
 
-// Two products of the visible pairs, and five in backward.
+// Two GEMMs of the visible pairs, and five in backward.
 inline Work work_of(const AttentionForward& op) {
   const double pairs = detail::visible_pairs(op.cu_q, op.cu_k, op.sequences, op.window);
   return {4 * pairs * detail::product(op.heads, op.head_dim), 0, "rows sequences heads head_dim",
@@ -91,7 +91,7 @@ inline Work work_of(const AttentionBackward& op) {
           {op.rows, op.sequences, op.heads, op.head_dim}, op.q.dtype};
 }
 
-// Three products of each choice of a row; in backward those of gradients that are wanted are not told apart.
+// Three GEMMs of each choice of a row; in backward those of gradients that are wanted are not told apart.
 inline Work work_of(const ExpertsForward& op) {
   return {6 * detail::product(op.rows, op.top_k, op.dim, op.inner), 0, "rows dim inner top_k",
           {op.rows, op.dim, op.inner, op.top_k}, op.x.dtype};

@@ -18,7 +18,7 @@ export interface LayerOptions {
 export class Linear extends Module {
   weight: Parameter;
   bias?: Parameter;
-  /** @internal Backward of the input first: a collective on it then hides the products for the weight. */
+  /** @internal Backward of the input first: a collective on it then hides the GEMM for the weight. */
   deferWeightGrad = false;
 
   constructor(inFeatures: number, outFeatures: number, options: LayerOptions & { bias?: boolean | undefined } = {}) {

@@ -48,7 +48,7 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     const { code, stdout } = await doctor('--only', 'measurements', '--json', '--peak', '100');
     expect(code).toBe(0);
     const { parts } = JSON.parse(stdout) as Findings;
-    expect(Object.keys(parts)).toEqual(['bandwidth', 'products', 'kernels', 'attention', 'step', 'load']);
+    expect(Object.keys(parts)).toEqual(['bandwidth', 'gemm', 'kernels', 'attention', 'step', 'load']);
     const measures = Object.values(parts).flatMap((run) => run.results.flatMap((result) => result.measures ?? []));
     expect(measures.length).toBeGreaterThan(40);
     expect(measures.filter(({ value }) => !(value > 0 && Number.isFinite(value)))).toEqual([]);

@@ -39,9 +39,9 @@ export function linear(
         native.linearBackwardInput(dx.handle, dy.handle, keptWeight.handle, rows, inFeatures, outFeatures, false);
       }
       const weightGrads = (): [Tensor | undefined, Tensor | undefined] => {
-        const products = (dw: number, db: number, accumulate: boolean): void =>
+        const gemms = (dw: number, db: number, accumulate: boolean): void =>
           native.linearBackwardWeight(dw, db, dyRows.handle, xRows!.handle, rows, inFeatures, outFeatures, accumulate);
-        return writeWeightGrads(needsWeight ? weight : undefined, needsBias ? bias : undefined, weight, products);
+        return writeWeightGrads(needsWeight ? weight : undefined, needsBias ? bias : undefined, weight, gemms);
       };
       const defers = deferWeightGrad && (needsWeight || needsBias);
       // What is deferred outlives what backward keeps.
@@ -66,21 +66,21 @@ function writeWeightGrads(
   weight: Tensor | undefined,
   bias: Tensor | undefined,
   shape: Tensor,
-  products: (dw: number, db: number, accumulate: boolean) => void,
+  gemms: (dw: number, db: number, accumulate: boolean) => void,
 ): [Tensor | undefined, Tensor | undefined] {
   let dBias: Tensor | undefined;
   if (!weight) {
     if (!bias) return [undefined, undefined];
     using unused = gradient(shape.shape, shape.dtype, shape.device);
-    dBias = writeGrad(bias, (db, accumulate) => products(unused.handle, db, accumulate));
+    dBias = writeGrad(bias, (db, accumulate) => gemms(unused.handle, db, accumulate));
     return [undefined, dBias];
   }
   const dWeight = writeGrad(weight, (dw, accumulate) => {
-    if (!bias) products(dw, NONE, accumulate);
+    if (!bias) gemms(dw, NONE, accumulate);
     else {
       dBias = writeGrad(bias, (db, accumulateBias) => {
         if (accumulateBias !== accumulate) throw new Error('linear: weight and bias gradients are in different states');
-        products(dw, db, accumulate);
+        gemms(dw, db, accumulate);
       });
     }
   });

@@ -13,7 +13,7 @@ export function copyToGroup(x: Tensor, group: ProcessGroup): Tensor {
   return record('copy_to_group', alias(x), [x], () => (dy) => [summed(dy, group)]);
 }
 
-/** Sum over the group, in place of `x`, which nothing else may use; backward is the identity. After partial products. */
+/** Sum over the group, in place of `x`, which nothing else may use; backward is the identity. After GEMMs of a part of the columns. */
 export function reduceFromGroup(x: Tensor, group: ProcessGroup): Tensor {
   group.allReduce(x.handle, 'sum');
   return record('reduce_from_group', alias(x), [x], () => (dy) => [dy.detach()]);
@@ -57,7 +57,7 @@ function summed(dy: Tensor, group: ProcessGroup): Tensor {
   return sum;
 }
 
-// A collective of backward, beside the deferred products of the layers above it.
+// A collective of backward, beside the deferred GEMMs of the layers above it.
 function hidden(collective: () => void): void {
   const stream = tensorParallelStream();
   order(computeStream(), stream);

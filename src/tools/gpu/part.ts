@@ -46,7 +46,7 @@ export type PartName =
   | 'allocator'
   | 'collectives'
   | 'bandwidth'
-  | 'products'
+  | 'gemm'
   | 'kernels'
   | 'attention'
   | 'step'
@@ -87,11 +87,11 @@ export const parts: Record<PartName, Part> = {
     patience: { small: 60, full: 60 },
     units: async (options) => (await import('./measure/bandwidth.ts')).bandwidthUnits(options),
   },
-  products: {
+  gemm: {
     title: 'GEMMs',
     kind: 'measurement',
     patience: { small: 60, full: 60 },
-    units: async (options) => (await import('./measure/products.ts')).productUnits(options),
+    units: async (options) => (await import('./measure/gemm.ts')).gemmUnits(options),
   },
   kernels: {
     title: 'Kernels that memory bounds',

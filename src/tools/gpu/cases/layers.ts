@@ -49,7 +49,7 @@ function* embeddingBackward(draw: Draw): Iterable<OpCase> {
       }
 }
 
-const products = (draw: Draw): number[][] =>
+const gemmSizes = (draw: Draw): number[][] =>
   draw.sizes(
     [
       [1, 1, 1],
@@ -66,7 +66,7 @@ const products = (draw: Draw): number[][] =>
 
 function* linearForward(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
-    for (const [rows, inside, out] of products(draw))
+    for (const [rows, inside, out] of gemmSizes(draw))
       for (const bias of [false, true]) {
         const [x, w] = [input(dtype, draw.normal(rows! * inside!)), input(dtype, draw.normal(out! * inside!))];
         const b = bias ? input(dtype, draw.normal(out!)) : undefined;
@@ -81,7 +81,7 @@ function* linearForward(draw: Draw): Iterable<OpCase> {
 function* linearBackwardInput(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
     for (const accumulate of [false, true])
-      for (const [rows, inside, out] of products(draw)) {
+      for (const [rows, inside, out] of gemmSizes(draw)) {
         const dx = output('dx', dtype, rows! * inside!, accumulate ? draw.normal(rows! * inside!) : undefined);
         const [dy, w] = [input(dtype, draw.normal(rows! * out!)), input(dtype, draw.normal(out! * inside!))];
         yield {
@@ -94,7 +94,7 @@ function* linearBackwardInput(draw: Draw): Iterable<OpCase> {
 function* linearBackwardWeight(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
     for (const accumulate of [false, true])
-      for (const [rows, inside, out] of products(draw)) {
+      for (const [rows, inside, out] of gemmSizes(draw)) {
         const to = accumulate ? 'float32' : dtype;
         const dw = output('dw', to, out! * inside!, accumulate ? draw.normal(out! * inside!) : undefined);
         const db = output('db', to, out!, accumulate ? draw.normal(out!) : undefined);

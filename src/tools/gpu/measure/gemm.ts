@@ -23,17 +23,17 @@ const smallShapes: Shape[] = [['tiny', 32, 24, 16]];
 
 const kinds = ['forward', 'backward input', 'backward weight'] as const;
 
-export async function productUnits(options: PartOptions): Promise<Unit[]> {
+export async function gemmUnits(options: PartOptions): Promise<Unit[]> {
   const shapes = options.size === 'small' ? smallShapes : fullShapes;
   const units = shapes.map((shape) => ({
     name: `bfloat16 ${shape[0]}`,
-    run: () => products(shape, 'bfloat16', options),
+    run: () => measureGemms(shape, 'bfloat16', options),
   }));
   const square = shapes[0]!;
-  return [...units, { name: `float32 ${square[0]}`, run: () => products(square, 'float32', options) }];
+  return [...units, { name: `float32 ${square[0]}`, run: () => measureGemms(square, 'float32', options) }];
 }
 
-function products(
+function measureGemms(
   [name, rows, inside, out]: Shape,
   dtype: 'bfloat16' | 'float32',
   { seed, size, peak }: PartOptions,
