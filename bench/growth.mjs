@@ -13,7 +13,7 @@ const settings = readOptions('Exponents of step time and memory.', {
   ranks: { default: [1, 2, 4], quick: [1, 2], help: 'world sizes; the work of a rank stays the same' },
   layers: { default: [2, 4, 8, 16], quick: [1, 2], help: 'numbers of layers' },
   length: { default: [128, 256, 512, 1024, 2048], quick: [8, 16], help: 'tokens of the one sequence of a rank' },
-  vocabulary: { default: [4096, 8192, 16384, 32768, 65536], quick: [64, 128], help: 'words' },
+  vocabulary: { default: [4096, 8192, 16384, 32768, 65536], quick: [64, 128], help: 'tokens of the vocabulary' },
   world: { default: 2, quick: 1, help: 'ranks where they are not varied' },
   precision: { default: 'float32', help: 'float32 or bfloat16 (mixed precision over float32)' },
   threads: { default: 1, help: 'compute threads a rank' },

@@ -1,4 +1,4 @@
-// Embedding. The gradient of one element is summed in row order by one thread; for 16-bit tables the rows of a word are
+// Embedding. The gradient of one element is summed in row order by one thread; for 16-bit tables the rows of a token are
 // summed in float32 and rounded once.
 #include "ops/embedding.h"
 

@@ -1,6 +1,6 @@
-// Embedding. The gradient of a word belongs to the block of the row where it comes first, which adds the word's rows in order
+// Embedding. The gradient of a token belongs to the block of the row where it comes first, which adds the token's rows in order
 // without atomics: every block looks through the ids, rows² / 2 reads of 8 bytes from the second-level cache at most, and a
-// word that came before ends the search. 8192 rows: 0.27 GB; 65536 rows: 17 GB.
+// token that came before ends the search. 8192 rows: 0.27 GB; 65536 rows: 17 GB.
 #include "ops/embedding.h"
 
 #include <bit>
@@ -42,7 +42,7 @@ template <class D, class T>
 static __global__ void embedding_backward(D* d_table, const int64_t* ids, const T* d_out, int64_t rows, int64_t vocab, int64_t dim, int64_t first,
                                           bool accumulate, bool table_aligned, bool out_aligned) {
   RZ_SHARED(unsigned, found, 2 * kWarps * kIdsEach);  // a bit for each id of the tile; of this tile and of the next
-  RZ_SHARED(int64_t, same, kTile);                    // rows of the word in this tile
+  RZ_SHARED(int64_t, same, kTile);                    // rows of the token in this tile
   const int64_t own = blockIdx.x, id = ids[own];
   if (id < first || id - first >= vocab) return;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
@@ -70,7 +70,7 @@ static __global__ void embedding_backward(D* d_table, const int64_t* ids, const 
 #pragma unroll
     for (int w = 0; w < kWarps * kIdsEach; ++w) {
       const unsigned bits = words[w];
-      if (!owner && bits != 0) {  // the first row of the word
+      if (!owner && bits != 0) {  // the first row of the token
         if (tile + w * kWarp + std::countr_zero(bits) != own) return;
         owner = true;
       }

@@ -1,5 +1,5 @@
 // Embedding: out[n] = table[ids[n] − first]. A table may be a part of the vocabulary, `vocab` rows of it from row `first`:
-// ids of other parts give zero rows, and no gradient. That ids are words at all is checked on the host before anything is
+// ids of other parts give zero rows, and no gradient. That ids are within the vocabulary is checked on the host before anything is
 // enqueued.
 #pragma once
 #include "ops/op.h"

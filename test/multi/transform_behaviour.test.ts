@@ -103,7 +103,7 @@ describe('state dicts', () => {
     const said = await say(4, 'save', { tp: 4, out });
     const shapes = said.map(({ result }) => result.shapes);
     for (const one of shapes) {
-      expect(one['model.embed_tokens.weight']).toEqual([33, 64]); // 130 words, padded to 132
+      expect(one['model.embed_tokens.weight']).toEqual([33, 64]); // 130 tokens, padded to 132
       expect(one['model.layers.0.self_attn.q_proj.weight']).toEqual([16, 64]);
       expect(one['model.layers.0.self_attn.k_proj.weight']).toEqual([16, 64]); // two heads on four ranks
       expect(one['model.layers.0.self_attn.o_proj.weight']).toEqual([64, 16]);

@@ -6,7 +6,7 @@
 
 namespace rz::cpu::RZ_ISA {
 
-constexpr int64_t kBlock = 4096;  // summed on its own: a vocabulary has 10⁵ words, a float 24 bits
+constexpr int64_t kBlock = 4096;  // summed on its own: a vocabulary has 10⁵ tokens, a float 24 bits
 
 RZ_INLINE float row_top(const float* row, int64_t n) {
   float top = row[0];

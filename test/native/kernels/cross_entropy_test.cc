@@ -69,20 +69,20 @@ static void test_logits(int64_t rows, int64_t vocab) {
 }
 
 // Several ranks' parts of one vocabulary against the whole of it, in chunks of rows as the ranks do.
-static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t ranks, int64_t part, double denominator,
+static void test_parts(DType gradient, int64_t rows, int64_t vocab, int64_t ranks, int64_t part, double denominator,
                        double spread) {
-  const std::string name = begin(label("vocab_cross_entropy", gradient, {rows, words, ranks, part}));
+  const std::string name = begin(label("vocab_cross_entropy", gradient, {rows, vocab, ranks, part}));
   const int64_t chunk = 8;
-  Values ids(rows), logits = Buffer(DType::Float32, random_values(rows * words, spread)).values(), want(rows * ranks * part);
+  Values ids(rows), logits = Buffer(DType::Float32, random_values(rows * vocab, spread)).values(), want(rows * ranks * part);
   double count = 0, loss_want = 0;
-  for (int64_t r = 0; r < rows; ++r) count += (ids[r] = r % 4 == 2 ? -100 : static_cast<double>(r * 37 % words)) >= 0;
+  for (int64_t r = 0; r < rows; ++r) count += (ids[r] = r % 4 == 2 ? -100 : static_cast<double>(r * 37 % vocab)) >= 0;
   const double divisor = denominator != 0 ? denominator : count;
   for (int64_t r = 0; r < rows; ++r) {
     if (ids[r] < 0) continue;
-    const double* row = logits.data() + r * words;
-    double top = *std::max_element(row, row + words), sum = 0;
-    for (int64_t c = 0; c < words; ++c) sum += std::exp(row[c] - top);
-    for (int64_t c = 0; c < words; ++c)
+    const double* row = logits.data() + r * vocab;
+    double top = *std::max_element(row, row + vocab), sum = 0;
+    for (int64_t c = 0; c < vocab; ++c) sum += std::exp(row[c] - top);
+    for (int64_t c = 0; c < vocab; ++c)
       want[(r * ranks + c / part) * part + c % part] = (std::exp(row[c] - top) / sum - (c == ids[r])) / divisor;
     loss_want += (std::log(sum) + top - row[static_cast<int64_t>(ids[r])]) / divisor;
   }
@@ -96,9 +96,9 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
     std::vector<Buffer> parts;
     for (int64_t k = 0; k < ranks; ++k) {
       Values columns(n * part, 1e9);  // padding must not count
-      const int64_t first = k * part, valid = std::clamp<int64_t>(words - first, 0, part);
+      const int64_t first = k * part, valid = std::clamp<int64_t>(vocab - first, 0, part);
       for (int64_t i = 0; i < n; ++i)
-        for (int64_t c = 0; c < valid; ++c) columns[i * part + c] = logits[(from + i) * words + first + c];
+        for (int64_t c = 0; c < valid; ++c) columns[i * part + c] = logits[(from + i) * vocab + first + c];
       parts.emplace_back(DType::Float32, columns);
       View view = stats.view();
       view.data = view.as<float>() + k * n * 3, view.numel = n * 3;
@@ -118,7 +118,7 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
       }
     }
     for (int64_t k = 0; k < ranks; ++k) {
-      const int64_t first = k * part, valid = std::clamp<int64_t>(words - first, 0, part);
+      const int64_t first = k * part, valid = std::clamp<int64_t>(vocab - first, 0, part);
       Buffer &x = parts[k], before = x, &loss = losses[k], d(gradient, n * part), other(DType::Float32, Values{0.5});
       rz::VocabCrossEntropy op{loss.view(), d.view(), x.view(), stats.view(), labels.view(), ranks,      from,
                                n,           part,     first,    valid,        denominator,   from > 0};
@@ -148,7 +148,7 @@ static void test_parts(DType gradient, int64_t rows, int64_t words, int64_t rank
   expect_close(name + " d in place", got, want, 1e-5);
   bool zeros = true;
   for (int64_t i = 0; i < rows * ranks * part; ++i)
-    if (i % (ranks * part) >= words || ids[i / (ranks * part)] < 0) zeros &= got[i] == 0 && separate[i] == 0;
+    if (i % (ranks * part) >= vocab || ids[i / (ranks * part)] < 0) zeros &= got[i] == 0 && separate[i] == 0;
   report(name + " zeros of padding and rows without a label", zeros);
 }
 
