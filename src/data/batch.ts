@@ -15,8 +15,6 @@ export interface Batch {
   /** (examples + 1) borders of examples; attention does not cross them. */
   readonly cuSeqlens: Int32Array;
   readonly numTokens: number;
-  /** Labels that are not −100. */
-  readonly numLabels: number;
   /** Examples of the data set: 0 in a filler. */
   readonly numExamples: number;
 }
@@ -58,7 +56,6 @@ function layOut(examples: readonly { tokens: Int32Array; mask: Uint8Array }[], n
   const labels = new Int64Writer(numTokens);
   const positionIds = new Int64Writer(numTokens);
   const cuSeqlens = new Int32Array(examples.length + 1);
-  let numLabels = 0;
   let at = 0;
   examples.forEach(({ tokens, mask }, e) => {
     for (let i = 0; i < tokens.length; i++, at++) {
@@ -66,7 +63,6 @@ function layOut(examples: readonly { tokens: Int32Array; mask: Uint8Array }[], n
       inputIds.set(at, tokens[i]!);
       labels.set(at, judged ? tokens[i]! : ignoreIndex);
       positionIds.set(at, i);
-      if (judged) numLabels++;
     }
     cuSeqlens[e + 1] = at;
   });
@@ -76,7 +72,6 @@ function layOut(examples: readonly { tokens: Int32Array; mask: Uint8Array }[], n
     positionIds: positionIds.array,
     cuSeqlens,
     numTokens,
-    numLabels,
     numExamples,
   };
 }

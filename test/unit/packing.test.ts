@@ -55,13 +55,13 @@ describe('batches', () => {
       const mask = dataset.mask(example);
       for (let i = begin + 1; i < end; i++) expect(batch.labels[i]).toBe(mask[i - begin] ? batch.inputIds[i] : -100n);
     });
-    expect(batch.numLabels).toBe(batch.labels.reduce((n, label) => n + (label === -100n ? 0 : 1), 0));
-    expect(batch.numLabels).toBe(examples.reduce((n, i) => n + dataset.labelsOf(i), 0));
+    const numLabels = batch.labels.filter((label) => label !== -100n).length;
+    expect(numLabels).toBe(examples.reduce((n, i) => n + dataset.labelsOf(i), 0));
   });
 
   test('a filler has tokens but no labels', () => {
     const batch = fillerBatch(dataset);
-    expect(batch).toMatchObject({ numLabels: 0, numExamples: 0 });
+    expect(batch.numExamples).toBe(0);
     expect(batch.numTokens).toBeGreaterThan(0);
     expect(batch.labels.every((label) => label === -100n)).toBe(true);
   });

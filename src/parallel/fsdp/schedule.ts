@@ -39,10 +39,6 @@ export class UnitSchedule {
     this.backwardPrefetch = options.backwardPrefetch ?? true;
   }
 
-  get rootUnit(): FsdpUnit | undefined {
-    return this.root;
-  }
-
   /** Whether a forward of the root is running. */
   get isRunning(): boolean {
     return this.depth > 0;

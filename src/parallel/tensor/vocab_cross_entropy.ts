@@ -103,22 +103,6 @@ export function vocabParallelLinearCrossEntropy(
   return recordLoss('vocab_parallel_linear_cross_entropy', loss, x, dx, weight, dw);
 }
 
-/** The same from this rank's columns of logits that exist: logits (rows, part) float32. */
-export function vocabParallelCrossEntropy(logits: Tensor, labels: Tensor, part: VocabularyPart): Tensor {
-  const vocab = logits.size(-1);
-  const rows = logits.numel / vocab;
-  const loss = output([], 'float32', logits.device);
-  const dLogits =
-    isGradEnabled() && logits.requiresGrad
-      ? Tensor.empty(logits.shape, 'float32', 'activation', logits.device)
-      : undefined;
-  using flat = logits.view([rows, vocab]);
-  using own = Tensor.empty([rows, 3], 'float32', 'activation', logits.device);
-  using all = Tensor.empty([part.group.size, rows, 3], 'float32', 'activation', logits.device);
-  lossOfRows({ loss, dLogits, logits: flat, labels, own, all }, 0, part);
-  return recordLoss('vocab_parallel_cross_entropy', loss, logits, dLogits);
-}
-
 /**
  * Columns that are split over the group, whole on every rank: x (rows, part) → (rows, columns), without the padding at the
  * end. Every rank then computes the same of them, so a rank's gradient is its own columns of what comes back.
