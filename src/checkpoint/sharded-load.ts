@@ -93,7 +93,7 @@ function stepOf(checkpoint: ShardedCheckpoint, { slice, tensors }: ShardedOptimi
   if (steps.size > 1) {
     const list = [...steps].map(([step, name]) => `${name} after ${step ?? 'no'} steps`);
     throw new Error(
-      `${checkpoint.dir}: the optimizer state of one unit comes from different steps: ${list.join(', ')}`,
+      `${checkpoint.dir}: the optimizer state of parameters that are updated together comes from different steps: ${list.join(', ')}`,
     );
   }
   return [...steps.keys()][0];

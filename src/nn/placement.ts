@@ -1,6 +1,6 @@
-// How the ranks of a mesh hold a parameter, axis by axis, and all that follows from it: the part of this rank, where its elements
-// stand in the whole, over which ranks its gradient is summed, and which rank counts and saves it. FSDP flattens parts and
-// divides them further; it asks here, and nowhere else.
+// How the ranks along the one axis of the mesh that divides layers hold a parameter, and all that follows from it: the part of this
+// rank, where its elements stand in the whole, over which ranks its gradient is summed, and which rank counts and saves it. FSDP
+// flattens parts and divides them further; it asks here, and nowhere else.
 import { numelOf, type Shape } from '../tensor/tensor.ts';
 
 /** Each rank has a part: dimension `dim` is divided into `parts`; with fewer parts than ranks, neighbours hold the same one. */

@@ -5,11 +5,11 @@ import type { DType } from '../../tensor/dtype.ts';
 import { communicationStream, computeDevice, onStream } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import type { BucketShape } from './bucket.ts';
-import { canMap, GatheredMemory, MappedMemory, type UnitMemory, wholeTensors } from './memory.ts';
+import { type BucketMemory, canMap, GatheredMemory, MappedMemory, wholeTensors } from './memory.ts';
 
 /** A bucket's memory, and what rank 0 of the source group fills directly: the flat buffer of every tensor-parallel part. */
 export interface BucketPlace {
-  memory: UnitMemory;
+  memory: BucketMemory;
   region: Tensor | undefined;
 }
 

@@ -17,7 +17,7 @@ import { type Device, Tensor } from '../../tensor/tensor.ts';
 import { BucketGradient } from './bucket_gradient.ts';
 import type { FlatLayout } from './flat.ts';
 import type { ShardGroups } from './groups.ts';
-import type { UnitMemory } from './memory.ts';
+import type { BucketMemory } from './memory.ts';
 
 export interface BucketDtypes {
   /** Of the shard, the gradient shard and the checkpoint. */
@@ -47,7 +47,7 @@ export class ShardBucket implements ParameterOwner {
   readonly gradient: BucketGradient | undefined;
   readonly trainableSlice: TrainableSlice | undefined;
 
-  private readonly memory: UnitMemory;
+  private readonly memory: BucketMemory;
   /** Whether peers may still read this rank's shard: it was gathered, and no reduction of its gradients came after. */
   private isRead = false;
   /** All parameters, while they are gathered. */
@@ -57,7 +57,7 @@ export class ShardBucket implements ParameterOwner {
   private shardWritten: StreamEvent | undefined;
   private counted: [number, number][] | undefined;
 
-  constructor(shape: BucketShape, memory: UnitMemory) {
+  constructor(shape: BucketShape, memory: BucketMemory) {
     this.title = shape.title;
     this.layout = shape.layout;
     this.groups = shape.groups;

@@ -7,7 +7,7 @@ import { communicationStream, computeDevice, numLoadingStreams, onStream } from 
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 
 /** Everything here is enqueued on the current stream, which is the communication stream. */
-export interface UnitMemory {
+export interface BucketMemory {
   /** This rank's elements of the flat buffer, in the master dtype. */
   readonly shard: Tensor;
   /** The same in the compute dtype, to be written together with the shard; undefined where gathering casts. */
@@ -25,7 +25,7 @@ export interface UnitMemory {
 }
 
 /** A flat buffer that all ranks of the group map: gathering is agreement, and takes no copy. */
-export class MappedMemory implements UnitMemory {
+export class MappedMemory implements BucketMemory {
   readonly shard: Tensor;
   readonly computeShard: Tensor | undefined;
   readonly isMapped: boolean;
@@ -77,7 +77,7 @@ export class MappedMemory implements UnitMemory {
 }
 
 /** A shard of this rank's own: gathering copies the others' into a buffer that exists until it is disposed. */
-export class GatheredMemory implements UnitMemory {
+export class GatheredMemory implements BucketMemory {
   readonly shard: Tensor;
   readonly computeShard = undefined;
   readonly isMapped = false;

@@ -1,4 +1,4 @@
-// What FSDP can be asked for, and how a strategy becomes two process groups.
+// What FSDP can be asked for. How a strategy becomes groups: groups.ts.
 import type { DeviceMesh } from '../../distributed/device_mesh.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import type { Module } from '../../nn/module.ts';
