@@ -10,7 +10,7 @@ export interface ForwardInput {
   inputIds: TokenInput;
   /** Labels of the same shape, −100 ignored; shifted by the model. */
   labels?: TokenInput | undefined;
-  /** Labels in the whole batch over all data-parallel ranks and accumulation steps: the loss becomes Σ × dpSize / count. */
+  /** Labels in the whole batch, of which this may be a part (accumulation): the loss becomes Σ / count. */
   numItemsInBatch?: number | undefined;
   /** Also return logits (batch, length, vocab), which costs their memory. */
   returnLogits?: boolean | undefined;

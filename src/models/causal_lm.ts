@@ -92,7 +92,7 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   }
 
   /**
-   * With labels: the loss (shifted; mean over labels ≠ −100, or Σ × dpSize / numItemsInBatch; plus the term that balances
+   * With labels: the loss (shifted; mean over labels ≠ −100, or Σ / numItemsInBatch; plus the term that balances
    * experts, where the config asks for it). Without: logits.
    * Enqueues and returns; a bad id or shape throws before anything is enqueued.
    */

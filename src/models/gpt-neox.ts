@@ -24,7 +24,7 @@ import type { GPTNeoXConfig } from './gpt-neox-config.ts';
 import type { LayerContext } from './llama.ts';
 import { inverseFrequencies, rotaryDim } from './rope.ts';
 
-/** How GPT-NeoX is divided: rows of the fused projection are ordered by head, so a rank's heads are one range of them. */
+/** How GPT-NeoX is divided: rows of the fused projection are ordered by head, so neighbouring heads are one range of them. */
 export const gptNeoXPlan: ParallelPlan = {
   'gpt_neox.embed_in': vocabParallel,
   'gpt_neox.layers.*.input_layernorm': replicated,
@@ -39,7 +39,7 @@ export const gptNeoXPlan: ParallelPlan = {
   embed_out: vocabParallel,
 };
 
-/** Forward takes its sizes from `heads`: a rank of a tensor-parallel group has a part of them. */
+/** Forward takes its sizes from `heads`, which a parallel plan divides. */
 export class GPTNeoXAttention extends Module {
   query_key_value: Linear;
   dense: Linear;

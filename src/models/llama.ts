@@ -62,7 +62,7 @@ export interface DecoderLayer extends Module {
 
 export type DecoderLayerClass<C> = new (config: C, dtype: FloatDType, layer: number) => DecoderLayer;
 
-/** Forward takes its sizes from `heads` and `kvHeads`: a rank of a tensor-parallel group has a part of them. */
+/** Forward takes its sizes from `heads` and `kvHeads`, which a parallel plan divides. */
 export class LlamaAttention extends Module {
   q_proj: Linear;
   k_proj: Linear;

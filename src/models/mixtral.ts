@@ -14,7 +14,7 @@ import { windowOf } from './decoder-config.ts';
 import { decoderPlan, type LayerContext, LlamaAttention, LlamaForCausalLM } from './llama.ts';
 import type { MixtralConfig } from './mixtral-config.ts';
 
-/** How Mixtral is divided: every expert over all ranks, the router whole on each. */
+/** How Mixtral is divided: each expert by its inner dimension, the router not at all. */
 export const mixtralPlan: ParallelPlan = {
   ...decoderPlan,
   'model.layers.*.block_sparse_moe': sumsOutput,

@@ -7,7 +7,7 @@ import { windowOf } from './decoder-config.ts';
 import { LlamaAttention, LlamaDecoderLayer, LlamaForCausalLM, llamaPlan } from './llama.ts';
 import type { Qwen3Config } from './qwen3-config.ts';
 
-/** How Qwen3 is divided: each rank's heads give a part of the gradient of the norms that all heads share. */
+/** How Qwen3 is divided: each part of the heads gives a part of the gradient of the norms that all heads share. */
 export const qwen3Plan: ParallelPlan = {
   ...llamaPlan,
   'model.layers.*.self_attn.q_norm': partialGradient,

@@ -6,7 +6,7 @@ export function rotaryDim(rope: RopeParameters, headDim: number): number {
   return Math.trunc(headDim * rope.partialRotaryFactor);
 }
 
-/** inv_freq (rotaryDim / 2) float32. Computed on every rank from the config; never sent, never empty. */
+/** inv_freq (rotaryDim / 2) float32. It follows from the config, and so is no part of checkpoints. */
 export function inverseFrequencies(rope: RopeParameters, rotaryDim: number): Float32Array {
   const inverse = Float32Array.from({ length: rotaryDim / 2 }, (_, i) => {
     // float32 exponent and power, as torch.arange(...).float() / dim and base ** it

@@ -53,7 +53,7 @@ const wrappers: WeakMap<Module, FullyShardedDataParallel> = processState(
 
 export class FullyShardedDataParallel<M extends Module = Module> implements ShardedModel {
   readonly module: M;
-  /** The module's forward, through the units. Loss by numItemsInBatch counts all data-parallel ranks. */
+  /** The module's forward, through the units. `numItemsInBatch` counts the labels of all data-parallel ranks. */
   readonly forward: M['forward'];
   readonly groups: ShardGroups;
   /** @internal */
