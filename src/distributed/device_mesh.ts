@@ -28,6 +28,20 @@ export function groupOfRanks(ranks: readonly number[]): ProcessGroup {
   return group;
 }
 
+/** @internal `group` as rows of `length` neighbours: this rank's row, and its column, the ranks at its place in each row. Collective. */
+export function foldGroup(group: ProcessGroup, length: number): { row: ProcessGroup; column: ProcessGroup } {
+  const [first, at] = [group.rank - (group.rank % length), group.rank % length];
+  const row = group.ranks.slice(first, first + length);
+  const column = group.ranks.filter((_, i) => i % length === at);
+  return { row: groupOfRanks(row), column: groupOfRanks(column) };
+}
+
+/** @internal The grid of two groups of this rank, `inner` fastest; its other rows lie as far apart as this one's ranks. Collective. */
+export function gridOf(outer: ProcessGroup, inner: ProcessGroup): ProcessGroup {
+  const offsets = inner.ranks.map((rank) => rank - dist.group.rank);
+  return groupOfRanks(outer.ranks.flatMap((rank) => offsets.map((offset) => rank + offset)));
+}
+
 export class DeviceMesh {
   /** Ranks along each axis. */
   readonly shape: readonly number[];

@@ -39,7 +39,10 @@ export interface Dist {
   readonly group: ProcessGroup;
   /** Blocks until all ranks are here. */
   barrier(): void;
-  /** A group of some ranks of the world; `undefined` on the others. Blocks until those ranks have made the same call. */
+  /**
+   * A group of some ranks of the world; `undefined` on the others. Blocks until those ranks have made the same call. Each call makes
+   * another group, as `torch.distributed.new_group` does, and the caller closes it; the mesh gives one group for a set of ranks.
+   */
   newGroup(ranks: readonly number[]): ProcessGroup | undefined;
   /** Says in heartbeats, and so in the errors of other ranks, what this rank is at: `load`, `save` … */
   setPhase(name: string): void;

@@ -1,5 +1,12 @@
 // The groups of a strategy, as axes of one mesh.
-import { type DeviceMesh, groupOfRanks, initDeviceMesh, ranksByHost } from '../../distributed/device_mesh.ts';
+import {
+  type DeviceMesh,
+  foldGroup,
+  gridOf,
+  groupOfRanks,
+  initDeviceMesh,
+  ranksByHost,
+} from '../../distributed/device_mesh.ts';
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { state } from '../../distributed/state.ts';
@@ -36,9 +43,7 @@ export function resolveGroups(options: FsdpOptions, tensor: ProcessGroup | undef
   if (given) {
     const [shard, replicate] = given;
     if (!divided) return { shard, replicate, tensor: undefined, grid: shard };
-    const offsets = divided.ranks.map((rank) => rank - dist.group.rank);
-    const ranks = shard.ranks.flatMap((rank) => offsets.map((offset) => rank + offset));
-    return { shard, replicate, tensor: divided, grid: groupOfRanks(ranks) };
+    return { shard, replicate, tensor: divided, grid: gridOf(shard, divided) };
   }
   const mesh = shardMesh(options);
   const shard = mesh.group('shard');
@@ -102,12 +107,8 @@ function givenGroups(options: FsdpOptions): readonly [ProcessGroup, ProcessGroup
   const alone = groupOfRanks([dist.group.rank]);
   if (strategy === 'NO_SHARD') return [alone, group];
   if (!isHybrid(strategy)) return [group, alone];
-  const degree = shardDegree(options, group.size);
-  const first = Math.floor(group.rank / degree) * degree;
-  const worldRanks = (members: number[]): number[] => members.map((rank) => group.ranks[rank]!);
-  const shard = Array.from({ length: degree }, (_, i) => first + i);
-  const replicate = Array.from({ length: group.size / degree }, (_, i) => (group.rank % degree) + i * degree);
-  return [groupOfRanks(worldRanks(shard)), groupOfRanks(worldRanks(replicate))];
+  const { row, column } = foldGroup(group, shardDegree(options, group.size));
+  return [row, column];
 }
 
 function groupsOf(mesh: DeviceMesh, strategy: ShardingStrategy): ProcessGroup | readonly [ProcessGroup, ProcessGroup] {
