@@ -2,19 +2,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { nativeRooms, nativeRoomsApart } from './rooms.ts';
 
 const root = join(import.meta.dirname, '../../..');
-
-/** Bottom to top. `cpu`, `cuda` and `files` know nothing of each other, but for what the list says of them. */
-const rooms = ['core', 'ops', 'cpu', 'cuda', 'files', 'comm', 'binding'] as const;
-const apart: readonly (readonly [string, string])[] = [
-  ['cuda', 'cpu'],
-  ['files', 'cpu'],
-  ['files', 'cuda'],
-  ['comm', 'cpu'],
-  ['comm', 'files'],
-  ['binding', 'cuda'],
-];
+const rooms = nativeRooms.map(([room]) => room);
 
 interface Source {
   file: string;
@@ -38,9 +29,9 @@ function wrong(files: readonly Source[]): string[] {
       const path = /^\s*#\s*include\s+"([^"]+)"/.exec(line)?.[1];
       if (!path?.includes('/')) return [];
       const [from, to] = [roomOf(file), path.split('/')[0]!];
-      const isUpward = rooms.indexOf(to as 'core') > rooms.indexOf(from as 'core');
-      const isApart = apart.some(([a, b]) => a === from && b === to);
-      return isUpward || isApart || !rooms.includes(to as 'core') ? [`${file}:${i + 1} includes ${path}`] : [];
+      const isUpward = rooms.indexOf(to) > rooms.indexOf(from);
+      const isApart = nativeRoomsApart.some(([a, b]) => a === from && b === to);
+      return isUpward || isApart || !rooms.includes(to) ? [`${file}:${i + 1} includes ${path}`] : [];
     }),
   );
 }
@@ -54,6 +45,15 @@ describe('includes', () => {
   it('point downward', () => {
     expect([...new Set(all.map(({ file }) => roomOf(file)))].sort()).toEqual([...rooms].sort());
     expect(wrong(all)).toEqual([]);
+  });
+
+  it('have rooms that are in docs/architecture.md as in the order, top first', () => {
+    const text = readFileSync(join(root, 'docs/architecture.md'), 'utf8');
+    const rows = [...text.matchAll(/^\| `(?:cpp\/(\w+)|(binding))` \| (.*) \|$/gm)].map((row) => [
+      row[1] ?? row[2],
+      row[3],
+    ]);
+    expect(rows).toEqual([...nativeRooms].reverse());
   });
 
   it('would be caught pointing upward', () => {

@@ -1,5 +1,5 @@
-// The order of the rooms of `src`, bottom to top, and what may break it. This is the one place where it is written:
-// layers.test.ts holds the code and docs/architecture.md to it.
+// The order of the rooms of `src` and of the native core, bottom to top, and what may break it. This is the one place where it is
+// written: the tests beside it hold the code and docs/architecture.md to it.
 
 /** Each with what it holds, as docs/architecture.md has it, top first. A room imports itself and the rooms below it: those before it here. */
 export const rooms: readonly (readonly [room: string, holds: string])[] = [
@@ -14,7 +14,10 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
   ['checkpoint', 'Hugging Face folders, safetensors, sharded state'],
   ['data', 'tokenizer, examples, batches'],
   ['optim', 'AdamW over slices of parameters, schedules'],
-  ['models', 'one file per `model_type`, with its parallel plan and the names of its checkpoint; generation'],
+  [
+    'models',
+    'by `model_type` (`families.ts`) a model with its parallel plan (`llama.ts`), its config (`llama-config.ts`), and what is other in the names of its checkpoint; generation',
+  ],
   [
     'parallel',
     'tensor parallelism (plans applied to models), FSDP (units, wrapping, schedule, state dicts), delayed parameters, activation checkpointing',
@@ -26,6 +29,30 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
   ],
   ['index.ts', 'what a program imports; exports only'],
   ['cli', 'the commands'],
+];
+
+/** The same for the native core, bottom to top; test/unit/layers/cpp_includes.test.ts holds the includes to it. */
+export const nativeRooms: readonly (readonly [room: string, holds: string])[] = [
+  ['core', 'storage, allocator, streams and events, errors, Philox; what the environment says'],
+  [
+    'ops',
+    'one header per op: its operands, its shapes, its checks; `RZ_OPERANDS` names the fields once, for whoever reads them',
+  ],
+  ['cpu', 'CPU kernels: oneDNN for GEMMs, SIMD for the rest, chosen at run time'],
+  ['cuda', 'CUDA kernels, one op a file; streams, allocator and copies of the device; cuBLASLt'],
+  ['files', 'ranged reads and writes on open descriptors'],
+  ['comm', 'process groups over shared memory and NCCL, the rendezvous store, the watch over peers'],
+  ['binding', 'one file per concept; arguments are checked here; no mathematics'],
+];
+
+/** Rooms of the native core that know nothing of each other though one is above: `[above, below]`. */
+export const nativeRoomsApart: readonly (readonly [above: string, below: string])[] = [
+  ['cuda', 'cpu'],
+  ['files', 'cpu'],
+  ['files', 'cuda'],
+  ['comm', 'cpu'],
+  ['comm', 'files'],
+  ['binding', 'cuda'],
 ];
 
 /** The files that may read and write `process.env`. */
