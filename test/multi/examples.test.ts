@@ -1,9 +1,11 @@
 // The programs of examples/, run as the guide says.
 import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { native } from '../../src/native.ts';
 import { expectRanks } from './helpers.ts';
 
 const out = mkdtempSync(join(tmpdir(), 'rankzero-examples-'));
@@ -32,6 +34,14 @@ it.each([
   expect(readdirSync(folder)).toContain('model.safetensors');
 });
 
+const processor = `${cpus()[0]!.model}, ${native.info().isa}`;
+/** What a build of `commit`, before the frame was rebuilt, made of the example: bits follow from the processor too. */
+const recorded: {
+  commit: string;
+  processor: string;
+  runs: Record<string, { losses: number[]; files: string }>;
+} = JSON.parse(readFileSync(join(import.meta.dirname, 'custom_model.json'), 'utf8'));
+
 describe('custom_model.mjs', () => {
   const run = async (world: number, tp: number): Promise<number[]> => {
     const folder = join(out, `custom-${world}-${tp}`);
@@ -40,6 +50,13 @@ describe('custom_model.mjs', () => {
     expect(losses.length).toBe(4);
     expect(losses[3]).toBeLessThan(losses[0]! - 1);
     expect(stdout[0]).toMatch(/saved .*; it says: Whale \(n\.\).+/);
+    const before = recorded.runs[`${world} ranks, tp ${tp}`]!;
+    for (const [i, loss] of losses.entries()) expect(loss).toBeCloseTo(before.losses[i]!, 2);
+    if (processor === recorded.processor) {
+      const digest = createHash('sha256');
+      for (const file of ['config.json', 'model.safetensors']) digest.update(readFileSync(join(folder, file)));
+      expect({ losses, files: digest.digest('hex') }, `as ${recorded.commit} made them`).toEqual(before);
+    }
     return losses;
   };
 
