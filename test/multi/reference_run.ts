@@ -37,6 +37,14 @@ export interface Result {
   digest: string;
   tied: boolean;
   tiedStorage: boolean;
+  /** Of `state`, where the run called init. */
+  place?: {
+    sizes: Record<'rank' | 'worldSize' | 'shardRank' | 'shardSize' | 'replicateRank' | 'replicateSize', number>;
+    replicas: number[];
+    loss: number[];
+    experts: Record<'expertShard' | 'expert', number[]>;
+    shardIsExpertShard: boolean;
+  };
 }
 
 /** What every rank says of each run; the runs share one job, and so a world size and an environment. */

@@ -54,6 +54,20 @@ describe('together with', () => {
   });
 });
 
+/** Two replicas of two shards of `tp` tensor-parallel ranks, the last fastest. */
+function placeOf(rank: number, world: number, tp: number): Result['place'] {
+  const half = world / 2;
+  const [replica, shard, tensor] = [Math.floor(rank / half), Math.floor(rank / tp) % 2, rank % tp];
+  const shards = [0, tp].map((at) => replica * half + at + tensor);
+  return {
+    sizes: { rank, worldSize: world, shardRank: shard, shardSize: 2, replicateRank: replica, replicateSize: 2 },
+    replicas: [rank % half, (rank % half) + half],
+    loss: Array.from({ length: world / tp }, (_, i) => i * tp + tensor),
+    experts: { expertShard: shards, expert: [rank] },
+    shardIsExpertShard: true,
+  };
+}
+
 // Every data-parallel rank trains on a row of its own: as many labels in each, so the mean over ranks is the reference's.
 describe('replicas of shards, by init({ hybridShardDegree: 2 }),', () => {
   it.each([
@@ -67,7 +81,9 @@ describe('replicas of shards, by init({ hybridShardDegree: 2 }),', () => {
       const settings = names.map(
         (name): Settings => ({ name, world, tp, flow: 'C', hybridShardDegree: 2, ownRows: true }),
       );
-      for (const [i, results] of (await runAll(settings)).entries()) {
+      const runs = await runAll(settings);
+      for (const { rank, place } of runs[0]!) expect(place).toEqual(placeOf(rank, world, tp));
+      for (const [i, results] of runs.entries()) {
         const { losses, grad_norms } = trainingRun(names[i]!);
         for (const [step, wanted] of losses.entries()) {
           const mean = results.reduce((sum, result) => sum + result.losses[step]!, 0) / world;
