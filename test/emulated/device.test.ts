@@ -28,6 +28,15 @@ describe.skipIf(!available)('device cuda, emulated', () => {
   it.each(seeds)('trains as the CPU does, seed %i', (seed) => scenario('training', seed));
   it.each(seeds)('orders streams by events, seed %i', (seed) => scenario('streams', seed));
   it.each(seeds)('has ops of a program, through host memory, seed %i', (seed) => scenario('hostOp', seed));
+  it('takes the kernels that a call asks for', () => scenario('kernels', 1));
+  it.each(['mma', 'hopper'])('takes the kernels that the environment names where no call does: %s', (kernels) =>
+    scenario('defaultKernels', 1, { RANKZERO_ATTENTION: kernels }),
+  );
+  it('is not opened with kernels that do not exist', async () => {
+    const { code, stderr } = await runNode([fixture, 'defaultKernels'], 1, { RANKZERO_ATTENTION: 'flash' });
+    expect(code).not.toBe(0);
+    expect(stderr).toContain('RANKZERO_ATTENTION must be mma or hopper but is flash');
+  });
   it('names the devices that an op mixes', () => scenario('mixed', 1));
   it('counts its memory, and says what is wrong when there is none left', () =>
     scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20) }));
