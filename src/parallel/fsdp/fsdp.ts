@@ -18,12 +18,11 @@ import type { Tensor } from '../../tensor/tensor.ts';
 import { tensorParallelOf } from '../tensor/context.ts';
 import type { ShardBucket } from './bucket.ts';
 import { resolveGroups, type ShardGroups, withInitDegrees } from './groups.ts';
-import { compareManifests, manifestOf } from './manifest.ts';
 import { clipGradients } from './norm.ts';
 import type { FsdpOptions } from './options.ts';
 import { saveFullPretrained } from './save_pretrained.ts';
 import { UnitSchedule } from './schedule.ts';
-import { checkSource, sourceOf, type WeightSource } from './source.ts';
+import { sourceOf, type WeightSource } from './source.ts';
 import {
   type FullStateDictOptions,
   fullStateDict,
@@ -36,7 +35,7 @@ import {
 import { type SummonOptions, summon } from './summon.ts';
 import { followTies, syncBuffers } from './sync.ts';
 import type { FsdpUnit } from './unit.ts';
-import { type PlannedUnit, planUnits } from './units.ts';
+import { agreeOnUnits } from './units.ts';
 import { verifyReplicas } from './verify.ts';
 import { wrapUnits } from './wrap_units.ts';
 
@@ -86,7 +85,11 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
     this.schedule = new UnitSchedule(this.options);
     module.assignParameterNames();
     if (options.syncModuleStates) followTies(module);
-    const { planned, inner } = this.plan();
+    const inner = [...module.modules()].flatMap((below) => wrappers.get(below) ?? []);
+    if (inner.some((wrapper) => wrapper.module === (module as Module)))
+      throw new Error('FSDP: this module is wrapped already');
+    const earlier = new Set(inner.flatMap((wrapper) => wrapper.units.map((unit) => unit.module)));
+    const planned = agreeOnUnits(module, earlier, this.source, this.options);
     for (const wrapper of inner) this.schedule.adopt(wrapper.units);
     wrapUnits(planned, { groups: this.groups, source: this.source, options: this.options, schedule: this.schedule });
     moveBuffersToDevice(module, computeDevice());
@@ -97,28 +100,6 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
     native.memoryTrim();
     wrappers.set(module, this);
     this.forward = ((...args: unknown[]) => this.call(args)) as M['forward'];
-  }
-
-  /** The units to be made, and the wrappers below. Every rank throws when one cannot go on. Collective with syncModuleStates. */
-  private plan(): { planned: PlannedUnit[]; inner: FullyShardedDataParallel[] } {
-    const { module, options } = this;
-    const inner = [...module.modules()].flatMap((below) => wrappers.get(below) ?? []);
-    if (inner.some((wrapper) => wrapper.module === (module as Module)))
-      throw new Error('FSDP: this module is wrapped already');
-    const earlier = new Set(inner.flatMap((wrapper) => wrapper.units.map((unit) => unit.module)));
-    let planned: PlannedUnit[] = [];
-    let failure: unknown;
-    try {
-      const chosen = options.autoWrapPolicy ? options.autoWrapPolicy(module) : (module.unitModules ?? []);
-      planned = planUnits(module, chosen, earlier, options);
-      checkSource(planned, this.source, options);
-    } catch (error) {
-      failure = error;
-    }
-    if (options.syncModuleStates)
-      compareManifests(dist.group, manifestOf(planned), failure === undefined ? '' : (failure as Error).message);
-    if (failure !== undefined) throw failure;
-    return { planned, inner };
   }
 
   /** Ranks whose gradients are averaged: the product of shard and replica counts. */

@@ -1,11 +1,16 @@
-// From a module tree to units and their buckets: which parameters each holds, checked before any memory is taken.
+// From a module tree to units and their buckets: which parameters each holds, checked before any memory is taken, and agreed on by
+// all ranks before anything is sent.
+
+import { dist } from '../../distributed/index.ts';
 import type { Module } from '../../nn/module.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import { isFloating } from '../../tensor/dtype.ts';
 import type { BucketDtypes, BucketShape } from './bucket.ts';
 import { FlatLayout } from './flat.ts';
 import type { ShardGroups } from './groups.ts';
+import { compareManifests, manifestOf } from './manifest.ts';
 import type { FsdpOptions, MixedPrecision } from './options.ts';
+import { checkSource, type WeightSource } from './source.ts';
 import { titleOf } from './unit.ts';
 
 /** A unit before it has memory. */
@@ -88,29 +93,54 @@ function checkAtomic(root: Module, wrapped: ReadonlySet<Module>): void {
 }
 
 /**
- * The buckets of a unit: one for each dtype and use of its parameters, in the order in which they first come, trained ones first.
+ * The units of `root`, by its wrap policy, and that they can be filled. With syncModuleStates the ranks compare what they planned,
+ * and every rank throws when one cannot go on. `alreadyWrapped` as in planUnits. Collective with syncModuleStates.
+ */
+export function agreeOnUnits(
+  root: Module,
+  alreadyWrapped: ReadonlySet<Module>,
+  source: WeightSource,
+  options: FsdpOptions,
+): PlannedUnit[] {
+  let planned: PlannedUnit[] = [];
+  let failure: unknown;
+  try {
+    const chosen = options.autoWrapPolicy ? options.autoWrapPolicy(root) : (root.unitModules ?? []);
+    planned = planUnits(root, chosen, alreadyWrapped, options);
+    checkSource(planned, source, options);
+  } catch (error) {
+    failure = error;
+  }
+  if (options.syncModuleStates)
+    compareManifests(dist.group, manifestOf(planned), failure === undefined ? '' : (failure as Error).message);
+  if (failure !== undefined) throw failure;
+  return planned;
+}
+
+/**
+ * The buckets of a unit: one for each shard and replicate group, dtype and use of its parameters, in the order in which they first
+ * come, trained ones first. `groupsOf`: the groups that a parameter is divided over.
  */
 export function bucketsOf(
   { name, parameters }: Pick<PlannedUnit, 'name' | 'parameters'>,
-  groups: ShardGroups,
+  groupsOf: (parameter: Parameter) => ShardGroups,
   mixedPrecision: MixedPrecision | undefined,
 ): BucketShape[] {
-  const buckets = new Map<string, { dtypes: BucketDtypes; isTrainable: boolean; members: Parameter[] }>();
+  const buckets = new Map<string, Omit<BucketShape, 'title' | 'layout'> & { members: Parameter[] }>();
   const ordered = [...parameters.filter((p) => p.requiresGrad), ...parameters.filter((p) => !p.requiresGrad)];
   for (const parameter of ordered) {
     const dtypes = dtypesOf(parameter, mixedPrecision);
     const isTrainable = parameter.requiresGrad;
-    const key = [dtypes.master, dtypes.compute, isTrainable].join();
-    const bucket = buckets.get(key) ?? { dtypes, isTrainable, members: [] };
+    const groups = groupsOf(parameter);
+    const key = [groups.shard.name, groups.replicate.name, dtypes.master, dtypes.compute, isTrainable].join();
+    const bucket = buckets.get(key) ?? { groups, dtypes, isTrainable, members: [] };
     bucket.members.push(parameter);
     buckets.set(key, bucket);
   }
-  return [...buckets.values()].map(({ dtypes, isTrainable, members }) => ({
+  return [...buckets.values()].map(({ members, ...shape }) => ({
     title: titleOf(name),
-    layout: new FlatLayout(members, groups.shard.size),
-    groups,
-    dtypes,
-    isTrainable,
+    layout: new FlatLayout(members, shape.groups.shard.size),
+    ...shape,
   }));
 }
 

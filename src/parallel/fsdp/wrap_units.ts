@@ -25,7 +25,7 @@ export interface WrapContext {
 export function wrapUnits(planned: readonly PlannedUnit[], context: WrapContext): void {
   const { groups, source, options, schedule } = context;
   const filled = planned.filter((plan) => plan.parameters.length > 0 || plan === planned.at(-1));
-  const shapes = filled.map((plan) => bucketsOf(plan, groups, options.mixedPrecision));
+  const shapes = filled.map((plan) => bucketsOf(plan, () => groups, options.mixedPrecision));
   const places = allocate(shapes.flat(), source.group);
   const progress = new LoadProgress(planned, options.onProgress);
   openLanes();
