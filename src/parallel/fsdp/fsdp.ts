@@ -200,7 +200,7 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
    * throw the same error, which names the first parameter that differs. Resolves at once without replicas. Collective.
    */
   async verifyReplicas(): Promise<void> {
-    await verifyReplicas(this.units, dist.group);
+    await verifyReplicas(this.module, this.units, dist.group);
   }
 
   /** Writes a Hugging Face folder from rank 0, unit by unit; nobody holds the whole model. Collective. */
