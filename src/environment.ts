@@ -24,6 +24,12 @@ export interface Settings {
   readonly quiet: boolean;
   /** RANKZERO_TIMEOUT, in seconds, as it is written. */
   readonly timeout: string | undefined;
+  /** RANKZERO_HEARTBEAT_TIMEOUT, in seconds, as it is written. */
+  readonly heartbeatTimeout: string | undefined;
+  /** RANKZERO_GRACE, in seconds, as it is written. */
+  readonly grace: string | undefined;
+  /** RANKZERO_ADDRESS: where ranks of other hosts reach this one. */
+  readonly address: string | undefined;
   /** RANKZERO_FSDP_GATHER=copy: ranks do not map each other's memory, as on devices. */
   readonly gathersByCopy: boolean;
   /** NO_COLOR is not set. */
@@ -45,6 +51,15 @@ export const settings: Settings = {
   },
   get timeout() {
     return process.env.RANKZERO_TIMEOUT;
+  },
+  get heartbeatTimeout() {
+    return process.env.RANKZERO_HEARTBEAT_TIMEOUT;
+  },
+  get grace() {
+    return process.env.RANKZERO_GRACE;
+  },
+  get address() {
+    return process.env.RANKZERO_ADDRESS || undefined;
   },
   get gathersByCopy() {
     return process.env.RANKZERO_FSDP_GATHER === 'copy';

@@ -289,17 +289,17 @@ export interface NativeCommOptions {
   secretFile: string;
   /** The store listens for this host only. */
   loopback: boolean;
+  /** This process may serve the store: rank 0, and local rank 0 of the host that has the address `host`. */
+  serves: boolean;
+  /** Where ranks of other hosts reach this one; empty for the local address of its connection to the store. */
+  address: string;
+  /** Of this package: all ranks must have the same. */
+  version: string;
   /** Seconds without progress of any rank. */
   timeout: number;
-  /** This process serves the rendezvous store. */
-  serves: boolean;
-  /** At which other hosts reach this rank; '' for the local address of its connection to the store. */
-  address: string;
-  /** Of this package: all ranks have the same. */
-  version: string;
   /** Of this host; '' when all ranks are on one. */
   hostName: string;
-  /** Seconds without a sign of life after which a rank or its host counts as dead. */
+  /** Seconds of silence after which a rank or host counts as dead. */
   heartbeatTimeout: number;
 }
 

@@ -2,10 +2,11 @@
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Command } from 'commander';
+import { Command, Option } from 'commander';
 import type { FinetuneOptions } from '../train/options.ts';
-import { OptionsError } from '../train/options_schema.ts';
-import { addFinetuneFlags, resolveFlags } from './flags.ts';
+import { OptionsError, parseFinetuneOptions } from '../train/options_schema.ts';
+import { addFinetuneFlags, givenOptions } from './flags.ts';
+import { type LaunchKey, launchFlags, ownSpelling, parseLaunchFlags } from './launch_flags.ts';
 
 const examples = `
 Data: one JSON object a line, with "text", "prompt" and "completion", or "messages".
@@ -16,7 +17,18 @@ Examples:
       --epochs 2 --lr 1e-5 --warmup-ratio 0.03 --save-steps 200 --sample-prompt "Who are you?"
   rankzero finetune --config finetune.yaml --lr 5e-5      (flags win over the file)
   rankzero finetune --config finetune.yaml --resume       (from the newest checkpoint in --out)
+  rankzero finetune --config finetune.yaml --nnodes 2 --node-rank 0 --master-address host0 --nproc gpu
+      (the same on the other host with --node-rank 1; RANKZERO_SECRET or RANKZERO_SECRET_FILE the same on both)
+  srun -N2 --ntasks-per-node 8 rankzero finetune --config finetune.yaml      (each task is a rank)
 `;
+
+/** Where this host stands among several: the flags of `rankzero run`. */
+const hostFlags: readonly [flag: string, help: string][] = [
+  ['--nnodes <n>', 'hosts, one command on each (default: as the launcher around it says, else 1)'],
+  ['--node-rank <r>', 'the number of this host, from 0'],
+  ['--master-address <host[:port]>', 'host 0, as the others reach it; [::1]:port for IPv6'],
+  ['--master-port <port>', 'a port of host 0; the rendezvous store takes the one after it (default: 29500)'],
+];
 
 /** The command with its flags; parsing it runs nothing. */
 export function buildFinetuneCommand(): Command {
@@ -27,6 +39,7 @@ export function buildFinetuneCommand(): Command {
     .showSuggestionAfterError()
     .addHelpText('after', examples);
   addFinetuneFlags(command);
+  for (const [flag, help] of hostFlags) command.addOption(new Option(flag, help).helpGroup('Hosts:'));
   return command;
 }
 
@@ -69,25 +82,45 @@ export function checkFiles(options: FinetuneOptions): void {
   if (problems.length > 0) throw new OptionsError(problems.join('\n'));
 }
 
-/** Resolves to the exit code: 0, that of the rank that failed first, or 130 after Ctrl-C. */
+/** Takes the keys of launch flags, in either spelling, out of `values`. */
+function takeLaunchKeys(
+  values: Record<string, unknown>,
+): [Partial<Record<LaunchKey, unknown>>, Record<string, unknown>] {
+  const rest = { ...values };
+  const taken: Partial<Record<LaunchKey, unknown>> = {};
+  for (const [key, flag] of Object.entries(launchFlags) as [LaunchKey, string][]) {
+    taken[key] = rest[key] ?? rest[flag.slice(2)];
+    delete rest[key];
+    delete rest[flag.slice(2)];
+  }
+  return [taken, rest];
+}
+
+/** Resolves to the exit code: 0, that of the rank that failed first, 130 after Ctrl-C, 143 after SIGTERM. */
 export async function finetuneCommand(argv: string[]): Promise<number> {
-  const { printConfig, ...flags } = buildFinetuneCommand().parse(argv, { from: 'user' }).opts();
-  const options = await resolveFlags(flags);
+  const { printConfig, ...given } = buildFinetuneCommand().parse(argv.map(ownSpelling), { from: 'user' }).opts();
+  const { values, where } = await givenOptions(given);
+  const [taken, rest] = takeLaunchKeys(values);
+  const flags = parseLaunchFlags(taken, where);
+  const optionsFor = (nproc: number): FinetuneOptions => parseFinetuneOptions({ ...rest, nproc }, where);
   if (printConfig) {
+    const options = optionsFor(typeof flags.nproc === 'number' ? flags.nproc : 1);
     process.stdout.write((await import('yaml')).stringify(options));
     return 0;
   }
-  checkFiles(options);
-  await (await import('../checkpoint/hub.ts')).resolveModel(options.model);
-  const { launch } = await import('../distributed/launcher.ts');
-  let interrupted = false;
-  process.once('SIGINT', () => {
-    interrupted = true;
+  const { planLaunch } = await import('../distributed/launch_plan.ts');
+  const { launchPlan } = await import('../distributed/launcher.ts');
+  const { code } = await launchPlan(planLaunch(flags, process.env, 1), async ({ worldSize, firstRank }) => {
+    const options = optionsFor(worldSize);
+    // The files may be on rank 0's host alone.
+    if (firstRank === 0) {
+      checkFiles(options);
+      await (await import('../checkpoint/hub.ts')).resolveModel(options.model);
+    }
+    return {
+      script: fileURLToPath(new URL('./finetune_worker.js', import.meta.url)),
+      args: [JSON.stringify(options)],
+    };
   });
-  const { code } = await launch({
-    nproc: options.nproc,
-    script: fileURLToPath(new URL('./finetune_worker.js', import.meta.url)),
-    args: [JSON.stringify(options)],
-  });
-  return code === 0 && interrupted ? 130 : code;
+  return code;
 }

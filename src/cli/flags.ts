@@ -66,8 +66,15 @@ export async function readConfigFile(path: string): Promise<Record<string, unkno
   return value as Record<string, unknown>;
 }
 
-/** Options from parsed flags and, below them, the file of `--config`. Messages name the flag or the key of the file. */
-export async function resolveFlags({ config, ...given }: Record<string, unknown>): Promise<FinetuneOptions> {
+/** Options as they were written. */
+export interface GivenOptions {
+  values: Record<string, unknown>;
+  /** Names a key as the user wrote it: the flag, or the key of the file. */
+  where(key: string): string;
+}
+
+/** Parsed flags and, below them, the file of `--config`. */
+export async function givenOptions({ config, ...given }: Record<string, unknown>): Promise<GivenOptions> {
   const flags = { ...given };
   if (flags.resume === true) flags.resume = 'auto';
   const file = typeof config === 'string' ? await readConfigFile(config) : {};
@@ -77,5 +84,11 @@ export async function resolveFlags({ config, ...given }: Record<string, unknown>
     const flag = flagOf(key);
     return !flagNames.has(flag) && (fileNames.has(flag) || fileNames.has(key)) ? `${config}: ${key}` : `--${flag}`;
   };
-  return parseFinetuneOptions({ ...file, ...flags }, where);
+  return { values: { ...file, ...flags }, where };
+}
+
+/** Options from parsed flags and the file. Messages name the flag or the key of the file. */
+export async function resolveFlags(given: Record<string, unknown>): Promise<FinetuneOptions> {
+  const { values, where } = await givenOptions(given);
+  return parseFinetuneOptions(values, where);
 }

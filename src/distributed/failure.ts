@@ -5,12 +5,17 @@ import { inspect } from 'node:util';
 import { processState } from '../core/context.ts';
 import { settings } from '../environment.ts';
 
+/** A signal that asks a job to stop. */
+export type StopSignal = 'SIGINT' | 'SIGTERM';
+
 /** What a rank tells the launcher about its end: one line of JSON. */
-export interface FailureReport {
-  message: string;
-  code: string | undefined;
+export interface RankReport {
+  message?: string;
+  code?: string | undefined;
   /** The error as Node prints it. */
-  details: string;
+  details?: string;
+  /** It ended early and well, as this signal asked it to, or another rank. */
+  stopped?: StopSignal;
 }
 
 interface Failure {
@@ -42,12 +47,11 @@ function codeOf(error: unknown): string | undefined {
   return code;
 }
 
-function reportTo(fd: number, error: unknown, details: string): void {
-  const report: FailureReport = {
-    message: error instanceof Error ? error.message : String(error),
-    code: codeOf(error),
-    details,
-  };
+function errorReport(error: unknown, details: string): RankReport {
+  return { message: error instanceof Error ? error.message : String(error), code: codeOf(error), details };
+}
+
+function reportTo(fd: number, report: RankReport): void {
   try {
     writeSync(fd, `${JSON.stringify(report)}\n`);
   } catch {
@@ -61,6 +65,12 @@ function statusDescriptor(): number | undefined {
   return Number.isInteger(fd) && fd > 2 ? fd : undefined;
 }
 
+/** Tells the launcher that this rank ends early because it was asked to. */
+export function reportStop(signal: StopSignal): void {
+  const fd = statusDescriptor();
+  if (fd !== undefined) reportTo(fd, { stopped: signal });
+}
+
 /** Once per process: before the script in a rank of our launcher, else when the process becomes a rank. */
 export function watchForFailure(): void {
   if (failure.installed) return;
@@ -68,14 +78,14 @@ export function watchForFailure(): void {
   const fd = statusDescriptor();
   const report = (error: unknown): void => {
     if (process.listenerCount('uncaughtException') > 1) return; // the program handles its errors itself
-    reportTo(fd!, error, inspect(error));
+    reportTo(fd!, errorReport(error, inspect(error)));
     process.exit(1);
   };
   process.on('uncaughtExceptionMonitor', (error) => {
     failure.reason = error instanceof Error ? error.message : String(error);
     if (fd === undefined || !(error instanceof SyntaxError)) return;
     // Only Node itself can print the line at fault.
-    reportTo(fd, error, '');
+    reportTo(fd, errorReport(error, ''));
     process.off('uncaughtException', report);
   });
   if (fd !== undefined) process.on('uncaughtException', report);

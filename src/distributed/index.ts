@@ -5,9 +5,11 @@ import { packageVersion } from '../core/version.ts';
 import { settings } from '../environment.ts';
 import { type Handle, native } from '../native.ts';
 import { computeDevice } from '../tensor/streams.ts';
-import { EnvironmentError, type RankEnvironment, rankEnvironment } from './environment.ts';
+import { type RankEnvironment, rankEnvironment } from './environment.ts';
 import { failureReason, watchForFailure } from './failure.ts';
+import { isOwnAddress } from './own_address.ts';
 import { ProcessGroup } from './process_group.ts';
+import { heartbeatSeconds, timeoutSeconds } from './seconds.ts';
 import { jobSecret } from './secret.ts';
 
 export interface InitProcessGroupOptions {
@@ -19,7 +21,7 @@ export interface InitProcessGroupOptions {
 
 export interface Dist {
   /**
-   * Joins the job that the environment names (torchrun's variables, Slurm's or Open MPI's; none: a world of one). Resolves when
+   * Joins the job that the environment names (torchrun's variables, Slurm's, Open MPI's or PMI's; none: a world of one). Resolves when
    * all ranks have joined; calling it again is harmless. Errors: ERR_ENVIRONMENT, ERR_STORE_*, ERR_BACKEND, ERR_TIMEOUT.
    */
   initProcessGroup(options?: InitProcessGroupOptions): Promise<void>;
@@ -79,12 +81,9 @@ function leaveAtExit(): void {
   });
 }
 
-function timeoutSeconds(option: number | undefined): number {
-  const text = settings.timeout;
-  const value = option ?? (text === undefined ? 1800 : Number(text));
-  if (!(value > 0))
-    throw new EnvironmentError(`RANKZERO_TIMEOUT must be a number of seconds above 0 but is "${text ?? value}"`);
-  return value;
+/** Rank 0 serves the store, unless the master address is another host's: torchrun's may be. */
+async function mayServe({ rank, localRank, isOneHost, masterAddr }: RankEnvironment): Promise<boolean> {
+  return rank === 0 || (!isOneHost && localRank === 0 && (await isOwnAddress(masterAddr)));
 }
 
 async function join(options: InitProcessGroupOptions): Promise<void> {
@@ -97,6 +96,7 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
   const secret = jobSecret(environment);
   watchForFailure();
   leaveAtExit();
+  const serves = await mayServe(environment);
   let handle: Handle;
   try {
     handle = await native.commInit({
@@ -107,12 +107,12 @@ async function join(options: InitProcessGroupOptions): Promise<void> {
       secret: secret.secret,
       secretFile: secret.secretFile,
       loopback: environment.isOneHost,
-      timeout,
-      serves: environment.rank === 0,
-      address: '',
+      serves,
+      address: settings.address ?? '',
       version: packageVersion(),
+      timeout,
       hostName: environment.isOneHost ? '' : hostname(),
-      heartbeatTimeout: 60,
+      heartbeatTimeout: heartbeatSeconds(),
     });
   } finally {
     secret.forget();

@@ -1,14 +1,19 @@
-// Starts the ranks of a job on this host and watches them. The first rank that fails decides: its error is shown, the
-// others are ended, its exit code is the job's. Ranks never outlive the launcher.
-import { type ChildProcess, spawn } from 'node:child_process';
+// Starts the ranks of a job on this host: all of them, this node's share of them, or the one rank that this process was made by
+// another launcher. How they are watched is in local_ranks.ts.
 import { randomBytes } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
-import { constants } from 'node:os';
+import { hostname } from 'node:os';
 import { resolve } from 'node:path';
-import { variables } from '../environment.ts';
-import type { FailureReport } from './failure.ts';
-import { LineSplitter } from './lines.ts';
+import { packageVersion } from '../core/version.ts';
+import { type Variables, variables } from '../environment.ts';
+import { countDevices } from './count_devices.ts';
+import type { StopSignal } from './failure.ts';
+import { countRanks, describePlan, type LaunchPlan, type NodePlan } from './launch_plan.ts';
+import { LocalRanks, type RankStart } from './local_ranks.ts';
+import { alone, joinNodes, type Nodes } from './nodes/index.ts';
 import { freePortPair } from './ports.ts';
+import { heartbeatSeconds, timeoutSeconds } from './seconds.ts';
+import { hostsSecret } from './secret.ts';
 
 export interface LaunchOptions {
   /** Ranks to start. */
@@ -28,228 +33,137 @@ export interface LaunchOptions {
 }
 
 export interface LaunchResult {
-  /** 0, or that of the rank that failed first: 128 + n if a signal ended it. */
+  /** 0, or that of the rank that failed first: 128 + n if a signal ended it. 130 or 143 if the ranks stopped as a signal asked. */
   code: number;
-  /** The rank that failed first, and why. */
-  failure?: { rank: number; message: string } | undefined;
+  /** The rank that failed first, and why; without a rank, the launcher of another host. */
+  failure?: { rank: number | undefined; host: string; message: string } | undefined;
+  /** The signal that stopped the job. */
+  interrupted?: StopSignal | undefined;
 }
 
-/** Time between SIGTERM and SIGKILL. */
-const killDelay = 2000;
-/** How long a failure that only follows from another one waits for that other one. */
-const blameDelay = 1500;
-const preload = new URL('./preload.js', import.meta.url).href;
-const consequences: readonly (string | undefined)[] = ['ERR_PEER', 'ERR_GROUP_CLOSED', 'ERR_GROUP'];
-
-interface Rank {
-  rank: number;
-  child: ChildProcess;
-  report: FailureReport | undefined;
-  isGone: boolean;
+/** What is known of a job when its ranks are about to start. */
+export interface LaunchedJob {
+  worldSize: number;
+  /** The first rank that this process starts. */
+  firstRank: number;
 }
 
-interface Failure {
-  rank: number;
-  code: number;
-  message: string;
-  details: string | undefined;
-}
+/** @internal What to start; nobody but the plan says how many. */
+export type RankProgram = Omit<LaunchOptions, 'nproc' | 'masterPort'>;
 
-function checkOptions({ nproc, script }: LaunchOptions): string {
-  if (!Number.isInteger(nproc) || nproc < 1)
-    throw new RangeError(`nproc must be a whole number of 1 or more but is ${nproc}`);
+function checkScript(script: string): string {
   const path = resolve(script);
   if (!existsSync(path)) throw new Error(`the script ${path} does not exist`);
   if (!statSync(path).isFile()) throw new Error(`the script ${path} is not a file`);
   return path;
 }
 
-class Job {
-  private readonly ranks: Rank[] = [];
-  private first: Failure | undefined;
-  private follower: Failure | undefined;
-  private interrupted = false;
-  private ending = false;
-  private blameTimer: NodeJS.Timeout | undefined;
-  private killTimer: NodeJS.Timeout | undefined;
-  private readonly onLine: NonNullable<LaunchOptions['onLine']> | undefined;
-  private readonly done: Promise<LaunchResult>;
-  private finish!: (result: LaunchResult) => void;
-
-  constructor(options: LaunchOptions) {
-    this.onLine = options.onLine;
-    this.done = new Promise((resolve) => {
-      this.finish = resolve;
-    });
-  }
-
-  async run(options: LaunchOptions, script: string): Promise<LaunchResult> {
-    const base = { ...variables(), ...options.env };
-    const masterPort = options.masterPort ?? (base.MASTER_PORT ? Number(base.MASTER_PORT) : await freePortPair());
-    const secret = randomBytes(32).toString('hex');
-    const stop = this.watchSignals();
-    try {
-      for (let rank = 0; rank < options.nproc; rank++) {
-        this.start(rank, options, script, {
-          RANKZERO_SECRET: secret,
-          ...base,
-          RANK: String(rank),
-          LOCAL_RANK: String(rank),
-          WORLD_SIZE: String(options.nproc),
-          LOCAL_WORLD_SIZE: String(options.nproc),
-          MASTER_ADDR: '127.0.0.1',
-          MASTER_PORT: String(masterPort),
-          RANKZERO_LAUNCHER_PID: String(process.pid),
-          RANKZERO_STATUS_FD: '3',
-        });
-      }
-      return await this.done;
-    } finally {
-      stop();
-      clearTimeout(this.killTimer);
-      clearTimeout(this.blameTimer);
-      this.signal('SIGKILL');
-    }
-  }
-
-  private start(rank: number, options: LaunchOptions, script: string, env: NodeJS.ProcessEnv): void {
-    // Rank 0 writes to the launcher's own terminal; lines of the others are prefixed.
-    const output = rank === 0 && !this.onLine ? 'inherit' : 'pipe';
-    const child = spawn(
-      process.execPath,
-      ['--import', preload, ...(options.nodeArgs ?? []), script, ...(options.args ?? [])],
-      {
-        env,
-        cwd: options.cwd,
-        detached: true, // a session of its own: a Ctrl-C at the terminal reaches the launcher alone
-        stdio: ['ignore', output, output, 'pipe'],
-      },
-    );
-    const entry: Rank = { rank, child, report: undefined, isGone: false };
-    this.ranks.push(entry);
-    for (const stream of ['stdout', 'stderr'] as const) {
-      const lines = new LineSplitter((line) => this.line(rank, stream, line));
-      child[stream]?.on('data', (chunk: Buffer) => lines.write(chunk)).on('end', () => lines.end());
-    }
-    const status = new LineSplitter((line) => {
-      entry.report = JSON.parse(line) as FailureReport;
-    });
-    (child.stdio[3] as NodeJS.ReadableStream).on('data', (chunk: Buffer) => status.write(chunk));
-    child.once('error', (error) => this.ended(entry, 1, null, error.message));
-    // `close` comes when all output is read; a process that a rank left behind may hold it open.
-    child.once('exit', (code, signal) => {
-      const timer = setTimeout(() => this.ended(entry, code, signal), 500);
-      child.once('close', () => {
-        clearTimeout(timer);
-        this.ended(entry, code, signal);
-      });
-    });
-  }
-
-  private line(rank: number, stream: 'stdout' | 'stderr', line: string): void {
-    if (this.onLine) this.onLine(rank, stream, line);
-    else process[stream].write(rank === 0 || line.trim() === '' ? line : `[rank ${rank}] ${line}`);
-  }
-
-  private ended(entry: Rank, code: number | null, signal: NodeJS.Signals | null, why?: string): void {
-    if (entry.isGone) return;
-    entry.isGone = true;
-    kill(entry.child, 'SIGKILL'); // what the rank started itself
-    if (code !== 0 && !this.ending) this.judge(entry, code, signal, why);
-    if (this.ranks.some((rank) => !rank.isGone)) return;
-    if (this.follower && !this.first) this.blame(this.follower);
-    const { first } = this;
-    const failed = first && { rank: first.rank, message: first.message };
-    this.finish({ code: first?.code ?? (this.interrupted && code !== 0 ? 130 : 0), failure: failed });
-  }
-
-  private judge(entry: Rank, code: number | null, signal: NodeJS.Signals | null, why: string | undefined): void {
-    if (this.interrupted && code === 130) return; // it stopped as it was asked to
-    const number = signal ? 128 + (constants.signals[signal] ?? 0) : (code ?? 1);
-    if (this.interrupted && signal !== null) {
-      this.first ??= { rank: entry.rank, code: number, message: `interrupted by ${signal}`, details: undefined };
-      this.end();
-      return;
-    }
-    const { report } = entry;
-    const message = why ?? report?.message ?? (signal ? `killed by ${signal}` : `it exited with code ${code}`);
-    const failure: Failure = { rank: entry.rank, code: number, message, details: report?.details };
-    if (consequences.includes(report?.code)) {
-      // It failed because another rank did; that one is about to be seen.
-      this.follower ??= failure;
-      this.blameTimer ??= setTimeout(() => this.blame(failure), blameDelay);
-    } else {
-      this.blame(failure);
-    }
-  }
-
-  private blame(failure: Failure): void {
-    if (this.first) return;
-    this.first = failure;
-    clearTimeout(this.blameTimer);
-    const text = `rank ${failure.rank} failed: ${failure.message}${detailsAfter(failure)}\n`;
-    if (this.onLine) for (const line of text.trimEnd().split('\n')) this.onLine(failure.rank, 'stderr', `${line}\n`);
-    else process.stderr.write(text);
-    this.end();
-  }
-
-  /** Ends the ranks that still run. */
-  private end(): void {
-    if (this.ending) return;
-    this.ending = true;
-    this.signal('SIGTERM');
-    this.killTimer = setTimeout(() => this.signal('SIGKILL'), killDelay);
-  }
-
-  private signal(signal: NodeJS.Signals): void {
-    for (const { child, isGone } of this.ranks) if (!isGone) kill(child, signal);
-  }
-
-  private watchSignals(): () => void {
-    const interrupt = (): void => {
-      if (this.interrupted) {
-        this.signal('SIGKILL');
-      } else {
-        this.interrupted = true;
-        this.signal('SIGINT');
-      }
-    };
-    const terminate = (): void => {
-      if (this.ending) this.signal('SIGKILL');
-      this.interrupted = true;
-      this.first ??= { rank: 0, code: 143, message: 'the launcher was ended by SIGTERM', details: undefined };
-      this.end();
-    };
-    const exit = (): void => this.signal('SIGKILL');
-    process.on('SIGINT', interrupt).on('SIGTERM', terminate).on('SIGHUP', terminate).on('exit', exit);
-    return () => {
-      process.off('SIGINT', interrupt).off('SIGTERM', terminate).off('SIGHUP', terminate).off('exit', exit);
-    };
-  }
+/** The ranks of one node, with the variables that torchrun sets. */
+function startsOf(nodes: Nodes, base: Variables, shared: Variables): RankStart[] {
+  const counts = nodes.nodes.map(({ nproc }) => nproc);
+  const total = (some: readonly number[]): number => some.reduce((a, b) => a + b, 0);
+  const index = nodes.nodes.findIndex(({ node }) => node === nodes.node);
+  const nproc = counts[index]!;
+  const firstRank = total(counts.slice(0, index));
+  return Array.from({ length: nproc }, (_, i) => ({
+    rank: firstRank + i,
+    inheritsOutput: firstRank + i === 0,
+    env: {
+      ...base,
+      ...shared,
+      RANK: String(firstRank + i),
+      LOCAL_RANK: String(i),
+      WORLD_SIZE: String(total(counts)),
+      LOCAL_WORLD_SIZE: String(nproc),
+      GROUP_RANK: String(nodes.node),
+    },
+  }));
 }
 
-/** The stack and properties of an error, without the message that was shown already. */
-function detailsAfter({ message, details }: Failure): string {
-  if (!details) return '';
-  const at = details.indexOf(message);
-  const isHeading = at >= 0 && /^[\w$ ]*(\[[^\]]*\])?: $/.test(details.slice(0, at));
-  return isHeading ? details.slice(at + message.length) : `\n${details}`;
-}
-
-/** The rank's whole process group: it leads one. */
-function kill(child: ChildProcess, signal: NodeJS.Signals): void {
-  if (child.pid === undefined) return;
-  try {
-    process.kill(-child.pid, signal);
-  } catch {
-    // It is gone already.
-  }
-}
+const ownEntry = (node: number, nproc: number) => ({ node, host: hostname(), nproc });
 
 /**
  * Runs a script on `nproc` ranks of this host, with the variables that torchrun sets; resolves when all have ended. Throws
  * only if the script does not exist or the options are wrong; a failing rank is a result.
  */
-export function launch(options: LaunchOptions): Promise<LaunchResult> {
-  return new Job(options).run(options, checkOptions(options));
+export async function launch(options: LaunchOptions): Promise<LaunchResult> {
+  const { nproc } = options;
+  if (!Number.isInteger(nproc) || nproc < 1)
+    throw new RangeError(`nproc must be a whole number of 1 or more but is ${nproc}`);
+  const script = checkScript(options.script);
+  const base = { ...variables(), ...options.env };
+  const masterPort = options.masterPort ?? (base.MASTER_PORT ? Number(base.MASTER_PORT) : await freePortPair());
+  const nodes = alone(ownEntry(0, nproc));
+  const starts = startsOf(
+    nodes,
+    { RANKZERO_SECRET: randomBytes(32).toString('hex'), ...base },
+    {
+      MASTER_ADDR: '127.0.0.1',
+      MASTER_PORT: String(masterPort),
+    },
+  );
+  return new LocalRanks(options, nodes).run(script, starts);
+}
+
+/** Meets the launchers of the other nodes, and starts the ranks of this one. */
+async function launchNode(
+  { nnodes, nodeRank, masterAddr, masterPort }: NodePlan,
+  nproc: number,
+  prepare: (job: LaunchedJob) => Promise<RankProgram>,
+): Promise<LaunchResult> {
+  const address = masterAddr!.value;
+  const port = masterPort!.value;
+  const secret = hostsSecret(variables(), address);
+  const own = ownEntry(nodeRank.value, nproc);
+  const nodes = await joinNodes({
+    nnodes: nnodes.value,
+    own,
+    address,
+    port,
+    secret,
+    version: packageVersion(),
+    timeout: timeoutSeconds(),
+    heartbeatTimeout: heartbeatSeconds(),
+  });
+  try {
+    const shared = { MASTER_ADDR: address, MASTER_PORT: String(port), RANKZERO_SECRET: secret };
+    const starts = startsOf(nodes, variables(), shared);
+    const worldSize = nodes.nodes.reduce((sum, { nproc }) => sum + nproc, 0);
+    let program: RankProgram;
+    try {
+      program = await prepare({ worldSize, firstRank: starts[0]!.rank });
+      program = { ...program, script: checkScript(program.script) };
+    } catch (error) {
+      nodes.fail({ rank: undefined, ...own, code: 1, message: (error as Error).message });
+      throw error;
+    }
+    const withEnv = starts.map((start) => ({ ...start, env: { ...start.env, ...program.env } }));
+    return await new LocalRanks({ ...program, nproc }, nodes).run(program.script, withEnv);
+  } finally {
+    nodes.close();
+  }
+}
+
+/**
+ * @internal Carries out a plan. `prepare` is asked for the program when the size of the world is known. Errors, beside those of
+ * launch: ERR_LAUNCH when the launchers of the job do not come together.
+ */
+export async function launchPlan(
+  plan: LaunchPlan,
+  prepare: (job: LaunchedJob) => Promise<RankProgram>,
+): Promise<LaunchResult> {
+  const text = describePlan(plan);
+  if (text !== undefined) process.stderr.write(`rankzero: ${text}\n`);
+  if (plan.kind === 'rank') {
+    const { rank, worldSize } = plan.environment;
+    const program = await prepare({ worldSize, firstRank: rank });
+    const nodes = alone(ownEntry(0, 1));
+    const env = { ...variables(), ...program.env, ...plan.env };
+    const script = checkScript(program.script);
+    return new LocalRanks({ ...program, nproc: 1 }, nodes).run(script, [{ rank, env, inheritsOutput: true }]);
+  }
+  const nproc = await countRanks(plan.nproc.value, countDevices);
+  if (plan.nnodes.value > 1) return launchNode(plan, nproc, prepare);
+  const program = await prepare({ worldSize: nproc, firstRank: 0 });
+  return launch({ ...program, nproc, masterPort: plan.masterPort?.value });
 }

@@ -7,6 +7,7 @@ import { readManifest } from '../checkpoint/sharded-reader.ts';
 import type { JsonObject } from '../core/json.ts';
 import { fromRank0, onAllRanks } from '../distributed/agree.ts';
 import { type SelectedDevice, selectDevice } from '../distributed/compute_device.ts';
+import { reportStop, type StopSignal } from '../distributed/failure.ts';
 import { dist } from '../distributed/index.ts';
 import { init } from '../distributed/state.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
@@ -29,8 +30,8 @@ import { deviceMemory, Trainer } from './trainer.ts';
 
 /**
  * Fine-tunes a model. Every rank calls it with the same options; the reporter of rank 0 hears of it. Joins the job if this
- * process has not, and leaves it again then. After Ctrl-C the result says `interrupted`, a checkpoint is saved and
- * `process.exitCode` is 130. Errors: wrong files and data, a loss that is not a number, a rank that died, a full disk.
+ * process has not, and leaves it again then. After Ctrl-C or SIGTERM on any rank the result says `interrupted`, a checkpoint
+ * is saved and `process.exitCode` is 130 or 143. Errors: wrong files and data, a loss that is not a number, a rank that died, a full disk.
  */
 export async function runFinetune(options: FinetuneOptions, reporter: Reporter = {}): Promise<RunSummary> {
   const joins = !dist.isInitialized();
@@ -38,7 +39,10 @@ export async function runFinetune(options: FinetuneOptions, reporter: Reporter =
   const run = await Run.prepare(options, dist.getRank() === 0 ? reporter : {});
   const summary = await run.execute();
   if (joins) dist.destroyProcessGroup();
-  if (summary.interrupted) process.exitCode = 130;
+  if (run.stoppedBy) {
+    process.exitCode = run.stoppedBy === 'SIGTERM' ? 143 : 130;
+    reportStop(run.stoppedBy);
+  }
   return summary;
 }
 
@@ -58,6 +62,8 @@ interface Prepared {
 
 /** One run on one rank. */
 class Run {
+  /** What ended the training early, the same on every rank; the state is saved then. */
+  stoppedBy: StopSignal | undefined;
   private readonly prepared: Prepared;
   private readonly started = performance.now();
   private fsdp!: FullyShardedDataParallel<CausalLM>;
@@ -105,8 +111,8 @@ class Run {
       state.evalBefore = this.lastEval ?? null;
       await this.sample(0);
     }
-    const stopped = await this.train();
-    if (!stopped) await this.finish();
+    await this.train();
+    if (!this.stoppedBy) await this.finish();
     const { step, tokens } = this.trainer;
     const { deviceMemoryBytes, deviceReservedBytes } = deviceMemory();
     const summary: RunSummary = {
@@ -120,7 +126,7 @@ class Run {
       peakMemoryBytes: process.resourceUsage().maxRSS * 1024,
       peakDeviceMemoryBytes: deviceMemoryBytes,
       peakDeviceReservedBytes: deviceReservedBytes,
-      interrupted: stopped,
+      interrupted: this.stoppedBy !== undefined,
     };
     reporter.onEnd?.(summary);
     return summary;
@@ -171,16 +177,16 @@ class Run {
     });
   }
 
-  /** Whether Ctrl-C ended it; the state is saved then. */
-  private async train(): Promise<boolean> {
+  private async train(): Promise<void> {
     const { options, reporter, data } = this.prepared;
     using profiler = this.prepared.profiler;
-    using interrupt = new Interrupt(() => {
-      reporter.onNote?.('Ctrl-C: saving after this step; press it again to stop at once');
+    using interrupt = new Interrupt((signal) => {
+      const [name, how] = signal === 'SIGINT' ? ['Ctrl-C', '; press it again to stop at once'] : [signal, ''];
+      reporter.onNote?.(`${name}: saving after this step${how}`);
     });
     const stopped = await this.trainer.train({
       before: (step) => profiler?.before(step),
-      shouldStop: () => interrupt.requested,
+      shouldStop: () => interrupt.requested !== undefined,
       onStep: (record) => {
         const { step, totalSteps: total } = record;
         if (step % options.logSteps === 0 || step === total) reporter.onStep?.(record);
@@ -200,8 +206,9 @@ class Run {
       },
     });
     await profiler?.finish(this.trainer.step);
-    if (stopped) await this.save();
-    return stopped;
+    if (!stopped) return;
+    this.stoppedBy = interrupt.agreed(dist.group);
+    await this.save();
   }
 
   private async finish(): Promise<void> {

@@ -1,26 +1,37 @@
-// Ctrl-C during training: the first one asks the loop to stop after a step that all ranks agree on, the second one kills.
+// Ctrl-C and SIGTERM during training: the first signal asks the loop to stop after a step that all ranks agree on. A second
+// Ctrl-C kills; a second SIGTERM does not, for schedulers send it to a launcher and to its ranks.
+import { allGatherJson } from '../distributed/exchange.ts';
+import type { StopSignal } from '../distributed/failure.ts';
+import type { ProcessGroup } from '../distributed/process_group.ts';
 
-/** Watches for SIGINT while it is in use. */
+/** Watches for the signals while it is in use. */
 export class Interrupt implements Disposable {
-  /** Whether this rank was asked to stop. */
-  requested = false;
-  readonly #handler: () => void;
+  /** What asked this rank to stop. */
+  requested: StopSignal | undefined;
+  readonly #handler: (signal: NodeJS.Signals) => void;
 
   /** `onFirst` is called at the first signal. */
-  constructor(onFirst: () => void = () => {}) {
-    this.#handler = () => {
-      if (this.requested) {
+  constructor(onFirst: (signal: StopSignal) => void = () => {}) {
+    this.#handler = (signal) => {
+      if (this.requested === undefined) {
+        this.requested = signal as StopSignal;
+        onFirst(this.requested);
+      } else if (signal === 'SIGINT') {
         this[Symbol.dispose]();
         process.kill(process.pid, 'SIGINT'); // nobody catches it now
-        return;
+      } else {
+        this.requested = 'SIGTERM';
       }
-      this.requested = true;
-      onFirst();
     };
-    process.on('SIGINT', this.#handler);
+    process.on('SIGINT', this.#handler).on('SIGTERM', this.#handler);
+  }
+
+  /** What stopped the ranks of `group`: SIGTERM if any of them got it. Collective; blocks. */
+  agreed(group: ProcessGroup): StopSignal {
+    return allGatherJson(group, this.requested ?? null).includes('SIGTERM') ? 'SIGTERM' : 'SIGINT';
   }
 
   [Symbol.dispose](): void {
-    process.off('SIGINT', this.#handler);
+    process.off('SIGINT', this.#handler).off('SIGTERM', this.#handler);
   }
 }

@@ -16,7 +16,7 @@ export interface FinetuneOptions {
   evalData?: string | undefined;
   /** Folder for the model, checkpoints, metrics and report. */
   out: string;
-  /** Ranks on this host. */
+  /** Ranks: of this host where the command is given it, of all hosts in a run. */
   nproc: number;
   /** What to compute on: `cuda` gives each rank a GPU; `auto` is `cuda` where that can be, else `cpu`. */
   device: DeviceChoice;

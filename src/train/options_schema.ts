@@ -64,7 +64,12 @@ export const finetuneFields: Fields = {
   data: { ...text, value: '<file>', group: 'Main', help: 'JSONL to train on: text, prompt/completion or messages' },
   evalData: { ...optional(text), value: '<file>', group: 'Main', help: 'JSONL to evaluate on' },
   out: { ...text, value: '<dir>', group: 'Main', help: 'folder for the model, checkpoints, metrics and report' },
-  nproc: { ...count, group: 'Main', default: 1, help: 'ranks on this host' },
+  nproc: {
+    ...count,
+    group: 'Main',
+    default: 1,
+    help: 'ranks on this host; the command takes gpu (one for each GPU) and auto (as gpu, or 1 without any) too',
+  },
   device: {
     ...oneOf('auto', 'cpu', 'cuda'),
     group: 'Main',

@@ -104,7 +104,7 @@ export interface RunSummary {
   peakDeviceMemoryBytes?: number | undefined;
   /** As in the last step's record; absent on the CPU. */
   peakDeviceReservedBytes?: number | undefined;
-  /** True after Ctrl-C: the state was saved and the run can resume. */
+  /** True after Ctrl-C or SIGTERM: the state was saved and the run can resume. */
   interrupted: boolean;
 }
 

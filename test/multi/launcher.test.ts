@@ -87,7 +87,7 @@ describe('rankzero run', () => {
     expect(gone.stderr).toBe(`rankzero run: the script ${join(folder, 'gone.js')} does not exist\n`);
     for (const [argv, text] of [
       [['x.js'], '--nproc N is missing'],
-      [['--nproc', '0', 'x.js'], '--nproc needs a whole number from 1 to 1024 but got "0"'],
+      [['--nproc', '0', 'x.js'], '--nproc needs a whole number from 1 to 1024, gpu or auto but got "0"'],
       [['--nproc', '2'], 'the script is missing'],
       [['--ranks', '2', 'x.js'], 'unknown option --ranks'],
     ] as const) {
