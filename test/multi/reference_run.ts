@@ -54,13 +54,18 @@ export async function runAll(settings: Settings[], env: Record<string, string> =
     timeout: 180_000,
     env,
   });
+  return resultsOf(stdout, settings.length);
+}
+
+/** What the fixture printed on each rank, by run. */
+export function resultsOf(stdout: readonly string[], numRuns: number): Result[][] {
   const perRank = stdout.map((text) =>
     text
       .split('RESULT ')
       .slice(1)
       .map((json) => JSON.parse(json) as Result),
   );
-  return settings.map((_, i) => perRank.map((results) => results[i]!));
+  return Array.from({ length: numRuns }, (_, i) => perRank.map((results) => results[i]!));
 }
 
 export const run = async (settings: Settings): Promise<Result[]> => (await runAll([settings]))[0]!;
