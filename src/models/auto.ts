@@ -162,7 +162,7 @@ function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, 
       );
     parameter.checkpointDtype = dtype;
     const offset = entry.byteOffset + part.start * dtypeSize(dtype);
-    parameter.setRecipe(new FileRecipe(entry.source.file, offset, dtype, parameter.numel));
+    parameter.setRecipe(new FileRecipe(entry.source.file, offset, dtype, parameter.numel, resolve(entry.source.path)));
   }
   const unexpected = [...entries.keys()].filter((name) => !known.has(name) && !ignored?.test(name));
   const problems = [

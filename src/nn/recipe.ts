@@ -10,6 +10,15 @@ import type { Placement } from './placement.ts';
 /** What wrote a parameter last, for validateParamsAndBuffersInited. */
 export type Writer = 'none' | 'file' | 'init' | 'receive' | 'user';
 
+/** Where the whole values of a parameter lie. */
+export interface FilePlace {
+  readonly file: Handle;
+  /** Absolute. */
+  readonly path: string;
+  readonly byteOffset: number;
+  readonly dtype: DType;
+}
+
 export interface Recipe {
   readonly writer: Writer;
   /** Bytes that a full reading takes from files; 0 when computed. For progress. */
@@ -18,6 +27,8 @@ export interface Recipe {
   read(target: Tensor, start: number): void;
   /** As read, for runs of `length` elements that start `stride` apart; absent: run by run. */
   readRows?(target: Tensor, start: number, length: number, stride: number): void;
+  /** Where the whole lies of which this is all or a part; absent: in no file. */
+  readonly place?: FilePlace | undefined;
   /** What another rank of the tensor-parallel group gets; on rank 0, which holds the whole. */
   forRank?(rank: number): Recipe;
 }
@@ -29,12 +40,20 @@ export class FileRecipe implements Recipe {
   private readonly byteOffset: number;
   readonly dtype: DType;
   readonly fileBytes: number;
+  private readonly path: string;
 
-  constructor(file: Handle, byteOffset: number, dtype: DType, numel: number) {
+  /** `path`: of the file, so that other hosts may look for it. */
+  constructor(file: Handle, byteOffset: number, dtype: DType, numel: number, path = '') {
     this.file = file;
+    this.path = path;
     this.byteOffset = byteOffset;
     this.dtype = dtype;
     this.fileBytes = numel * dtypeSize(dtype);
+  }
+
+  get place(): FilePlace | undefined {
+    const { file, path, byteOffset, dtype } = this;
+    return path === '' ? undefined : { file, path, byteOffset, dtype };
   }
 
   read(target: Tensor, start: number): void {
@@ -119,6 +138,10 @@ export class PartRecipe implements Recipe {
     this.fileBytes = Math.round((whole.fileBytes * placement.realNumel) / numelOf(placement.fullShape));
   }
 
+  get place(): FilePlace | undefined {
+    return this.whole.place;
+  }
+
   forRank(rank: number): Recipe {
     return new PartRecipe(this.whole, this.placement.at(rank));
   }
@@ -165,6 +188,10 @@ export class FromRank0Recipe implements Recipe {
     this.source = source;
     this.writer = source ? source.writer : 'receive';
     this.fileBytes = source?.fileBytes ?? 0;
+  }
+
+  get place(): FilePlace | undefined {
+    return this.source?.place;
   }
 
   forRank(rank: number): Recipe {

@@ -35,6 +35,8 @@ export interface HostProcess {
 export interface StartOptions {
   env?: Record<string, string | undefined>;
   cwd?: string;
+  /** Folders that this host does not have: they are empty here, or another folder's content. */
+  mounts?: Readonly<Record<string, 'empty' | string>>;
   /** Milliseconds after which everything on the host is killed. */
   timeout?: number;
   onLine?: (line: string, stream: 'stdout' | 'stderr') => void;
@@ -69,10 +71,14 @@ export class Host {
   /** Starts a program on this host: its own network, and its own host name. */
   start(argv: readonly string[], options: StartOptions = {}): { child: ChildProcess; done: Promise<HostProcess> } {
     const started = Date.now();
-    const shell = 'hostname "$0"; exec "$@"';
+    const quote = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;
+    const mounts = Object.entries(options.mounts ?? {}).map(([at, what]) =>
+      what === 'empty' ? `mount -t tmpfs none ${quote(at)} && ` : `mount --bind ${quote(what)} ${quote(at)} && `,
+    );
+    const shell = `hostname "$0" && ${mounts.join('')}exec "$@"`;
     const child = spawn(
       'ip',
-      ['netns', 'exec', this.namespace, 'unshare', '-u', 'sh', '-c', shell, this.name, ...argv],
+      ['netns', 'exec', this.namespace, 'unshare', '-um', 'sh', '-c', shell, this.name, ...argv],
       {
         env: cleanEnvironment(options.env),
         cwd: options.cwd,

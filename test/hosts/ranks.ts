@@ -17,6 +17,8 @@ export interface RanksOptions {
   env?: Record<string, string>;
   /** More variables of one rank. */
   envOf?: (rank: number) => Record<string, string>;
+  /** Folders that a host lacks, or has otherwise. */
+  mountsOf?: (host: number) => Record<string, 'empty' | string>;
   timeout?: number;
   onLine?: (rank: number, line: string) => void;
   /** The host whose address is MASTER_ADDR. Default: that of rank 0. */
@@ -54,7 +56,16 @@ export function runOnHosts(
       };
       const onLine = (line: string): void => options.onLine?.(rank, line);
       const argv = [process.execPath, script, ...(options.args ?? [])];
-      return { rank, host, ...(await host.run(argv, { env, timeout: options.timeout ?? 60_000, onLine })) };
+      return {
+        rank,
+        host,
+        ...(await host.run(argv, {
+          env,
+          timeout: options.timeout ?? 60_000,
+          onLine,
+          mounts: options.mountsOf?.(i) ?? {},
+        })),
+      };
     }),
   );
   return Promise.all(runs).then((ended) => ended.sort((a, b) => a.rank - b.rank));

@@ -4,6 +4,7 @@ import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import type { Recipe } from '../../nn/recipe.ts';
+import type { DType } from '../../tensor/dtype.ts';
 import {
   communicationStream,
   loadingStream,
@@ -12,8 +13,11 @@ import {
   order,
   orderBehindComputing,
 } from '../../tensor/streams.ts';
-import type { Tensor } from '../../tensor/tensor.ts';
+import { Tensor } from '../../tensor/tensor.ts';
 import type { ShardBucket } from './bucket.ts';
+
+// Elements that are cast at a time on their way to another host.
+const castNumel = 4 << 20;
 
 /** Recipes of a bucket's parameters, taken before the bucket takes them over. */
 export type BucketRecipes = ReadonlyMap<Parameter, Recipe>;
@@ -57,7 +61,7 @@ export function fillLocally(bucket: ShardBucket, recipes: BucketRecipes, lane: n
  * Rank 0 of `group` writes every rank's shard where it is: `region` is the bucket's memory on all ranks of `group`, which is
  * the shard group, or shard × tensor-parallel ranks where rank 0 alone holds the weights; then it has the flat buffer of each
  * part, one after the other. With replicas, those of global rank 0 receive first, then each of them broadcasts to its
- * replicas. Reads on the loading stream of `lane`. Collective; enqueues.
+ * replicas, in the dtype `wire` to other hosts. Reads on the loading stream of `lane`. Collective; enqueues.
  */
 export function fillFromRank0(
   bucket: ShardBucket,
@@ -65,6 +69,7 @@ export function fillFromRank0(
   region: Tensor,
   group: ProcessGroup,
   lane: number,
+  wire: DType,
 ): void {
   const { shard, replicate } = bucket.groups;
   const comm = communicationStream();
@@ -84,7 +89,24 @@ export function fillFromRank0(
     if (group.size > 1)
       onStream(comm, () => group.scatter(bucket.shard.handle, group.rank === 0 ? region.handle : undefined, 0));
   }
-  if (replicate.size > 1) onStream(comm, () => replicate.broadcast(bucket.shard.handle, 0));
+  if (replicate.size > 1) onStream(comm, () => broadcastShard(bucket.shard, replicate, wire));
+}
+
+/** Values between hosts are cast to `wire`, from which they came, piece by piece. On the current stream. */
+export function broadcastShard(shard: Tensor, replicate: ProcessGroup, wire: DType): void {
+  if (replicate.hosts === 1 || wire === shard.dtype) {
+    replicate.broadcast(shard.handle, 0);
+    return;
+  }
+  const step = Math.min(shard.numel, castNumel);
+  using cast = Tensor.empty([step], wire, 'staging', shard.device);
+  for (let at = 0; at < shard.numel; at += step) {
+    using part = shard.slice(at, [Math.min(step, shard.numel - at)]);
+    using piece = cast.slice(0, [part.numel]);
+    if (replicate.rank === 0) piece.copyFrom(part);
+    replicate.broadcast(piece.handle, 0);
+    if (replicate.rank !== 0) part.copyFrom(piece);
+  }
 }
 
 // Rank 0 does not keep the pages of shards that are not its own.

@@ -13,7 +13,7 @@ import {
 } from '../../tensor/streams.ts';
 import { memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 import type { ShardBucket } from './bucket.ts';
-import { type BucketRecipes, fillWindow } from './fill.ts';
+import { type BucketRecipes, broadcastShard, fillWindow } from './fill.ts';
 
 // Bytes of one staging buffer on rank 0; there are two, whatever the model.
 const stagingBytes = 16 << 20;
@@ -138,13 +138,14 @@ export function stageLocally(bucket: ShardBucket, recipes: BucketRecipes, ring: 
 /**
  * Rank 0 of `group` reads and scatters; each rank receives its slice. `group` is the shard group, or shard × tensor-parallel
  * ranks where rank 0 alone holds the weights: then each gets its slice of its part. With replicas, those of global rank 0
- * receive first, then each of them broadcasts to its replicas. Collective; enqueues.
+ * receive first, then each of them broadcasts to its replicas. To other hosts values go in the dtype `wire`. Collective; enqueues.
  */
 export function scatterFromRank0(
   bucket: ShardBucket,
   recipes: BucketRecipes | undefined,
   ring: StagingRing,
   group: ProcessGroup,
+  wire: DType,
 ): void {
   const { shard, replicate } = bucket.groups;
   const { master } = bucket.dtypes;
@@ -161,7 +162,7 @@ export function scatterFromRank0(
       ring.pass(
         part.numel,
         group.size,
-        master,
+        wire,
         (target, rank) => {
           const begin = Math.floor(rank / parts) * bucket.layout.shardNumel + at;
           fillWindow(bucket, recipes!, target, begin, parts > 1 ? rank % parts : undefined);
@@ -170,5 +171,5 @@ export function scatterFromRank0(
       );
     }
   }
-  if (replicate.size > 1) onStream(communicationStream(), () => replicate.broadcast(bucket.shard.handle, 0));
+  if (replicate.size > 1) onStream(communicationStream(), () => broadcastShard(bucket.shard, replicate, wire));
 }

@@ -1,4 +1,5 @@
 // Wrapping: planned units get memory and values, one after the other, and their modules get hooks.
+import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
 import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
 import { Placement } from '../../nn/placement.ts';
@@ -7,6 +8,7 @@ import { allocate, type BucketPlace } from './allocate.ts';
 import { type BucketShape, ShardBucket } from './bucket.ts';
 import { type BucketRecipes, fillFromRank0, fillLocally, openLanes } from './fill.ts';
 import type { ShardGroups } from './groups.ts';
+import { findHostFiles, type HostFiles } from './host_files.ts';
 import type { FsdpOptions } from './options.ts';
 import { StagingRing, scatterFromRank0, stageLocally } from './scatter.ts';
 import type { UnitSchedule } from './schedule.ts';
@@ -27,6 +29,7 @@ export function wrapUnits(planned: readonly PlannedUnit[], context: WrapContext)
   const filled = planned.filter((plan) => plan.parameters.length > 0 || plan === planned.at(-1));
   const shapes = filled.map((plan) => bucketsOf(plan, () => groups, options.mixedPrecision));
   const places = allocate(shapes.flat(), source.group);
+  const files = findHostFiles(planned, source, groups, options.syncModuleStates ?? false);
   const progress = new LoadProgress(planned, options.onProgress);
   openLanes();
   using ring = new StagingRing(source.group);
@@ -34,11 +37,12 @@ export function wrapUnits(planned: readonly PlannedUnit[], context: WrapContext)
   for (const [i, plan] of filled.entries()) {
     materialize(plan, context);
     options.postParamInitFn?.(plan.module);
-    const buckets = shapes[i]!.map((shape) => fillBucket(shape, places.get(shape)!, lane++, ring, context));
+    const buckets = shapes[i]!.map((shape) => fillBucket(shape, places.get(shape)!, lane++, ring, files, context));
     schedule.add(new FsdpUnit(plan.name, plan.module, buckets), plan === planned.at(-1));
     progress.enqueued(plan);
   }
   progress.finish();
+  files.close();
   if (computeDevice() !== 'cpu') return;
   // In one go; a fault a page later would cost more.
   onStream(communicationStream(), () => {
@@ -85,6 +89,7 @@ function fillBucket(
   { memory, region }: BucketPlace,
   lane: number,
   ring: StagingRing,
+  files: HostFiles,
   { source, options }: WrapContext,
 ): ShardBucket {
   const bucket = new ShardBucket(shape, memory);
@@ -92,10 +97,13 @@ function fillBucket(
   const receives = options.syncModuleStates && !source.isHere;
   let recipes: BucketRecipes | undefined;
   if (!receives) recipes = new Map(parameters.map((parameter) => [parameter, currentRecipe(parameter)] as const));
-  if (!options.syncModuleStates && computeDevice() !== 'cpu') stageLocally(bucket, recipes!, ring);
+  const here = files.recipesOf(shape);
+  const wire = files.wireDtype(shape);
+  if (here) fillFromHost(bucket, here, lane, ring, files.near);
+  else if (!options.syncModuleStates && computeDevice() !== 'cpu') stageLocally(bucket, recipes!, ring);
   else if (!options.syncModuleStates) fillLocally(bucket, recipes!, lane);
-  else if (region) fillFromRank0(bucket, recipes, region, source.group, lane);
-  else scatterFromRank0(bucket, recipes, ring, source.group);
+  else if (region) fillFromRank0(bucket, recipes, region, source.group, lane, wire);
+  else scatterFromRank0(bucket, recipes, ring, source.group, wire);
   for (const parameter of parameters) {
     parameter.placement = onRanks(parameter.placement, shape.groups);
     parameter.checkpointDtype ??= parameter.dtype;
@@ -104,6 +112,21 @@ function fillBucket(
   }
   region?.dispose();
   return bucket;
+}
+
+/** Every rank reads its shard from files of its host, or of ranks there that hold the same shard the first does. Enqueues. */
+function fillFromHost(
+  bucket: ShardBucket,
+  recipes: BucketRecipes,
+  lane: number,
+  ring: StagingRing,
+  near: ProcessGroup | undefined,
+): void {
+  if (!near || near.rank === 0) {
+    if (computeDevice() === 'cpu') fillLocally(bucket, recipes, lane);
+    else stageLocally(bucket, recipes, ring);
+  }
+  if (near) onStream(communicationStream(), () => near.broadcast(bucket.shard.handle, 0));
 }
 
 /** A parameter that no plan has placed is whole on each of the ranks that divide the layers. */
