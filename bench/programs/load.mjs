@@ -26,7 +26,7 @@ for (let round = 0; round < Number(options.rounds); round++) {
   const fsdp = new FSDP(model, { syncModuleStates: true });
   native.streamSynchronize(native.computeStream(options.device === 'cuda' ? 1 : 0));
   times.push((performance.now() - start) / 1000);
-  for (const { shard } of fsdp.units) shard.dispose();
+  for (const { buckets } of fsdp.units) for (const { shard } of buckets) shard.dispose();
 }
 const warm = times.slice(1).sort((a, b) => a - b);
 const seconds = warm[warm.length >> 1];
