@@ -3,10 +3,11 @@ import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
+import { flagNames, planLaunch } from '../distributed/launch_plan.ts';
 import type { FinetuneOptions } from '../train/options.ts';
 import { OptionsError, parseFinetuneOptions } from '../train/options_schema.ts';
 import { addFinetuneFlags, givenOptions } from './flags.ts';
-import { type LaunchKey, launchFlags, ownSpelling, parseLaunchFlags } from './launch_flags.ts';
+import { type LaunchKey, ownSpelling, parseLaunchFlags } from './launch_flags.ts';
 
 const examples = `
 Data: one JSON object a line, with "text", "prompt" and "completion", or "messages".
@@ -88,7 +89,7 @@ function takeLaunchKeys(
 ): [Partial<Record<LaunchKey, unknown>>, Record<string, unknown>] {
   const rest = { ...values };
   const taken: Partial<Record<LaunchKey, unknown>> = {};
-  for (const [key, flag] of Object.entries(launchFlags) as [LaunchKey, string][]) {
+  for (const [key, flag] of Object.entries(flagNames) as [LaunchKey, string][]) {
     taken[key] = rest[key] ?? rest[flag.slice(2)];
     delete rest[key];
     delete rest[flag.slice(2)];
@@ -108,19 +109,21 @@ export async function finetuneCommand(argv: string[]): Promise<number> {
     process.stdout.write((await import('yaml')).stringify(options));
     return 0;
   }
-  const { planLaunch } = await import('../distributed/launch_plan.ts');
   const { launchPlan } = await import('../distributed/launcher.ts');
-  const { code } = await launchPlan(planLaunch(flags, process.env, 1), async ({ worldSize, firstRank }) => {
-    const options = optionsFor(worldSize);
-    // The files may be on rank 0's host alone.
-    if (firstRank === 0) {
-      checkFiles(options);
-      await (await import('../checkpoint/hub.ts')).resolveModel(options.model);
-    }
-    return {
-      script: fileURLToPath(new URL('./finetune_worker.js', import.meta.url)),
-      args: [JSON.stringify(options)],
-    };
-  });
+  const { code } = await launchPlan(
+    planLaunch(flags, process.env, { otherwise: 1, nameOf: where }),
+    async ({ worldSize, firstRank }) => {
+      const options = optionsFor(worldSize);
+      // The files may be on rank 0's host alone.
+      if (firstRank === 0) {
+        checkFiles(options);
+        await (await import('../checkpoint/hub.ts')).resolveModel(options.model);
+      }
+      return {
+        script: fileURLToPath(new URL('./finetune_worker.js', import.meta.url)),
+        args: [JSON.stringify(options)],
+      };
+    },
+  );
   return code;
 }

@@ -1,6 +1,6 @@
 // The flags that say where a launcher stands among the hosts of a job, for every command that starts ranks; torchrun's
 // spellings are read too.
-import type { LaunchFlags } from '../distributed/launch_plan.ts';
+import { flagNames, type LaunchFlags } from '../distributed/launch_plan.ts';
 
 /** Wrong flags; the message has one line for each. */
 export class LaunchFlagError extends Error {}
@@ -24,15 +24,6 @@ export function ownSpelling(argument: string): string {
 
 export type LaunchKey = keyof LaunchFlags;
 
-/** The keys of launch flags, with the flag of each. */
-export const launchFlags: Readonly<Record<LaunchKey, string>> = {
-  nproc: '--nproc',
-  nnodes: '--nnodes',
-  nodeRank: '--node-rank',
-  masterAddress: '--master-address',
-  masterPort: '--master-port',
-};
-
 const ranges: Readonly<Record<Exclude<LaunchKey, 'masterAddress'>, readonly [least: number, most: number]>> = {
   nproc: [1, 1024],
   nnodes: [1, 65536],
@@ -47,11 +38,11 @@ const ranges: Readonly<Record<Exclude<LaunchKey, 'masterAddress'>, readonly [lea
  */
 export function parseLaunchFlags(
   given: Readonly<Partial<Record<LaunchKey, unknown>>>,
-  where: (key: LaunchKey) => string = (key) => launchFlags[key],
+  where: (key: LaunchKey) => string = (key) => flagNames[key],
 ): LaunchFlags {
   const problems: string[] = [];
   const parsed: Record<string, unknown> = {};
-  for (const key of Object.keys(launchFlags) as LaunchKey[]) {
+  for (const key of Object.keys(flagNames) as LaunchKey[]) {
     const value = given[key];
     if (value === undefined || value === null) continue;
     if (key === 'masterAddress') {

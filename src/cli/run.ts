@@ -1,8 +1,8 @@
 // `rankzero run [--nproc N] [where this host stands] script.js [args…]`
-import { LaunchError, type LaunchFlags, planLaunch } from '../distributed/launch_plan.ts';
+import { flagNames, LaunchError, type LaunchFlags, planLaunch } from '../distributed/launch_plan.ts';
 import { launchPlan } from '../distributed/launcher.ts';
 import { describeError } from './errors.ts';
-import { LaunchFlagError, type LaunchKey, launchFlags, ownSpelling, parseLaunchFlags } from './launch_flags.ts';
+import { LaunchFlagError, type LaunchKey, ownSpelling, parseLaunchFlags } from './launch_flags.ts';
 
 export const runUsage = `usage: rankzero run --nproc N [options] script.js [arguments of the script]
 
@@ -34,7 +34,7 @@ interface RunArguments {
 }
 
 const keys: ReadonlyMap<string, LaunchKey> = new Map(
-  Object.entries(launchFlags).map(([key, flag]) => [flag, key as LaunchKey]),
+  Object.entries(flagNames).map(([key, flag]) => [flag, key as LaunchKey]),
 );
 
 /** @internal Options end at the script; everything after it belongs to the script. */

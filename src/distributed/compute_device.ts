@@ -1,4 +1,6 @@
-// Which device the ranks of a job compute on: the same kind on all of them, and one of its own for each.
+// Which device the ranks of a job compute on: the same kind on all of them, and one of its own for each. The ranks of a host
+// agree by the ids of what each of them sees, which launchers may have restricted, each rank in its own way.
+import { hostname } from 'node:os';
 import { type NativeAccelerator, type NativeDevice, native } from '../native.ts';
 import { computeDevice, isDeviceInUse, useDevice } from '../tensor/streams.ts';
 import { allGatherJson } from './exchange.ts';
@@ -19,30 +21,39 @@ export interface SelectedDevice {
 /** What one rank found. */
 interface Finding {
   wanted: DeviceChoice;
-  /** Why this rank has no device; empty when it has one. */
+  /** Why this rank can use no device; empty when it can. */
   problem: string;
-  id: string;
-  name: string;
-  numDevices: number;
+  /** The ranks of its host have the same. */
+  host: number;
+  hostName: string;
+  localRank: number;
+  /** What it sees, in the order of its numbers. */
+  devices: Pick<NativeDevice, 'id' | 'name' | 'problem'>[];
 }
 
 /**
- * Decides what this process computes on, for good: device LOCAL_RANK of its host for `cuda`. Before models are wrapped.
- * Collective: all ranks get the same kind. Error for `cuda`, the same on every rank: ERR_CUDA_UNAVAILABLE, which names a
- * rank that has no device of its own where others do.
+ * Decides what this process computes on, for good: for `cuda` the device LOCAL_RANK of its host where each rank sees all of
+ * them, else one that no other rank of the host needs. Before models are wrapped. Collective: all ranks get the same kind.
+ * Error for `cuda`, the same on every rank: ERR_CUDA_UNAVAILABLE, which names a rank that has no device of its own where
+ * others do.
  */
 export function selectDevice(wanted: DeviceChoice): SelectedDevice {
-  return select(wanted, dist.getLocalRank(), dist.getWorldSize(), (own) => allGatherJson(dist.group, own));
+  const { group } = dist;
+  return select(wanted, dist.getLocalRank(), group.ranksOnHost[0]!, group.rank, group.size, (own) =>
+    allGatherJson(group, own),
+  );
 }
 
 /** @internal As selectDevice, for a process that joins no job whatever the environment says: the first device. */
 export function selectOwnDevice(wanted: DeviceChoice): SelectedDevice {
-  return select(wanted, 0, 1, (own) => [own]);
+  return select(wanted, 0, 0, 0, 1, (own) => [own]);
 }
 
 function select(
   wanted: DeviceChoice,
   localRank: number,
+  host: number,
+  rank: number,
   worldSize: number,
   gather: (own: Finding) => Finding[],
 ): SelectedDevice {
@@ -52,7 +63,15 @@ function select(
     return { device, reason: `this process computes on ${device} already` };
   }
   const found = wanted === 'cpu' ? undefined : native.acceleratorInfo();
-  const own = finding(wanted, found, localRank, worldSize);
+  const devices = (found?.devices ?? []).map(({ id, name, problem }) => ({ id, name, problem }));
+  const own = {
+    wanted,
+    problem: found ? ownProblem(found, worldSize) : '',
+    host,
+    hostName: hostname(),
+    localRank,
+    devices,
+  };
   const all = gather(own);
   const other = all.findIndex((one) => one.wanted !== all[0]!.wanted);
   if (other > 0)
@@ -64,34 +83,22 @@ function select(
     useDevice('cpu');
     return { device: 'cpu', reason: asked };
   }
-  const problem = problemOf(all);
-  if (problem !== '') {
-    if (wanted === 'auto') return { device: 'cpu', reason: `${asked}: ${problem}` };
-    throw Object.assign(new Error(`device cuda cannot be used: ${problem}`), { code: 'ERR_CUDA_UNAVAILABLE' });
+  const given = assignDevices(all);
+  if (typeof given === 'string') {
+    if (wanted === 'auto') return { device: 'cpu', reason: `${asked}: ${given}` };
+    throw Object.assign(new Error(`device cuda cannot be used: ${given}`), { code: 'ERR_CUDA_UNAVAILABLE' });
   }
-  useDevice('cuda', localRank % own.numDevices);
-  return { device: 'cuda', reason: `${asked}: ${own.name}${all.length > 1 ? ' on rank 0, one for each rank' : ''}` };
+  const index = given[rank]!;
+  useDevice('cuda', index);
+  return {
+    device: 'cuda',
+    reason: `${asked}: ${devices[index]!.name}${all.length > 1 ? ' on rank 0, one for each rank' : ''}`,
+  };
 }
 
-function finding(
-  wanted: DeviceChoice,
-  found: NativeAccelerator | undefined,
-  localRank: number,
-  worldSize: number,
-): Finding {
-  const devices = found?.devices ?? [];
-  const own = devices[localRank % Math.max(1, devices.length)];
-  const { id = '', name = '' } = own ?? {};
-  return { wanted, problem: found ? ownProblem(found, own, worldSize) : '', id, name, numDevices: devices.length };
-}
-
-function ownProblem(
-  { unavailable, libraries }: NativeAccelerator,
-  device: NativeDevice | undefined,
-  worldSize: number,
-): string {
+/** Why a rank could use none of its devices. */
+function ownProblem({ unavailable, libraries }: NativeAccelerator, worldSize: number): string {
   if (unavailable !== '') return unavailable;
-  if (device && device.problem !== '') return `${device.name}: ${device.problem}`;
   const needed = libraries.filter(({ name }) => name !== 'NCCL' || worldSize > 1);
   const missing = needed.find(({ path, problem }) => path === '' || problem !== '');
   if (!missing) return '';
@@ -99,22 +106,60 @@ function ownProblem(
   return path === '' ? `${name} was not found; tried: ${tried.join('; ')}` : `${name} cannot be used: ${problem}`;
 }
 
-/** The first reason why not every rank has a device of its own. */
-function problemOf(all: readonly Finding[]): string {
-  const without = all.findIndex(({ problem }) => problem !== '');
-  if (without >= 0) {
-    const { problem } = all[without]!;
-    return all.every((one) => one.problem === problem) ? problem : `rank ${without}: ${problem}`;
+/**
+ * @internal The number of each rank's device among those that it sees, all different within a host; or the first reason why
+ * that cannot be.
+ */
+export function assignDevices(all: readonly Omit<Finding, 'wanted'>[]): number[] | string {
+  const problems = all.map(({ problem }) => problem);
+  if (!problems.some(Boolean)) {
+    const given = all.map(() => 0);
+    for (const host of new Set(all.map((one) => one.host))) {
+      const clash = assignOnHost(all, host, given);
+      if (clash !== undefined) return clash;
+    }
+    for (const [rank, { devices }] of all.entries()) {
+      const { name, problem } = devices[given[rank]!]!;
+      if (problem !== '') problems[rank] = `${name}: ${problem}`;
+    }
+    if (!problems.some(Boolean)) return given;
   }
+  const without = problems.findIndex((problem) => problem !== '');
+  const problem = problems[without]!;
+  return problems.every((one) => one === problem) ? problem : `rank ${without}: ${problem}`;
+}
+
+/** A matching of ranks and devices: a rank takes the one of its local number, unless another rank has no other. */
+function assignOnHost(all: readonly Omit<Finding, 'wanted'>[], host: number, given: number[]): string | undefined {
+  const ranks = [...all.keys()].filter((rank) => all[rank]!.host === host);
   const holders = new Map<string, number>();
-  for (const [rank, { id, name, numDevices }] of all.entries()) {
-    const holder = holders.get(id);
-    if (holder !== undefined)
-      return (
-        `ranks ${holder} and ${rank} would share one device (${name}): ${dist.getLocalWorldSize()} ranks of this host want ` +
-        `as many devices, but ${numDevices === 1 ? '1 is' : `${numDevices} are`} visible`
-      );
-    holders.set(id, rank);
+  const preferred = (rank: number): number[] => {
+    const { devices, localRank } = all[rank]!;
+    return devices.map((_, i) => (localRank + i) % devices.length);
+  };
+  // Kuhn's algorithm: whoever finds its devices taken asks their holders to move.
+  const take = (rank: number, asked: Set<string>): boolean => {
+    for (const index of preferred(rank)) {
+      const { id } = all[rank]!.devices[index]!;
+      if (asked.has(id)) continue;
+      asked.add(id);
+      const holder = holders.get(id);
+      if (holder !== undefined && !take(holder, asked)) continue;
+      holders.set(id, rank);
+      given[rank] = index;
+      return true;
+    }
+    return false;
+  };
+  for (const rank of ranks) {
+    if (take(rank, new Set())) continue;
+    const { devices, hostName } = all[rank]!;
+    const { id, name } = devices[preferred(rank)[0]!]!;
+    const where = ranks.length < all.length ? hostName : 'this host';
+    return (
+      `ranks ${holders.get(id)} and ${rank} would share one device (${name}): ${ranks.length} ranks of ${where} want ` +
+      `as many devices, but ${devices.length === 1 ? '1 is' : `${devices.length} are`} visible`
+    );
   }
-  return '';
+  return undefined;
 }

@@ -2,7 +2,7 @@
 // another launcher. How they are watched is in local_ranks.ts.
 import { randomBytes } from 'node:crypto';
 import { existsSync, statSync } from 'node:fs';
-import { hostname } from 'node:os';
+import { constants, hostname } from 'node:os';
 import { resolve } from 'node:path';
 import { packageVersion } from '../core/version.ts';
 import { type Variables, variables } from '../environment.ts';
@@ -105,16 +105,33 @@ export async function launch(options: LaunchOptions): Promise<LaunchResult> {
   return new LocalRanks(options, nodes).run(script, starts);
 }
 
-/** Meets the launchers of the other nodes, and starts the ranks of this one. */
-async function launchNode(
+/**
+ * Until ranks run there is nothing to wait for. The first process of a container (pid 1) would not even be ended by a signal
+ * that it does not handle.
+ */
+function endingAtSignals(): Disposable {
+  const end = (signal: NodeJS.Signals): void => process.exit(128 + constants.signals[signal]);
+  process.on('SIGINT', end).on('SIGTERM', end);
+  return { [Symbol.dispose]: () => void process.off('SIGINT', end).off('SIGTERM', end) };
+}
+
+interface ReadyNode {
+  nodes: Nodes;
+  program: RankProgram;
+  starts: RankStart[];
+}
+
+/** Meets the launchers of the other nodes, and gets ready to start the ranks of this one. */
+async function readyNode(
   { nnodes, nodeRank, masterAddr, masterPort }: NodePlan,
   nproc: number,
   prepare: (job: LaunchedJob) => Promise<RankProgram>,
-): Promise<LaunchResult> {
+): Promise<ReadyNode> {
   const address = masterAddr!.value;
   const port = masterPort!.value;
   const secret = hostsSecret(variables(), address);
   const own = ownEntry(nodeRank.value, nproc);
+  using _ = endingAtSignals();
   const nodes = await joinNodes({
     nnodes: nnodes.value,
     own,
@@ -125,22 +142,17 @@ async function launchNode(
     timeout: timeoutSeconds(),
     heartbeatTimeout: heartbeatSeconds(),
   });
+  const shared = { MASTER_ADDR: address, MASTER_PORT: String(port), RANKZERO_SECRET: secret };
+  const starts = startsOf(nodes, variables(), shared);
+  const worldSize = nodes.nodes.reduce((sum, entry) => sum + entry.nproc, 0);
   try {
-    const shared = { MASTER_ADDR: address, MASTER_PORT: String(port), RANKZERO_SECRET: secret };
-    const starts = startsOf(nodes, variables(), shared);
-    const worldSize = nodes.nodes.reduce((sum, { nproc }) => sum + nproc, 0);
-    let program: RankProgram;
-    try {
-      program = await prepare({ worldSize, firstRank: starts[0]!.rank });
-      program = { ...program, script: checkScript(program.script) };
-    } catch (error) {
-      nodes.fail({ rank: undefined, ...own, code: 1, message: (error as Error).message });
-      throw error;
-    }
-    const withEnv = starts.map((start) => ({ ...start, env: { ...start.env, ...program.env } }));
-    return await new LocalRanks({ ...program, nproc }, nodes).run(program.script, withEnv);
-  } finally {
+    const program = await prepare({ worldSize, firstRank: starts[0]!.rank });
+    checkScript(program.script);
+    return { nodes, program, starts: starts.map((start) => ({ ...start, env: { ...start.env, ...program.env } })) };
+  } catch (error) {
+    nodes.fail({ rank: undefined, ...own, code: 1, message: (error as Error).message });
     nodes.close();
+    throw error;
   }
 }
 
@@ -163,7 +175,14 @@ export async function launchPlan(
     return new LocalRanks({ ...program, nproc: 1 }, nodes).run(script, [{ rank, env, inheritsOutput: true }]);
   }
   const nproc = await countRanks(plan.nproc.value, countDevices);
-  if (plan.nnodes.value > 1) return launchNode(plan, nproc, prepare);
+  if (plan.nnodes.value > 1) {
+    const { nodes, program, starts } = await readyNode(plan, nproc, prepare);
+    try {
+      return await new LocalRanks({ ...program, nproc }, nodes).run(checkScript(program.script), starts);
+    } finally {
+      nodes.close();
+    }
+  }
   const program = await prepare({ worldSize: nproc, firstRank: 0 });
   return launch({ ...program, nproc, masterPort: plan.masterPort?.value });
 }

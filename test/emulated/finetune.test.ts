@@ -149,6 +149,15 @@ describe.skipIf(!available)('finetune on emulated devices', () => {
     );
   });
 
+  it('has a rank for each device with --nproc gpu', async () => {
+    const counted = await command(['--max-steps', '1', '--batch-size', '2', '--nproc', 'gpu'], 2);
+    expect(counted.code, counted.stderr).toBe(0);
+    expect(counted.stdout).toMatch(/, 2 ranks \(/);
+    const none = await command(['--nproc', 'gpu'], 0);
+    expect(none.code).toBe(1);
+    expect(none.stderr).toContain('--nproc gpu: no GPU is visible on this host');
+  });
+
   it('is refused without a device, and auto takes the CPU and says why', async () => {
     const refused = await command(['--device', 'cuda'], 0);
     expect(refused.code).toBe(1);

@@ -337,6 +337,18 @@ describe.skipIf(whyNoHosts)(`launchers of several hosts${whyNoHosts ? `: ${whyNo
     await expectNothingLeft(results);
   });
 
+  it('a rank knows whether it is on the host of the master address', async () => {
+    const owns = script(
+      'owns.mjs',
+      `import { isOwnAddress } from '${new URL('../../dist/distributed/own_address.js', import.meta.url).href}';
+       console.log(...(await Promise.all(process.argv.slice(2).map(isOwnAddress))));`,
+    );
+    const addresses = [h0.address, h0.address6, h1.address, h1.address6];
+    const on = async (host: Host): Promise<string> => (await host.run(['node', owns, ...addresses])).stdout;
+    expect(await on(h0)).toBe('true true false false\n');
+    expect(await on(h1)).toBe('false false true true\n');
+  });
+
   it('a launcher that is started once for each rank becomes that rank', async () => {
     const task = (rank: number): Record<string, string> => ({
       SLURM_STEP_ID: '0',

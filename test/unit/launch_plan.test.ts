@@ -27,9 +27,12 @@ describe('flags', () => {
   it('of one host ask for ranks alone', () => {
     expect(node({ nproc: 2 }, {})).toEqual({ nnodes: 1, nodeRank: 0, nproc: 2 });
     expect(node({ nproc: 2, masterPort: 29876 }, { MASTER_PORT: '1' })).toMatchObject({ masterPort: 29876 });
-    expect(node({}, {}, 1)).toMatchObject({ nnodes: 1, nproc: 1 });
+    expect(node({}, {}, { otherwise: 1 })).toMatchObject({ nnodes: 1, nproc: 1 });
     expect(() => planLaunch({}, {})).toThrow('--nproc N is missing');
     expect(describePlan(planLaunch({ nproc: 2 }, {}))).toBeUndefined();
+    expect(() => planLaunch({ nnodes: 2 }, {}, { otherwise: 1, nameOf: (key) => `f.yaml: ${key}` })).toThrow(
+      '--node-rank R is missing',
+    );
   });
 
   it('of several hosts', () => {
@@ -107,12 +110,14 @@ const slurm = (tasks: string, rank: number, nodeId = rank, localId = 0) => ({
 
 describe('under Slurm', () => {
   it('each task is a rank without --nproc', () => {
-    const plan = planLaunch({}, slurm('1(x2)', 0), 1);
+    const plan = planLaunch({}, slurm('1(x2)', 0), { otherwise: 1 });
     expect(plan).toMatchObject({ kind: 'rank', environment: { rank: 0, worldSize: 2, masterAddr: 'h0' } });
     expect(describePlan(plan)).toBe(
-      'joining as a rank, 2 (SLURM_NTASKS) in all on 2 nodes, 1 on this host; this is rank 0 (SLURM_PROCID), master h0:29514',
+      'joining as a rank, 2 (SLURM_NTASKS) in all on 2 nodes, 1 on this host; this is rank 0 (SLURM_PROCID), master h0 (SLURM_STEP_NODELIST), port 29514 (SLURM_JOB_ID)',
     );
-    expect(planLaunch({}, slurm('2,1', 2, 1), 1)).toMatchObject({ environment: { rank: 2, localWorldSize: 1 } });
+    expect(planLaunch({}, slurm('2,1', 2, 1), { otherwise: 1 })).toMatchObject({
+      environment: { rank: 2, localWorldSize: 1 },
+    });
     expect(() => planLaunch({ nnodes: 2 }, slurm('1(x2)', 1))).toThrow(
       '--nnodes is for one launcher on each host, but this process is rank 1 of 2 (SLURM_PROCID, SLURM_NTASKS)',
     );
@@ -127,6 +132,7 @@ describe('under Slurm', () => {
       nproc: { value: 4, source: '--nproc' },
       masterAddr: { value: 'h0', source: 'SLURM_STEP_NODELIST' },
       masterPort: { value: 29514, source: 'SLURM_JOB_ID' },
+      isPlain: false,
     });
   });
 
@@ -155,7 +161,7 @@ describe('under other launchers', () => {
   });
 
   it('Open MPI: a rank, or a host', () => {
-    expect(planLaunch({ masterAddress: 'h0:9' }, openMpi('1'), 1)).toMatchObject({
+    expect(planLaunch({ masterAddress: 'h0:9' }, openMpi('1'), { otherwise: 1 })).toMatchObject({
       kind: 'rank',
       env: { MASTER_ADDR: 'h0', MASTER_PORT: '9' },
       environment: { rank: 1, masterAddr: 'h0', masterPort: 9 },
@@ -191,7 +197,7 @@ describe('under other launchers', () => {
   it('PyTorchJob: RANK is the pod', () => {
     const pod = { RANK: '1', WORLD_SIZE: '4', MASTER_ADDR: 'm', MASTER_PORT: '23456', PET_NPROC_PER_NODE: '2' };
     const want = { nnodes: 2, nodeRank: 1, nproc: 2, masterAddr: 'm', masterPort: 23456 };
-    expect(node({}, pod, 1)).toEqual(want);
+    expect(node({}, pod, { otherwise: 1 })).toEqual(want);
     expect(node({}, { ...pod, PET_NNODES: '2', PET_NODE_RANK: '1' })).toEqual(want);
     expect(node({ nproc: 3 }, { ...pod, PET_NNODES: '2' })).toEqual({ ...want, nproc: 3 });
     expect(() => planLaunch({}, { ...pod, WORLD_SIZE: '3' })).toThrow(
@@ -230,10 +236,12 @@ describe('under other launchers', () => {
     const want = { nnodes: 2, nodeRank: 1, masterAddr: 'algo-1', masterPort: 29500 };
     expect(node({ nproc: 2 }, env)).toEqual({ ...want, nproc: 2 });
     expect(node({}, { ...env, SM_NUM_GPUS: '8' })).toEqual({ ...want, nproc: 8 });
-    expect((planLaunch({}, env, 1) as NodePlan).nnodes.source).toBe(file);
+    expect((planLaunch({}, env, { otherwise: 1 }) as NodePlan).nnodes.source).toBe(file);
     write({ current_host: 'algo-3', hosts: ['algo-1'] });
-    expect(() => planLaunch({}, env, 1)).toThrow('the current host algo-3 is not among the hosts algo-1');
+    expect(() => planLaunch({}, env, { otherwise: 1 })).toThrow(
+      'the current host algo-3 is not among the hosts algo-1',
+    );
     writeFileSync(file, '{');
-    expect(() => planLaunch({}, env, 1)).toThrow(`${file} is not JSON`);
+    expect(() => planLaunch({}, env, { otherwise: 1 })).toThrow(`${file} is not JSON`);
   });
 });

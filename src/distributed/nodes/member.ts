@@ -40,7 +40,9 @@ export async function connectTo(options: JoinOptions): Promise<Channel<NodeMessa
       const { message, code } = error as NodeJS.ErrnoException;
       if (error instanceof StrangerError && !error.isClosed)
         return `node ${own.node} (${own.host}) does not join the job at ${where}: ${message}`;
+      const isUnknown = code === 'ENOTFOUND' || code === 'EAI_AGAIN';
       last = message || (code ?? 'it cannot be reached');
+      if (isUnknown) last += '; where names do not resolve, give an address with --master-address or MASTER_ADDR';
     }
     if (performance.now() > deadline)
       return `node 0 of ${nnodes} did not answer node ${own.node} (${own.host}) at ${where} within ${timeout} s (RANKZERO_TIMEOUT): ${last}`;
