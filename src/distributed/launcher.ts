@@ -35,8 +35,8 @@ export interface LaunchOptions {
 export interface LaunchResult {
   /** 0, or that of the rank that failed first: 128 + n if a signal ended it. 130 or 143 if the ranks stopped as a signal asked. */
   code: number;
-  /** The rank that failed first, and why; without a rank, the launcher of another host. */
-  failure?: { rank: number | undefined; host: string; message: string } | undefined;
+  /** The rank that failed first, and why, with its host where there are several; without a rank, the launcher of that host. */
+  failure?: { rank: number | undefined; host?: string; message: string } | undefined;
   /** The signal that stopped the job. */
   interrupted?: StopSignal | undefined;
 }

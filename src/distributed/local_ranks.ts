@@ -138,7 +138,8 @@ export class LocalRanks {
     if (this.follower) this.report(this.follower);
     if (this.first) {
       const { rank, host, code, message } = this.first;
-      this.finish({ code, failure: { rank, host, message } });
+      const where = this.nodes.nodes.length > 1 ? { host } : {};
+      this.finish({ code, failure: { rank, message, ...where } });
     } else if (!this.isReported) {
       this.isReported = true;
       this.nodes.done(this.interrupted === 'SIGTERM' ? 'SIGTERM' : this.stopped);
