@@ -6,7 +6,14 @@ import { isRank, type RankEnvironment, rankEnvironment } from './environment.ts'
 import { isPod, podNode } from './launchers/kubernetes.ts';
 import { sageMakerNode } from './launchers/sagemaker.ts';
 import { slurmNodeList } from './launchers/slurm.ts';
-import { defaultPort, type NodeEnvironment, type NumRanks, port, type Sourced } from './launchers/values.ts';
+import {
+  defaultPort,
+  EnvironmentError,
+  type NodeEnvironment,
+  type NumRanks,
+  port,
+  type Sourced,
+} from './launchers/values.ts';
 
 /** Flags that say where a launcher stands. What is left out comes from the environment. */
 export interface LaunchFlags {
@@ -28,7 +35,7 @@ export const flagNames: Readonly<Record<keyof LaunchFlags, string>> = {
   masterPort: '--master-port',
 };
 
-/** Flags that contradict each other or the environment. */
+/** Flags that are missing, or contradict each other. */
 export class LaunchError extends Error {}
 
 export interface RankPlan {
@@ -109,7 +116,7 @@ function beRank(flags: LaunchFlags, env: Variables, nameOf: NameOf): RankPlan {
   if (key) {
     const given = nameOf(key);
     const [rank, size] = names[environment.source];
-    throw new LaunchError(
+    throw new EnvironmentError(
       `${given} is for one launcher on each host, but this process is rank ${environment.rank} of ${environment.worldSize} ` +
         `(${rank}, ${size}): leave ${given} out to join as that rank, or add --nproc and start one process on each host`,
     );
@@ -131,7 +138,7 @@ function taskAsNode(nproc: NumRanks, masterHost: string | undefined, env: Variab
   const counts = ranksPerNode ?? [localWorldSize];
   if (counts.some((tasks) => tasks > 1)) {
     const where = ranksPerNode ? `${ranksPerNode.join(', ')} on its hosts` : `${localWorldSize} on this host`;
-    throw new LaunchError(
+    throw new EnvironmentError(
       `this process is one of ${worldSize} (${sizeName}), ${where}, and --nproc ${nproc} would start ${nproc} ranks in each of them: ` +
         'leave --nproc out to make each process a rank, or start one process on each host',
     );
@@ -147,7 +154,7 @@ function taskAsNode(nproc: NumRanks, masterHost: string | undefined, env: Variab
 
 /**
  * What the flags and the environment ask for. `otherwise`: ranks on this host if nobody says how many; none is an error.
- * Errors: LaunchError for flags, ERR_ENVIRONMENT for variables.
+ * Errors: LaunchError for flags, ERR_ENVIRONMENT for variables and flags that they contradict.
  */
 export function planLaunch(
   flags: LaunchFlags,
