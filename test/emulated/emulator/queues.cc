@@ -2,7 +2,7 @@
 #include "queues.h"
 
 #include <cuda_runtime_api.h>
-#include <sched.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -77,7 +77,7 @@ cudaError_t run_until(Done done) {
   while (failed.empty() && !done()) {
     if (step()) continue;
     lock.unlock();
-    sched_yield();
+    usleep(20);
     lock.lock();
   }
   return failed.empty() ? cudaSuccess : cudaErrorLaunchFailure;
@@ -90,6 +90,11 @@ void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready) {
   stream->tasks.push_back({std::move(run), std::move(ready)});
   for (uint64_t some = random_source()() % 4 == 0 ? random_source()() % 8 : 0; some > 0 && step(); --some) {
   }
+}
+
+bool advance() {
+  std::lock_guard lock(mutex);
+  return step();
 }
 
 const char* failure() { return failed.c_str(); }

@@ -13,6 +13,8 @@ using Ready = std::function<bool()>;
 
 // `ready` may be empty. Now and then some work, not necessarily this, runs at once.
 void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready = {});
+// As the device does by itself: some work that is ready runs. False: there is none.
+bool advance();
 // What the work threw first; empty: nothing. It stays.
 const char* failure();
 uint64_t next_seed();

@@ -1,13 +1,16 @@
 // The rest of the CUDA runtime's interface that cpp/cuda uses. Devices are of the host's memory; a process opens one of them.
 #include <cuda_runtime_api.h>
 #include <sanitizer/asan_interface.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <string>
 #include <thread>
 
 #include "queues.h"
@@ -59,7 +62,12 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated device");
-  properties->uuid.bytes[0] = static_cast<char>(device + 1);
+  // Of this host: another's device with the same number is another.
+  char host[256] = "";
+  gethostname(host, sizeof host - 1);
+  const size_t place = std::hash<std::string>()(host);
+  std::memcpy(properties->uuid.bytes, &place, sizeof place);
+  properties->uuid.bytes[sizeof place] = static_cast<char>(device + 1);
   const char* capability = std::getenv("RANKZERO_EMULATED_CAPABILITY");  // as 90
   const int version = capability ? std::atoi(capability) : 90;
   properties->major = version / 10;
