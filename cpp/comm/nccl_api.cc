@@ -14,8 +14,8 @@ Nccl load() {
   // First: whatever else is missing, the version is what people ask for.
   int (*get_version)(int*) = nullptr;
   library.load(get_version, "ncclGetVersion", true);
-  if (int version = 0; get_version && get_version(&version) == 0) library.report.version = version_text(version);
   Nccl table;
+  if (get_version && get_version(&table.version) == 0) library.report.version = version_text(table.version);
   library.load(table.GetErrorString, "ncclGetErrorString", true);
   library.load(table.GetLastError, "ncclGetLastError", false);
 #define RZ_LOAD(required, name, arguments) library.load(table.name, "nccl" #name, required);

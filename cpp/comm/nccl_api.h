@@ -19,6 +19,8 @@ enum DataType : int { kUint8 = 1, kInt32 = 2, kInt64 = 4, kFloat16 = 6, kFloat32
 enum ReduceOp : int { kSum = 0, kProd = 1, kMax = 2, kMin = 3, kAvg = 4 };
 // Results are int: newer libraries add codes. 0 is success.
 constexpr int kInProgress = 7;
+// The first version whose groups of calls may hold aborts.
+constexpr int kAbortsInGroups = 22200;
 }  // namespace nccl
 
 // X(required, name, arguments)
@@ -40,6 +42,7 @@ constexpr int kInProgress = 7;
 
 struct Nccl {
   LibraryReport report;
+  int version = 0;  // as 22105 for 2.21.5
   const char* (*GetErrorString)(int result) = nullptr;
   const char* (*GetLastError)(nccl::Comm comm) = nullptr;  // optional
 #define RZ_ENTRY(required, name, arguments) int(*name) arguments = nullptr;
@@ -49,5 +52,14 @@ struct Nccl {
 
 // Looked for once.
 const Nccl& nccl_api();
+
+// Calls that start together.
+template <class Calls>
+int in_group(const Nccl& api, Calls calls) {
+  int result = api.GroupStart();
+  if (result == 0) result = calls();
+  int ended = api.GroupEnd();  // also after a failure: the group must not stay open
+  return result ? result : ended;
+}
 
 }  // namespace rz::comm

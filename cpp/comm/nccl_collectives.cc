@@ -35,15 +35,6 @@ Operand part_of(const Operand& whole, int64_t first, int64_t numel) {
   return part;
 }
 
-// Calls that start together.
-template <class Calls>
-int in_group(const Nccl& api, Calls calls) {
-  int result = api.GroupStart();
-  if (result == 0) result = calls();
-  int ended = api.GroupEnd();  // also after a failure: the group must not stay open
-  return result ? result : ended;
-}
-
 // Memory of the stream's own, for one call.
 struct Scratch {
   std::shared_ptr<Storage> storage;

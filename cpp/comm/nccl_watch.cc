@@ -1,12 +1,18 @@
 #include "comm/nccl_watch.h"
 
 #include <pthread.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <vector>
 
 #include "cuda/stream.h"
 
 namespace rz::comm {
 
 constexpr auto kPatience = std::chrono::seconds(1);
+// A peer that ended is an error of the job too, which names the rank: that one comes first, if it comes soon.
+constexpr auto kJobsTurn = std::chrono::seconds(3);
 
 std::shared_ptr<NcclWatch> NcclWatch::of(std::shared_ptr<JobState> state) {
   static std::mutex mutex;
@@ -67,8 +73,9 @@ void NcclWatch::run() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
     for (auto& [comm, watched] : watched_) {
-      if (!watched.aborted) look(comm, watched);
+      if (!state_->aborted()) look(comm, watched);
     }
+    if (state_->aborted()) abort_all();
     stopping_.wait_for(lock, std::chrono::milliseconds(100), [&] { return stop_; });
   }
 }
@@ -76,23 +83,18 @@ void NcclWatch::run() {
 // With the mutex.
 void NcclWatch::look(nccl::Comm comm, Watched& watched) {
   const Nccl& api = nccl_api();
-  if (watched.doomed || state_->aborted()) return abort(comm, watched);
   int error = 0;
   if (int asked = api.CommGetAsyncError(comm, &error)) error = asked;
   if (error != 0 && error != nccl::kInProgress) {
+    if (!watched.failed) watched.failed = Clock::now();
+    if (Clock::now() - *watched.failed < kJobsTurn) return;
     std::string text = "NCCL on rank " + std::to_string(state_->rank()) + ", group " + watched.group + ": " + api.GetErrorString(error);
     if (api.GetLastError) text += std::string("; ") + api.GetLastError(comm);
-    state_->announce("ERR_NCCL", text);
-    state_->abort("ERR_NCCL", text);
-    return abort(comm, watched);
+    return raise("ERR_NCCL", text);
   }
-  auto& running = watched.running;
-  while (!running.empty() && running.front().after.stream->query(running.front().after)) {
-    running.pop_front();
-    watched.has_started = false;
-  }
-  if (running.empty()) return;
-  const Enqueued& op = running.front();
+  forget_ended(watched);
+  if (watched.running.empty()) return;
+  const Enqueued& op = watched.running.front();
   if (!watched.has_started) {
     if (!op.before.stream->query(op.before)) return;  // work of this rank comes first
     watched.has_started = true;
@@ -101,23 +103,61 @@ void NcclWatch::look(nccl::Comm comm, Watched& watched) {
   if (Clock::now() - watched.started < std::chrono::duration<double>(state_->timeout())) return;
   std::string text = "rank " + std::to_string(state_->rank()) + " waited " + std::to_string(static_cast<long>(state_->timeout())) + " s in " +
                      op.operation + " #" + std::to_string(op.sequence) + " of group " + watched.group + " on the device; a rank of the group did not come";
-  state_->announce("ERR_TIMEOUT", text);
-  state_->abort("ERR_TIMEOUT", text);
-  abort(comm, watched);
+  raise("ERR_TIMEOUT", text);
 }
 
-// Ends what runs, and frees the communicator: not under a call that uses it, unless that call itself waits for a peer.
-void NcclWatch::abort(nccl::Comm comm, Watched& watched) {
-  if (!watched.doomed) doom(watched);
-  if (watched.in_call && Clock::now() - watched.doomed_at < kPatience) return;
-  watched.aborted = true;
-  nccl_api().CommAbort(comm);
+void NcclWatch::forget_ended(Watched& watched) {
+  auto& running = watched.running;
+  while (!running.empty() && running.front().after.stream->query(running.front().after)) {
+    running.pop_front();
+    watched.has_started = false;
+  }
+}
+
+void NcclWatch::raise(const std::string& code, const std::string& text) {
+  state_->announce(code, text);
+  state_->abort(code, text);
+}
+
+// Ends what runs, and frees the communicators: not under a call that uses one, unless that call itself waits for a peer. With
+// the mutex.
+void NcclWatch::abort_all() {
+  std::vector<nccl::Comm> alive;
+  bool is_used = false, has_work = false;
+  for (auto& [comm, watched] : watched_) {
+    if (watched.aborted) continue;
+    if (!watched.doomed) doom(watched);
+    if (watched.in_call && Clock::now() - watched.doomed_at < kPatience) is_used = true;
+    has_work |= watched.had_work;
+    alive.push_back(comm);
+  }
+  if (alive.empty() || is_used) return;
+  const Nccl& api = nccl_api();
+  if (has_work && alive.size() > 1 && api.version < nccl::kAbortsInGroups) end_process(alive.size());
+  for (nccl::Comm comm : alive) watched_.at(comm).aborted = true;
+  in_group(api, [&] {
+    for (nccl::Comm comm : alive) api.CommAbort(comm);
+    return 0;
+  });
+}
+
+// Whoever waits for the device would wait on.
+void NcclWatch::end_process(size_t communicators) const {
+  try {
+    state_->throw_abort({"collectives on the device"});
+  } catch (const Error& error) {
+    std::fprintf(stderr, "rankzero: %s: %s. The process ends here: NCCL %s cannot abort its %zu communicators together, 2.22 could\n",
+                 error.code().c_str(), error.what(), nccl_api().report.version.c_str(), communicators);
+  }
+  _exit(1);
 }
 
 void NcclWatch::doom(Watched& watched) {
   watched.doomed = true;
   watched.doomed_at = Clock::now();
-  if (!watched.running.empty()) fail_device(watched, watched.running.front());
+  forget_ended(watched);
+  watched.had_work = !watched.running.empty();
+  if (watched.had_work) fail_device(watched, watched.running.front());
   watched.running.clear();
 }
 

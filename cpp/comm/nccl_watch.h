@@ -1,11 +1,13 @@
 // Watches the NCCL communicators of this process: an error of theirs, a collective that does not end, and the end of the job
-// each abort them, so that no stream waits for a peer that will not come.
+// each abort all of them together, so that no stream waits for a peer that will not come. One after the other they could wait
+// for each other: an abort may wait for the device, on which the kernel of another communicator waits for its peers.
 #pragma once
 #include <condition_variable>
 #include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -42,14 +44,18 @@ class NcclWatch {
     bool has_started = false;
     Clock::time_point started;  // when the first of them was seen to run
     bool in_call = false;
-    bool doomed = false, aborted = false;
+    std::optional<Clock::time_point> failed;  // when an error of its own was first seen
+    bool doomed = false, had_work = false, aborted = false;
     Clock::time_point doomed_at;
   };
   explicit NcclWatch(std::shared_ptr<JobState> state);
   void run();
   void look(nccl::Comm comm, Watched& watched);
-  void abort(nccl::Comm comm, Watched& watched);
+  void forget_ended(Watched& watched);
+  void raise(const std::string& code, const std::string& text);
+  void abort_all();
   void doom(Watched& watched);
+  [[noreturn]] void end_process(size_t communicators) const;
   void fail_device(const Watched& watched, const Enqueued& op);
 
   std::shared_ptr<JobState> state_;

@@ -1,7 +1,7 @@
 // Collectives on device tensors: the call sites of NCCL, the watch over it, and its stand-in between real processes.
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { available, buildEmulated, type Outcome, runNode, seeds } from './emulated.ts';
+import { available, buildEmulated, nodeVariables, type Outcome, run, runNode, seeds } from './emulated.ts';
 
 const fixture = join(import.meta.dirname, 'fixtures/collectives.mjs');
 const launcher = join(import.meta.dirname, '../../dist/cli/main.js');
@@ -59,6 +59,34 @@ describe.skipIf(!available)('collectives on devices, emulated', () => {
     expect(stdout).toMatch(/^caught ERR_PEER: rank 1 .* died .*connecting devices/);
     expect(stdout).toMatch(/outlived\n$/);
     expect(code).toBe(0);
+  });
+
+  /** Four ranks, one of which does not come to two groups. */
+  const stuck = async (extra: Record<string, string> = {}): Promise<Outcome[]> => {
+    const script = join(import.meta.dirname, 'fixtures/stuck.mjs');
+    const port = 39_000 + (process.pid % 500) * 4;
+    const job = { WORLD_SIZE: '4', MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(port), RANKZERO_TIMEOUT: '4' };
+    const env = { ...process.env, ...nodeVariables(1), ...job, ...extra };
+    return Promise.all(
+      [0, 1, 2, 3].map((RANK) => run(process.execPath, [script], { ...env, RANK: `${RANK}` }, 60_000)),
+    );
+  };
+
+  // One after the other they would wait for ever: an abort waits for the kernels of the other communicator.
+  it('of several communicators are aborted together, and every rank ends', async () => {
+    for (const { code, stdout, stderr } of await stuck()) {
+      expect(stdout, stderr).toMatch(/^caught ERR_TIMEOUT: /);
+      expect(code).toBe(1);
+    }
+  });
+
+  it('of several communicators end the process with the error where NCCL cannot abort them together', async () => {
+    const ranks = await stuck({ RANKZERO_EMULATED_NCCL_VERSION: '22105' });
+    for (const { code, stderr } of ranks.slice(0, 3)) {
+      expect(stderr).toMatch(/^rankzero: ERR_TIMEOUT: .*NCCL 2\.21\.5 cannot abort its 2 communicators together/m);
+      expect(code).toBe(1);
+    }
+    expect(ranks[3]!.stdout).toMatch(/^caught ERR_TIMEOUT: /);
   });
 
   it('need NCCL on every rank: the error names it and the place that was tried', async () => {
