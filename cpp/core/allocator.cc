@@ -19,9 +19,9 @@ bool CachingAllocator::grow(Pool& pool, size_t bytes) {
   return false;
 }
 
-bool CachingAllocator::take(size_t bytes, Arena::Block& block) {
+bool CachingAllocator::take(size_t bytes, MemoryKind kind, Arena::Block& block) {
   std::lock_guard lock(mutex_);
-  Pool& pool = pool_for(bytes);
+  Pool& pool = pool_for(bytes, kind);
   return pool.arena.take(bytes, block) || (grow(pool, bytes) && pool.arena.take(bytes, block));
 }
 
@@ -50,7 +50,7 @@ class PooledStorage final : public Storage {
 std::shared_ptr<Storage> CachingAllocator::allocate(size_t bytes, Stream* home, MemoryKind kind) {
   size_t want = rounded(bytes + sizes_.gap, sizes_.unit);
   Arena::Block block;
-  if (!take(want, block) && !(make_room() && take(want, block))) out_of_memory(bytes);
+  if (!take(want, kind, block) && !(make_room() && take(want, kind, block))) out_of_memory(bytes);
   account(kind, static_cast<int64_t>(want));
   for (const Event& event : block.pending) {
     home->wait_for_reuse(event);
@@ -62,7 +62,7 @@ std::shared_ptr<Storage> CachingAllocator::allocate(size_t bytes, Stream* home, 
 void CachingAllocator::release(Arena::Block block, MemoryKind kind) {
   account(kind, -static_cast<int64_t>(block.bytes));
   std::lock_guard lock(mutex_);
-  pool_for(block.bytes).arena.release(std::move(block));
+  pool_for(block.bytes, kind).arena.release(std::move(block));
 }
 
 void CachingAllocator::account(MemoryKind kind, int64_t delta) {
@@ -91,7 +91,7 @@ void CachingAllocator::reset_peak() {
 
 void CachingAllocator::trim() {
   std::lock_guard lock(mutex_);
-  for (Pool* pool : {&small_, &large_}) {
+  for (Pool* pool : {&small_, &large_, &gathered_}) {
     pool->arena.trim([this](std::byte* data, size_t bytes) { drop_pages(data, bytes); },
                      [this](std::byte* data, size_t bytes) { unmap_range(data, bytes); });
   }

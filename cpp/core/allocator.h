@@ -28,7 +28,7 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
   };
   // `streams` is the runtime's table, indexed by Stream::index().
   CachingAllocator(Device device, const std::vector<std::unique_ptr<Stream>>* streams, const Sizes& sizes)
-      : device_(device), streams_(streams), sizes_(sizes), small_{{}, sizes.small_range}, large_{{}, sizes.large_range} {}
+      : device_(device), streams_(streams), sizes_(sizes), small_{{}, sizes.small_range}, large_{{}, sizes.large_range}, gathered_{{}, 0} {}
   virtual ~CachingAllocator() = default;  // of a derived class: trims
 
   // Aligned to a cache line at least, uninitialised. Errors: ERR_OUT_OF_MEMORY with the sizes asked, in use and reserved.
@@ -46,7 +46,7 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
   virtual void unmap_range(std::byte* data, size_t bytes) = 0;
   // Gives the pages of a free part of a range back, where the system can.
   virtual void drop_pages(std::byte*, size_t) {}
-  virtual size_t reserved() const { return small_.arena.backed() + large_.arena.backed(); }
+  virtual size_t reserved() const { return small_.arena.backed() + large_.arena.backed() + gathered_.arena.backed(); }
   // After a refusal: true when something was done about it, so that another try is worth it.
   virtual bool make_room() { return false; }
   // A block of `taken` bytes is about to be used by `home`, `bytes` of it.
@@ -57,13 +57,17 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
 
  private:
   friend class PooledStorage;
-  // Small blocks apart from large ones, which they would keep from coalescing.
+  // Small blocks apart from large ones, which they would keep from coalescing. On a device gathered parameters have ranges of
+  // their own: in memory that a gradient had, a gather would wait for that gradient's reduction.
   struct Pool {
     Arena arena;
     size_t range_bytes;  // of a new range, at least
   };
-  Pool& pool_for(size_t bytes) { return bytes < kLarge ? small_ : large_; }
-  bool take(size_t bytes, Arena::Block& block);
+  Pool& pool_for(size_t bytes, MemoryKind kind) {
+    if (device_ != Device::Cpu && kind == MemoryKind::Unshard) return gathered_;
+    return bytes < kLarge ? small_ : large_;
+  }
+  bool take(size_t bytes, MemoryKind kind, Arena::Block& block);
   bool grow(Pool& pool, size_t bytes);
   void release(Arena::Block block, MemoryKind kind);
 
@@ -72,7 +76,7 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
   const std::vector<std::unique_ptr<Stream>>* streams_;
   Sizes sizes_;
   mutable std::mutex mutex_;
-  Pool small_, large_;
+  Pool small_, large_, gathered_;
   MemoryStats stats_;
 };
 

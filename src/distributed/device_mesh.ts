@@ -3,23 +3,26 @@ import { processState } from '../core/context.ts';
 import { dist } from './index.ts';
 import type { ProcessGroup } from './process_group.ts';
 
-// A set of ranks has one group, whichever mesh asks for it.
+// A set of ranks has one group for each use, whichever mesh asks for it.
 const made: WeakMap<ProcessGroup, Map<string, ProcessGroup>> = processState(
   'groups',
-  'process groups, by the world that they are of and their ranks',
+  'process groups, by the world that they are of, their ranks and use',
   new WeakMap(),
 );
 
-/** @internal The group of these ranks of the world, this one among them. Collective over them at the first call. */
-export function groupOfRanks(ranks: readonly number[]): ProcessGroup {
+/**
+ * @internal The group of these ranks of the world, this one among them; one more of them for a `use` whose collectives must not
+ * wait for others. Collective over them at the first call.
+ */
+export function groupOfRanks(ranks: readonly number[], use = ''): ProcessGroup {
   const world = dist.group;
-  if (ranks.length === world.size && ranks.every((rank, i) => rank === i)) return world;
+  if (use === '' && ranks.length === world.size && ranks.every((rank, i) => rank === i)) return world;
   let groups = made.get(world);
   if (!groups) {
     groups = new Map();
     made.set(world, groups);
   }
-  const key = ranks.join();
+  const key = `${use} ${ranks.join()}`;
   let group = groups.get(key);
   if (!group) {
     group = world.split(ranks)!;

@@ -12,6 +12,7 @@ interface Streams {
   compute: number;
   /** Made when they are first asked for. */
   communication: number | undefined;
+  gather: number | undefined;
   hostCommunication: number | undefined;
   tensorParallel: number | undefined;
   files: number | undefined;
@@ -22,6 +23,7 @@ const streams: Streams = processState<Streams>('streams', 'the device of this pr
   device: 'cpu',
   compute: hostComputeStream,
   communication: undefined,
+  gather: undefined,
   hostCommunication: undefined,
   tensorParallel: undefined,
   files: undefined,
@@ -56,10 +58,20 @@ export function useDevice(name: 'cpu' | 'cuda', index?: number): void {
   streams.device = name;
 }
 
-/** All collectives of FSDP run here, in the order of their enqueueing. */
+/** Collectives of FSDP run here, in the order of their enqueueing. */
 export function communicationStream(): number {
   streams.communication ??= native.streamCreate('comm', streams.device === 'cuda' ? 1 : 0);
   return streams.communication;
+}
+
+/**
+ * Parameters are gathered here. On a device it is a stream of its own, so that a gather does not wait behind a reduction that
+ * was enqueued before it; on the host the communication stream, where a gather takes no time.
+ */
+export function gatherStream(): number {
+  if (streams.device === 'cpu') return communicationStream();
+  streams.gather ??= native.streamCreate('gather', 1);
+  return streams.gather;
 }
 
 /** Collectives on host memory, which coordinate devices and bring them their weights. */

@@ -1,12 +1,12 @@
 // Training on emulated devices over the emulated NCCL: rank 0 loads, the others start on meta, and everything is as on CPU
 // ranks: losses, norms, gradients, the whole state.
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { expectRanks } from '../multi/helpers.ts';
 import { expectReference, relative, runAll, type Settings } from '../multi/reference_run.ts';
-import { available, buildEmulated, nodeVariables } from './emulated.ts';
+import { available, buildEmulated, nodeVariables, seeds } from './emulated.ts';
 
 const settings: [seed: number, Settings][] = [
   [1, { name: 'llama', world: 1 }],
@@ -86,6 +86,31 @@ describe.skipIf(!available)('training on emulated devices', () => {
       expect((gradients - shards) / largest).toBeLessThan(2);
     }
   });
+
+  // The emulator holds the first reduction back until two gathers are done that are enqueued after it.
+  it.each(seeds)(
+    'gathers do not wait for an earlier reduction, and ranks launch in one order, seed %i',
+    async (seed) => {
+      const script = join(import.meta.dirname, 'fixtures/gathers.mjs');
+      const out = await mkdtemp(join(tmpdir(), 'rankzero-order-'));
+      const env = {
+        ...nodeVariables(seed),
+        RANKZERO_EMULATED_HOLD_REDUCTION: '2',
+        RANKZERO_EMULATED_NCCL_LOG: join(out, 'calls-'),
+        RANKZERO_TIMEOUT: '20',
+      };
+      try {
+        await expectRanks(2, script, { args: ['cuda'], env, timeout: 120_000 });
+        const files = await readdir(out);
+        const [calls, others] = await Promise.all(files.map((name) => readFile(join(out, name), 'utf8')));
+        expect(calls).toMatch(/AllGather \d+ of communicator 0\nReduceScatter \d+ of communicator 1\n/);
+        expect(others).toBe(calls);
+        expect(files.length).toBe(2);
+      } finally {
+        await rm(out, { recursive: true });
+      }
+    },
+  );
 
   it.each([1, 2])('moves ignored modules to the device of each rank, seed %i', async (seed) => {
     const script = join(import.meta.dirname, 'fixtures/ignored.mjs');

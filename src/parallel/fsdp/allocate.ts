@@ -51,7 +51,7 @@ function allocateShards(shapes: readonly BucketShape[]): Map<BucketShape, Bucket
     for (const shape of shapes) {
       const { layout, dtypes, groups } = shape;
       const shard = Tensor.empty([layout.shardNumel], dtypes.master, 'parameter', computeDevice());
-      places.set(shape, { memory: new GatheredMemory(groups.shard, shard, dtypes.compute), region: undefined });
+      places.set(shape, { memory: new GatheredMemory(groups, shard, dtypes.compute), region: undefined });
     }
     return places;
   });

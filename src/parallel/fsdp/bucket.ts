@@ -6,13 +6,7 @@ import { span } from '../../core/recorder.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
 import type { SliceRange, TrainableSlice } from '../../nn/trainable_slice.ts';
 import type { DType, FloatDType } from '../../tensor/dtype.ts';
-import {
-  communicationStream,
-  computeStream,
-  onCommunicationStream,
-  onStream,
-  StreamEvent,
-} from '../../tensor/streams.ts';
+import { computeStream, gatherStream, onCommunicationStream, onStream, StreamEvent } from '../../tensor/streams.ts';
 import { type Device, Tensor } from '../../tensor/tensor.ts';
 import { BucketGradient } from './bucket_gradient.ts';
 import type { FlatLayout } from './flat.ts';
@@ -119,8 +113,9 @@ export class ShardBucket implements ParameterOwner {
     return ranges;
   }
 
-  /** Must come before the shard is written, on every rank: peers may still read it. Enqueues. */
+  /** Must come before the shard is written, on every rank: peers, or a gather, may still read it. Enqueues. */
   beginWrite(): void {
+    if (!this.memory.isMapped) this.gathered?.waitOn(computeStream());
     if (!this.isRead || !this.memory.isMapped) return;
     span('before write', this.title, () => onCommunicationStream(() => this.groups.shard.enqueueBarrier()));
     this.isRead = false;
@@ -134,7 +129,7 @@ export class ShardBucket implements ParameterOwner {
     this.shardWritten = new StreamEvent(computeStream());
   }
 
-  /** Makes every rank's shard readable here, by the communication stream, unless that is under way or done. */
+  /** Makes every rank's shard readable here, by the stream for gathering, unless that is under way or done. */
   unshardAsync(): void {
     if (this.full) return;
     this.isRead = true;
@@ -142,7 +137,7 @@ export class ShardBucket implements ParameterOwner {
       this.full = this.memory.gather();
       return;
     }
-    const stream = communicationStream();
+    const stream = gatherStream();
     this.shardWritten?.waitOn(stream);
     this.full = span('gather', this.title, () => onStream(stream, () => this.memory.gather()));
     this.gathered = new StreamEvent(stream);

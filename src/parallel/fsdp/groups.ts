@@ -10,12 +10,18 @@ import {
 import { dist } from '../../distributed/index.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { state } from '../../distributed/state.ts';
+import { computeDevice } from '../../tensor/streams.ts';
 import type { FsdpOptions, ShardingStrategy } from './options.ts';
 
 /** Over which ranks a bucket is divided and its gradients are summed. */
 export interface ShardGroups {
   /** Ranks that hold the shards of one copy. */
   readonly shard: ProcessGroup;
+  /**
+   * The same ranks, to gather parameters. On devices it is a group of its own, since collectives of one NCCL communicator wait
+   * for each other: a gather would wait behind an earlier reduction. Mirrors PyTorch's all-gather process group.
+   */
+  readonly gather: ProcessGroup;
   /** Ranks that hold the same shard; size 1 without replication. */
   readonly replicate: ProcessGroup;
   /** Ranks that hold the other parts of each layer; undefined without tensor parallelism. */
@@ -42,17 +48,23 @@ export function resolveGroups(options: FsdpOptions, tensor: ProcessGroup | undef
   const given = givenGroups(options);
   if (given) {
     const [shard, replicate] = given;
-    if (!divided) return { shard, replicate, tensor: undefined, grid: shard };
-    return { shard, replicate, tensor: divided, grid: gridOf(shard, divided) };
+    const gather = gatherGroup(shard);
+    if (!divided) return { shard, gather, replicate, tensor: undefined, grid: shard };
+    return { shard, gather, replicate, tensor: divided, grid: gridOf(shard, divided) };
   }
   const mesh = shardMesh(options);
   const shard = mesh.group('shard');
   return {
     shard,
+    gather: gatherGroup(shard),
     replicate: mesh.group('replicate'),
     tensor: divided,
     grid: divided ? mesh.group('shard', 'tensor') : shard,
   };
+}
+
+function gatherGroup(shard: ProcessGroup): ProcessGroup {
+  return computeDevice() === 'cpu' || shard.size === 1 ? shard : groupOfRanks(shard.ranks, 'gather');
 }
 
 /** The world's mesh, or that of init, with its data-parallel axes folded into `replicate` and `shard` as the strategy wants. */

@@ -5,8 +5,9 @@ import { settings } from '../../environment.ts';
 import { type DType, dtypeNumber } from '../../tensor/dtype.ts';
 import { communicationStream, computeDevice, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
+import type { ShardGroups } from './groups.ts';
 
-/** Everything here is enqueued on the current stream, which is the communication stream. */
+/** Everything here is enqueued on the current stream: gather() on that for gathering, the rest on the communication stream. */
 export interface BucketMemory {
   /** This rank's elements of the flat buffer, in the master dtype. */
   readonly shard: Tensor;
@@ -82,11 +83,11 @@ export class GatheredMemory implements BucketMemory {
   readonly computeShard = undefined;
   readonly isMapped = false;
   readonly isStale = true;
-  private readonly group: ProcessGroup;
+  private readonly groups: ShardGroups;
   private readonly compute: DType;
 
-  constructor(group: ProcessGroup, shard: Tensor, compute: DType) {
-    this.group = group;
+  constructor(groups: ShardGroups, shard: Tensor, compute: DType) {
+    this.groups = groups;
     this.shard = shard;
     this.compute = compute;
   }
@@ -94,20 +95,21 @@ export class GatheredMemory implements BucketMemory {
   markWritten(): void {}
 
   gather(): Tensor {
-    if (this.group.size === 1 && this.compute === this.shard.dtype) return this.shard.detach();
-    return this.gatherAs(this.compute, 'unshard');
+    const { gather } = this.groups;
+    if (gather.size === 1 && this.compute === this.shard.dtype) return this.shard.detach();
+    return this.gatherBy(gather, this.compute, 'unshard');
   }
 
   gatherValues(): Tensor {
-    return this.gatherAs(this.shard.dtype, 'staging');
+    return this.gatherBy(this.groups.shard, this.shard.dtype, 'staging');
   }
 
-  private gatherAs(dtype: DType, kind: MemoryKind): Tensor {
+  private gatherBy(group: ProcessGroup, dtype: DType, kind: MemoryKind): Tensor {
     const { numel } = this.shard;
-    const full = Tensor.empty([numel * this.group.size], dtype, kind, this.shard.device);
-    using part = full.slice(this.group.rank * numel, [numel]);
+    const full = Tensor.empty([numel * group.size], dtype, kind, this.shard.device);
+    using part = full.slice(group.rank * numel, [numel]);
     part.copyFrom(this.shard);
-    this.group.allGather(full.handle, part.handle);
+    group.allGather(full.handle, part.handle);
     return full;
   }
 }
