@@ -1,7 +1,7 @@
 // In place of libnccl.so.2: the same calls between real processes, whose bytes go over TCP (nccl_wire). A call is a few tasks on
 // its stream, none of which blocks, so streams may run in any order. Sums are of float32, in the order of the ranks.
 // Environment: RANKZERO_EMULATED_NCCL_VERSION (as 22105); _NCCL_LOG, a prefix of files with the calls of each process;
-// _HOLD_REDUCTION=n: the first reduce-scatter of a process begins when n gathers that were called after it are done.
+// _HOLD_REDUCTION=k:n: the k-th reduce-scatter of a process begins when n gathers that were called after it are done.
 #include "comm/nccl_api.h"
 
 #include <signal.h>
@@ -142,11 +142,13 @@ void gather_is_done(uint64_t which) {
   gathers_done.insert(which);
 }
 rz::emulator::Ready held_reduction() {
-  static std::atomic<bool> is_first{true};
-  const char* gathers = std::getenv("RANKZERO_EMULATED_HOLD_REDUCTION");
-  if (!gathers || !is_first.exchange(false)) return {};
+  static std::atomic<int> reductions{0};
+  const char* text = std::getenv("RANKZERO_EMULATED_HOLD_REDUCTION");
+  int which = 0;
+  uint64_t gathers = 0;
+  if (!text || std::sscanf(text, "%d:%lu", &which, &gathers) != 2 || ++reductions != which) return {};
   std::lock_guard lock(gathers_mutex);
-  return [until = gathers_called + std::strtoull(gathers, nullptr, 10)] {
+  return [until = gathers_called + gathers] {
     std::lock_guard inner(gathers_mutex);
     return gathers_done.contains(until);
   };
