@@ -95,7 +95,7 @@ describe.skipIf(!available)('training on emulated devices', () => {
       const out = await mkdtemp(join(tmpdir(), 'rankzero-order-'));
       const env = {
         ...nodeVariables(seed),
-        RANKZERO_EMULATED_HOLD_REDUCTION: `${11 + 2 * seed}:2`,
+        RANKZERO_EMULATED_HOLD_REDUCTION: `${14 + seed}:2`,
         RANKZERO_EMULATED_NCCL_LOG: join(out, 'calls-'),
         RANKZERO_TIMEOUT: '20',
       };

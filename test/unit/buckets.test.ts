@@ -9,7 +9,7 @@ import type { FloatDType } from '../../src/tensor/dtype.ts';
 const group = (name: string, size: number): ProcessGroup => ({ name, size }) as ProcessGroup;
 
 function groups(shard: ProcessGroup, replicate: ProcessGroup): ShardGroups {
-  return { shard, replicate, tensor: undefined, grid: shard };
+  return { shard, gather: shard, replicate, tensor: undefined, grid: shard };
 }
 
 function parameter(name: string, numel: number, dtype: FloatDType = 'float32', isTrained = true): Parameter {

@@ -144,6 +144,28 @@ void test_first_launch(rz::CpuStream* host, Stream* device) {
   report("the first launch of a kernel, and no other, waits until no stream waits for the host", waited && !again);
 }
 
+// A reduction that does not end keeps the memory of its gradients from everybody, but not a gather from its own.
+void test_gathered_memory(rz::CpuStream* host, Stream* device, Stream* reduces) {
+  constexpr size_t kBytes = 4 * kNumel;
+  Stream* gathers = runtime().create_stream("gathers", Device::Cuda);
+  std::atomic<bool> go = false;
+  {
+    Floats gradient(device, kNumel);
+    host->enqueue("held", [&] {
+      while (!go) std::this_thread::yield();
+    });
+    reduces->wait(host->record());
+    gradient.storage->used_on(reduces);
+  }
+  auto full = runtime().allocate(kBytes, gathers, MemoryKind::Unshard);
+  const rz::Event allocated = gathers->record();
+  bool is_free = false;
+  for (int i = 0; i < 10'000 && !is_free; ++i) is_free = gathers->query(allocated);
+  go = true;
+  gathers->synchronize();
+  report("a gather does not wait for memory that a reduction still reads", is_free);
+}
+
 // What fails on the host fails for whoever waits on the device for it, and nothing hangs.
 void test_failure() {
   auto* host = static_cast<rz::CpuStream*>(runtime().create_stream("failing"));
@@ -170,6 +192,7 @@ void test_all() {
   test_reuse(device, other);
   test_across(host, device);
   test_first_launch(host, device);
+  test_gathered_memory(host, device, other);
   test_large(host, device);
   test_failure();
 }
