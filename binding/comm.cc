@@ -1,6 +1,7 @@
 // The job this process is a rank of, its process groups, and their collectives. Groups are handles; a collective
 // enqueues on the current stream. Only joining, splitting, leaving and the calls on bytes wait.
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <numeric>
@@ -11,6 +12,7 @@
 #include "comm/job.h"
 #include "comm/local_group.h"
 #include "core/progress.h"
+#include "cpu/threads.h"
 
 namespace rz::binding {
 namespace {
@@ -62,6 +64,19 @@ std::function<std::string()> secret_source(std::string secret, std::string file)
   };
 }
 
+// Ranks that hold the same values must compute the same bits: with the instruction sets that all of their processors have.
+void compute_alike(const comm::Job& job) {
+  const auto& ranks = job.hosts();
+  auto least = std::min_element(ranks.begin(), ranks.end(), [](auto& a, auto& b) { return a.level < b.level; });
+  if (std::all_of(ranks.begin(), ranks.end(), [&](auto& rank) { return rank.level == ranks[0].level && rank.features == ranks[0].features; })) return;
+  if (!cpu::limit_isa(least->level))
+    fail("ERR_BACKEND", "the processors of the ranks differ, and this rank has computed already: call initProcessGroup first");
+  const auto rank = least - ranks.begin();
+  if (job.rank() == 0)
+    std::fprintf(stderr, "rankzero: the processors differ: all ranks compute with %s, as rank %d on %s does, so that their bits are the same\n", cpu::isa_name(),
+                 static_cast<int>(rank), least->hostname.c_str());
+}
+
 // ({rank, size, host, port, secret, secretFile, loopback, timeout, serves, address, version, hostName, heartbeatTimeout}) → promise
 // of the world's handle
 napi_value comm_init(Args& a) {
@@ -84,6 +99,8 @@ napi_value comm_init(Args& a) {
   options.store.version = text("version");
   options.store.host_name = text("hostName");
   options.store.silence = number("heartbeatTimeout");
+  options.level = cpu::isa_level();
+  options.features = cpu::gemm_features();
   struct Joined {
     std::shared_ptr<comm::Job> job;
     Group world;
@@ -98,6 +115,7 @@ napi_value comm_init(Args& a) {
       },
       [&state, joined, runtime](Napi::Env env) -> Napi::Value {
         state.job = joined->job;
+        compute_alike(*joined->job);
         return Napi::Number::New(env, insert(state, std::move(joined->world), *runtime));
       });
 }

@@ -25,7 +25,7 @@ HostInfo this_host() {
 
 std::string HostInfo::encode() const {
   Writer text(Message::Set);
-  text.u32(pid).text(hostname).text(id).text(address).text(store_address).text(engine).u32(static_cast<uint32_t>(level));
+  text.u32(pid).text(hostname).text(id).text(address).text(store_address).text(engine).u32(static_cast<uint32_t>(level)).u32(static_cast<uint32_t>(features));
   return text.frame();
 }
 
@@ -37,6 +37,7 @@ HostInfo HostInfo::decode(const std::string& text) {
   host.pid = reader.u32();
   for (std::string* field : {&host.hostname, &host.id, &host.address, &host.store_address, &host.engine}) *field = reader.text();
   host.level = static_cast<int>(reader.u32());
+  host.features = static_cast<int>(reader.u32());
   return host;
 }
 

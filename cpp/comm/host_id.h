@@ -14,7 +14,8 @@ struct HostInfo {
   std::string address;        // numeric, at which other hosts reach this rank
   std::string store_address;  // at which this rank reached the store
   std::string engine;         // why the engine between hosts cannot be used here; empty where it can
-  int level = 0;              // of the instruction set
+  int level = 0;              // of its instruction set, of which all ranks can run the least
+  int features = 0;           // of its processor, by which GEMMs choose kernels beside the level
 
   std::string encode() const;
   static HostInfo decode(const std::string& text);

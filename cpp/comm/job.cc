@@ -52,6 +52,7 @@ void Job::connect() {
   own.address = options_.address.empty() ? store_->own_address() : options_.address;
   own.store_address = store_->server_address();
   own.level = options_.level;
+  own.features = options_.features;
   if (!options_.loopback) own.engine = engine_problem();
   store_->set("host/" + std::to_string(options_.rank), own.encode());
   std::vector<std::string> ids;
@@ -83,12 +84,6 @@ std::string Job::reachable_address() const {
     if (other.id != own.id && !is_loopback(other.store_address)) return other.store_address;
   rz::fail("ERR_BACKEND", "rank ", options_.rank, " on ", own.hostname, " knows no address at which other hosts reach it: MASTER_ADDR is a loopback address. ",
            "Set MASTER_ADDR to an address of the host of rank 0, or RANKZERO_ADDRESS on each host");
-}
-
-int Job::lowest_level() const {
-  int lowest = options_.level;
-  for (const HostInfo& host : hosts_) lowest = std::min(lowest, host.level);
-  return lowest;
 }
 
 Job::~Job() { depart("this process has left the job"); }

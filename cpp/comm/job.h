@@ -20,7 +20,7 @@ struct JobOptions {
   StoreAddress store;
   bool serves = true;    // this process serves the store: on rank 0, and wherever else the ranks may look for it
   std::string address;   // at which other hosts reach this rank; empty: as its connection to the store has it
-  int level = 0;         // of the instruction set of its kernels
+  int level = 0, features = 0;  // of this rank's processor: see HostInfo
   bool loopback = true;  // the store listens for this host only
   double timeout_seconds = 1800;
 };
@@ -35,6 +35,7 @@ class Job : public std::enable_shared_from_this<Job> {
   static std::shared_ptr<Job> join(const JobOptions& options);
   ~Job();
 
+  int rank() const { return options_.rank; }
   JobState& state() { return *state_; }
   std::shared_ptr<JobState> shared_state() { return state_; }
   Store& store() { return *store_; }
@@ -47,8 +48,6 @@ class Job : public std::enable_shared_from_this<Job> {
   // Of all ranks of the world.
   const HostLayout& layout() const { return layout_; }
   const std::vector<HostInfo>& hosts() const { return hosts_; }
-  // The lowest level of instruction set among the ranks.
-  int lowest_level() const;
 
   std::shared_ptr<ProcessGroup> world(Runtime* runtime);
   // A group of world ranks that this rank is among. Groups of the same ranks are told apart by the order of creation.
