@@ -1,9 +1,10 @@
-// Launchers on several hosts: they find each other, agree on the ranks, and end together. The ranks here are small scripts that
-// join no group.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+// Launchers on several hosts: they find each other, agree on the ranks, and end together. Most ranks here are small scripts
+// that join no group.
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { workFolder } from '../multi/finetune_helpers.ts';
 import { waitForDeath } from '../multi/helpers.ts';
 import { type Host, type HostProcess, Lab, type StartOptions, whyNoHosts } from './lab.ts';
 
@@ -347,6 +348,49 @@ describe.skipIf(whyNoHosts)(`launchers of several hosts${whyNoHosts ? `: ${whyNo
     const on = async (host: Host): Promise<string> => (await host.run(['node', owns, ...addresses])).stdout;
     expect(await on(h0)).toBe('true true false false\n');
     expect(await on(h1)).toBe('false false true true\n');
+  });
+
+  it('SIGTERM at one host ends rankzero finetune on both with a checkpoint, whatever the ranks of each', async () => {
+    const dir = await workFolder(22);
+    const out = join(dir, 'out');
+    const options = ['--model', 'examples/moby-llama', '--data', join(dir, 'train.jsonl'), '--out', out];
+    const length = [
+      '--device',
+      'cpu',
+      '--batch-size',
+      '2',
+      '--no-eval-at-start',
+      '--max-steps',
+      '500',
+      '--epochs',
+      '200',
+    ];
+    let trains!: () => void;
+    const training = new Promise<void>((resolve) => {
+      trains = resolve;
+    });
+    const launchers = [0, 1].map((i) =>
+      lab.hosts[i]!.start(
+        [process.execPath, cli, 'finetune', ...options, ...length, ...place(i), '--nproc', String(2 - i)],
+        {
+          cwd: join(import.meta.dirname, '../..'),
+          env: { RANKZERO_SECRET: secret, RANKZERO_TIMEOUT: '40' },
+          onLine: (line) => /^step +1\//.test(line) && trains(),
+        },
+      ),
+    );
+    const ends = Promise.all(launchers.map(({ done }) => done));
+    await Promise.race([training, ends]);
+    launchers[1]!.child.kill('SIGTERM');
+    const results = await ends;
+    expect(
+      results.map(({ code }) => code),
+      results.map(({ stderr }) => stderr).join('\n'),
+    ).toEqual([143, 143]);
+    expect(results[0]!.stdout).toContain('3 ranks (gloo');
+    expect(readdirSync(out).filter((name) => name.startsWith('checkpoint'))).toHaveLength(1);
+    rmSync(dir, { recursive: true });
+    await expectNothingLeft(results);
   });
 
   it('a launcher that is started once for each rank becomes that rank', async () => {
