@@ -79,8 +79,8 @@ export function runJob({ file, argv, env }, { onMark, timeout = 1_800_000 } = {}
   });
 }
 
-// The launcher writes `[rank 1] ` before the lines of ranks above 0.
-function parseMark(line) {
+/** A line of a program; undefined if it is no mark. The launcher writes `[rank 1] ` before the lines of ranks above 0. */
+export function parseMark(line) {
   try {
     const mark = JSON.parse(line.replace(/^\[rank \d+\] /, ''));
     return typeof mark?.mark === 'string' ? mark : undefined;

@@ -1,7 +1,9 @@
 // Loads, wraps and trains a model on random tokens. One line of JSON a rank at each mark: begin, loaded, ready, read, done.
 //   rankzero run --nproc N bench/programs/train.mjs --dir MODEL [--precision bfloat16] [--steps 8] …
 // The peer is bench/peers/torch_train.py: same marks, same tokens, same work per step.
+import { readFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { broadcastJson } from '../../dist/distributed/exchange.js';
 import {
   AdamW,
   AutoConfig,
@@ -35,6 +37,7 @@ const { values: options } = parseArgs({
     device: { type: 'string', default: 'cpu' },
     clip: { type: 'string', default: '1' }, // 0: no clipping
     read: { type: 'boolean', default: false }, // reads every shard once when all is loaded
+    'config-from-rank0': { type: 'boolean', default: false }, // the model's folder is on its host alone
   },
 });
 const [steps, batch, length, tp, clip] = ['steps', 'batch', 'length', 'tp', 'clip'].map((name) =>
@@ -50,9 +53,12 @@ const say = (mark, more) => console.log(JSON.stringify({ mark, rank, pid: proces
 dist.barrier();
 say('begin');
 
-const config = options.config
-  ? AutoConfig.fromObject(JSON.parse(options.config))
-  : await AutoConfig.fromPretrained(options.dir);
+const json = options.config ?? (options['config-from-rank0'] ? fromRank0(`${options.dir}/config.json`) : undefined);
+const config = json ? AutoConfig.fromObject(JSON.parse(json)) : await AutoConfig.fromPretrained(options.dir);
+
+function fromRank0(path) {
+  return broadcastJson(dist.group, rank === 0 ? readFileSync(path, 'utf8') : undefined);
+}
 const fresh = () => AutoModelForCausalLM.fromConfig(config);
 const whole =
   options.dir && rank === 0 ? await AutoModelForCausalLM.fromPretrained(options.dir) : initEmptyWeights(fresh);
@@ -79,7 +85,8 @@ say('ready');
 
 if (options.read) {
   const sum = Tensor.zeros([1], 'float32', 'other', options.device);
-  for (const { shard } of fsdp.units) native.sumSquares(sum.handle, shard.handle, true);
+  for (const { buckets } of fsdp.units)
+    for (const { shard } of buckets) native.sumSquares(sum.handle, shard.handle, true);
   const sumOfSquares = sum.item();
   dist.barrier();
   say('read', { sumOfSquares });

@@ -158,6 +158,19 @@ export class Host {
     }
   }
 
+  /** Holds what this host sends and receives to tc's words for a rate, `1gbit`; '' for none. */
+  limit(rate: string): void {
+    const sides: [string, string][] = [
+      [this.lab.switchName, this.port],
+      [this.namespace, 'e0'],
+    ];
+    for (const [namespace, device] of sides) {
+      spawnSync('ip', ['netns', 'exec', namespace, 'tc', 'qdisc', 'del', 'dev', device, 'root'], { stdio: 'ignore' });
+      const bucket = ['tbf', 'rate', rate, 'burst', '256kb', 'latency', '20ms'];
+      if (rate !== '') ip('netns', 'exec', namespace, 'tc', 'qdisc', 'add', 'dev', device, 'root', ...bucket);
+    }
+  }
+
   /** Bytes that went over this host's cable since it was made. */
   get wire(): { sent: number; received: number } {
     const [link] = JSON.parse(ip('-n', this.namespace, '-s', '-j', 'link', 'show', 'e0')) as {
