@@ -1,7 +1,6 @@
 // A fine-tuning run from options to a saved model, as `rankzero finetune` runs it on every rank.
 import { randomBytes } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
-import { resolveModel } from '../checkpoint/hub.ts';
+import { ownsFolder } from '../checkpoint/host_folders.ts';
 import { loadShardedCheckpoint, saveShardedCheckpoint } from '../checkpoint/sharded.ts';
 import { readManifest } from '../checkpoint/sharded-reader.ts';
 import type { JsonObject } from '../core/json.ts';
@@ -18,8 +17,9 @@ import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { givenSeed, seedRun } from '../tensor/random.ts';
 import { checkpointDir, cleanLeftovers, findCheckpoint, pruneCheckpoints } from './checkpoints.ts';
 import { evaluate } from './evaluate.ts';
+import { findInputs } from './inputs.ts';
 import { Interrupt } from './interrupt.ts';
-import { buildModel, wrapModel } from './model.ts';
+import { buildModel, type ResumedFrom, wrapModel } from './model.ts';
 import type { FinetuneOptions, RunOptions } from './options.ts';
 import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
 import { answer } from './samples.ts';
@@ -53,8 +53,10 @@ interface Prepared {
   config: ModelConfig;
   dir: string;
   data: TrainData;
-  /** Folder of the training checkpoint to go on from. */
-  resume: string | undefined;
+  /** Whether this rank cleans the output folder of its host. */
+  ownsOut: boolean;
+  /** The training checkpoint to go on from. */
+  resume: ResumedFrom | undefined;
   /** Where the run stands. */
   state: TrainState;
   profiler: StepProfiler | undefined;
@@ -81,25 +83,29 @@ class Run {
     dist.setPhase('prepare');
     const device = selectDevice(given.device);
     if (given.tp > 1) init({ tensorParallelDegree: given.tp });
-    const dir = await resolveModel(given.model);
+    const inputs = await findInputs(given);
+    const { dir } = inputs;
     const config = await AutoConfig.fromPretrained(dir);
     const skipped: string[] = [];
+    const ownsOut = await ownsFolder(given.out);
+    await onAllRanks(dist.group, 'starting', async () => void (ownsOut && (await cleanLeftovers(given.out))));
     const start = await fromRank0(dist.group, 'starting', async () => {
-      await mkdir(given.out, { recursive: true });
-      await cleanLeftovers(given.out);
       const resume = (await findCheckpoint(given.out, given.resume, (why) => skipped.push(why))) ?? null;
       return { resume, seed: given.seed ?? null, otherwise: defaultSeed() };
     });
     const resume = start.resume ?? undefined;
-    const saved = resume === undefined ? undefined : await savedState(resume);
+    const manifest =
+      resume === undefined ? undefined : await fromRank0(dist.group, 'resuming', () => readManifest(resume));
+    const saved = manifest && parseTrainState(manifest.state, resume!);
     const options = { ...given, seed: start.seed ?? saved?.seed ?? start.otherwise };
-    const data = await loadTrainData(dir, config, options);
+    const data = await loadTrainData(inputs, config, options);
     data.notes.push(...skipped.map((why) => `skipped: ${why}`));
     const state = await startState(options, resume, saved, data);
     const total = totalSteps(data.train, options, state.step);
     const profiler = await StepProfiler.prepare(options, state.step, total, (record) => reporter.onProfile?.(record));
     seedRun(options.seed);
-    return new Run({ options, device, reporter, config, dir, data, resume, state, profiler });
+    const from = manifest && { dir: resume!, ties: manifest.ties };
+    return new Run({ options, device, reporter, config, dir, ownsOut, data, resume: from, state, profiler });
   }
 
   async execute(): Promise<RunSummary> {
@@ -159,7 +165,7 @@ class Run {
     const { lr, betas, eps, weightDecay } = options;
     this.optimizer = new AdamW(this.fsdp.namedParameters(), { lr, betas, eps, weightDecay });
     if (resume !== undefined) {
-      await loadShardedCheckpoint(resume, this.fsdp, this.optimizer, { onProgress: onLoad });
+      await loadShardedCheckpoint(resume.dir, this.fsdp, this.optimizer, { onProgress: onLoad });
       this.lastSaved = state.step;
     }
     this.trainer = new Trainer({
@@ -248,7 +254,7 @@ class Run {
     this.lastSaved = step;
     reporter.onCheckpoint?.(dir, step);
     await onAllRanks(dist.group, 'removing old checkpoints', async () => {
-      if (dist.getRank() === 0) await pruneCheckpoints(options.out, state.run, options.saveTotalLimit);
+      if (this.prepared.ownsOut) await pruneCheckpoints(options.out, state.run, options.saveTotalLimit);
     });
   }
 }
@@ -257,11 +263,6 @@ class Run {
 function defaultSeed(): number {
   const given = givenSeed();
   return given === undefined ? 42 : Number(BigInt.asUintN(53, given));
-}
-
-async function savedState(resume: string): Promise<TrainState> {
-  const { state } = await onAllRanks(dist.group, 'resuming', () => readManifest(resume));
-  return parseTrainState(state, resume);
 }
 
 /** A fresh state, or that of the checkpoint `resume`, with the loader put where it stood. */

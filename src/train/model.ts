@@ -1,6 +1,5 @@
 // The model of a run on this rank: rank 0 holds the checkpoint, the others start on meta, and wrapping brings each its shard.
 // A resumed run starts on meta everywhere: its weights come from the training checkpoint.
-import { readManifest } from '../checkpoint/sharded-reader.ts';
 import { dist } from '../distributed/index.ts';
 import { AutoModelForCausalLM } from '../models/auto.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
@@ -18,14 +17,20 @@ import type { LoadProgress } from './reporter.ts';
 /** Values that somebody reads into the shards after wrapping. */
 const readLater: Recipe = { writer: 'file', fileBytes: 0, read: () => {} };
 
+/** A training checkpoint: its folder, and which of its parameters are tied. */
+export interface ResumedFrom {
+  readonly dir: string;
+  readonly ties: readonly (readonly [string, string])[];
+}
+
 /** The model before it has memory. float32, for the masters. `resume`: the training checkpoint that its weights come from. */
-export async function buildModel(dir: string, config: ModelConfig, resume: string | undefined): Promise<CausalLM> {
+export async function buildModel(dir: string, config: ModelConfig, resume: ResumedFrom | undefined): Promise<CausalLM> {
   const onMeta = (): CausalLM => initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config, { dtype: 'float32' }));
   if (resume === undefined) {
     return dist.getRank() === 0 ? AutoModelForCausalLM.fromPretrained(dir, { dtype: 'float32' }) : onMeta();
   }
   const model = onMeta();
-  applyTies(model, (await readManifest(resume)).ties);
+  applyTies(model, resume.ties);
   for (const parameter of model.parameters()) parameter.setRecipe(readLater);
   model.source = { dir };
   return model;
@@ -35,7 +40,7 @@ export async function buildModel(dir: string, config: ModelConfig, resume: strin
 export function wrapModel(
   whole: CausalLM,
   options: FinetuneOptions,
-  resume: string | undefined,
+  resume: ResumedFrom | undefined,
   onLoad: (progress: LoadProgress) => void,
 ): FullyShardedDataParallel<CausalLM> {
   const sync = resume === undefined;

@@ -4,6 +4,7 @@ import { DataLoader } from '../data/loader.ts';
 import { AutoTokenizer, type Tokenizer } from '../data/tokenizer.ts';
 import { state } from '../distributed/state.ts';
 import type { ModelConfig } from '../models/config.ts';
+import type { Inputs } from './inputs.ts';
 import type { FinetuneOptions, RunOptions } from './options.ts';
 
 export interface TrainData {
@@ -21,8 +22,8 @@ export function maxSeqLength({ seqLength }: Pick<FinetuneOptions, 'seqLength'>, 
 }
 
 /** Reads and tokenizes the files. Every rank plans all steps, so every rank reads them. */
-export async function loadTrainData(dir: string, config: ModelConfig, options: RunOptions): Promise<TrainData> {
-  const tokenizer = await AutoTokenizer.fromPretrained(dir);
+export async function loadTrainData(inputs: Inputs, config: ModelConfig, options: RunOptions): Promise<TrainData> {
+  const tokenizer = await AutoTokenizer.fromPretrained(inputs.dir);
   const maxLength = maxSeqLength(options, config);
   const notes: string[] = [];
   if (maxLength > config.maxPositionEmbeddings) {
@@ -40,11 +41,11 @@ export async function loadTrainData(dir: string, config: ModelConfig, options: R
     seed: options.seed,
     packTo: options.packing ? maxLength : undefined,
   };
-  const train = new DataLoader(await read(options.data), { ...shared, gradAccum: options.gradAccum });
+  const train = new DataLoader(await read(inputs.data), { ...shared, gradAccum: options.gradAccum });
   const evaluation =
-    options.evalData === undefined
+    inputs.evalData === undefined
       ? undefined
-      : new DataLoader(await read(options.evalData), { ...shared, shuffle: false });
+      : new DataLoader(await read(inputs.evalData), { ...shared, shuffle: false });
   return { tokenizer, train, eval: evaluation, notes };
 }
 
