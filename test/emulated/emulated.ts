@@ -76,6 +76,7 @@ export function nodeVariables(seed: number): Record<string, string> {
     LD_PRELOAD: realpathSync(asan),
     RANKZERO_ADDON: join(emulated, 'rankzero.node'),
     RANKZERO_NCCL_PATH: join(emulated, 'libnccl.so.2'),
+    RANKZERO_GLOO_PATH: join(build, 'Release/rankzero_gloo.so'),
   };
 }
 
