@@ -162,7 +162,7 @@ void test_gathered_memory(rz::CpuStream* host, Stream* device, Stream* reduces) 
   bool is_free = false;
   for (int i = 0; i < 10'000 && !is_free; ++i) is_free = gathers->query(allocated);
   go = true;
-  gathers->synchronize();
+  for (Stream* stream : {static_cast<Stream*>(host), reduces, gathers}) stream->synchronize();
   report("a gather does not wait for memory that a reduction still reads", is_free);
 }
 
