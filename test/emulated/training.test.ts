@@ -87,7 +87,7 @@ describe.skipIf(!available)('training on emulated devices', () => {
     }
   });
 
-  // The emulator holds the first reduction back until two gathers are done that are enqueued after it.
+  // The emulator holds a reduction of the second step back until two gathers are done that are enqueued after it.
   it.each(seeds)(
     'gathers do not wait for an earlier reduction, and ranks launch in one order, seed %i',
     async (seed) => {
