@@ -9,6 +9,7 @@
 #include "binding/addon.h"
 #include "comm/death.h"
 #include "comm/dry_group.h"
+#include "comm/hosts/link.h"
 #include "comm/job.h"
 #include "comm/local_group.h"
 #include "core/progress.h"
@@ -127,29 +128,35 @@ napi_value comm_local(Args& a) {
   return a.from(insert(comm_state(a), std::make_shared<comm::LocalGroup>("world", 0, allocate), *runtime));
 }
 
-// (rank, size) → the world's handle. Begins the dry run of this process: see Runtime::make_dry.
+// (rank, size, ranks of each host) → the world's handle. Begins the dry run of this process: see Runtime::make_dry.
 napi_value dry_run(Args& a) {
   CommState& state = comm_state(a);
-  const int64_t rank = a.integer(0), size = a.integer(1);
+  const int64_t rank = a.integer(0), size = a.integer(1), per_host = a.integer(2);
+  if (per_host < 1 || size % per_host != 0) fail("ERR_ARGUMENT", size, " ranks are not whole hosts of ", per_host);
   if (size < 1 || size > 1 << 20 || rank < 0 || rank >= size) fail("ERR_ARGUMENT", "there is no rank ", rank, " in a world of ", size);
   if (state.job || state.groups.live() > 0) fail("ERR_DRY_RUN", "a dry run needs a process that has joined nothing yet");
   a.runtime().make_dry();
   state.wire = std::make_shared<comm::WireCounts>();
   std::vector<int> ranks(static_cast<size_t>(size));
   std::iota(ranks.begin(), ranks.end(), 0);
-  return a.from(state.groups.insert(std::make_shared<comm::DryGroup>("world", std::move(ranks), static_cast<int>(rank), &a.runtime(), state.wire)));
+  std::vector<std::string> hosts;
+  for (int r : ranks) hosts.push_back(std::to_string(r / per_host));
+  comm::HostLayout layout(hosts);
+  return a.from(state.groups.insert(
+      std::make_shared<comm::DryGroup>("world", std::move(ranks), static_cast<int>(rank), std::move(layout), &a.runtime(), state.wire)));
 }
 
-// → {kind: {calls, bytes}}: what this rank would have sent so far
+// → {kind: {calls, within, between}}: what this rank would have sent so far, within its host and to others
 napi_value dry_wire(Args& a) {
   CommState& state = comm_state(a);
   if (!state.wire) fail("ERR_DRY_RUN", "this is not a dry run");
-  constexpr const char* kinds[] = {"broadcast", "scatter", "allReduce", "allGather", "reduceScatter", "allToAll", "send"};
+  constexpr const char* kinds[] = {"broadcast", "scatter", "allReduce", "allGather", "reduceScatter", "allToAll", "send", "barrier"};
   Napi::Object out = Napi::Object::New(a.env());
   for (size_t i = 0; i < comm::kWireKinds; ++i) {
     Napi::Object kind = Napi::Object::New(a.env());
     kind.Set("calls", static_cast<double>(state.wire->calls[i]));
-    kind.Set("bytes", static_cast<double>(state.wire->bytes[i]));
+    kind.Set("within", static_cast<double>(state.wire->bytes[i].within));
+    kind.Set("between", static_cast<double>(state.wire->bytes[i].between));
     out.Set(kinds[i], kind);
   }
   return out;
@@ -199,6 +206,7 @@ napi_value comm_stats(Args& a) {
   out.Set("cachedBytes", state.job ? static_cast<double>(state.job->pool(&a.runtime())->cached_bytes()) : 0);
   out.Set("mappings", state.job ? static_cast<double>(state.job->exchange().mapped()) : 0);
   out.Set("groups", static_cast<double>(state.groups.live()));
+  out.Set("linkBytes", state.job && state.job->link() ? static_cast<double>(state.job->link()->sent()) : 0);
   return out;
 }
 

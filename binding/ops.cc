@@ -85,6 +85,16 @@ Op read(Args& a, std::index_sequence<kIndex...>) {
   return Op{OperandAt<Op, kIndex>::read(a, kIndex)...};
 }
 
+// In a dry run: memory that an op takes on a device for itself, where it is large and no matter of the device.
+template <class Op>
+void count_scratch(const Op&, Runtime&, Stream*) {}
+void count_scratch(const LinearCrossEntropy& op, Runtime& runtime, Stream* stream) {
+  const cuda::LossScratch scratch(op);
+  std::vector<std::shared_ptr<Storage>> held;
+  for (size_t bytes : {scratch.sums, scratch.logits, scratch.d})
+    if (bytes > 0) held.push_back(runtime.allocate(bytes, stream, MemoryKind::Other));
+}
+
 // Checks the op and enqueues it on the current stream of its operands' device.
 template <class Op>
 napi_value launch(Args& a) {
@@ -92,6 +102,10 @@ napi_value launch(Args& a) {
   op.check();
   Stream* stream = a.op_stream();
   if (stream->device() == Device::Cuda) {
+    if (a.runtime().is_dry()) {
+      count_scratch(op, a.runtime(), stream);
+      return a.undefined();
+    }
     cuda::expect_op<Op>();
     cuda::enqueue<Op>(op, *stream);
     return a.undefined();
@@ -148,8 +162,7 @@ napi_value op_names(Args& a) {
 napi_value loss_chunk_rows(Args& a) {
   const int64_t vocab = a.integer(1), dim = a.integer(2), rows = a.integer(3);
   if (a.device(0) == Device::Cpu) return a.from(static_cast<double>(cpu::loss_chunk_rows(vocab, dim, rows)));
-  a.runtime().cuda();
-  return a.from(static_cast<double>(cuda::loss_chunk_rows_of_device(vocab, rows)));
+  return a.from(static_cast<double>(cuda::loss_chunk_rows(vocab, rows)));
 }
 
 // () → [{ name, operands: [[name, type], …] }, …], of all ops

@@ -1,5 +1,6 @@
 // Streams, events, threads and memory counters.
 #include "binding/addon.h"
+#include "comm/hosts/engine_library.h"
 #include "comm/nccl_api.h"
 #include "cpu/threads.h"
 
@@ -204,6 +205,9 @@ napi_value accelerator_info(Args& a) {
   return out;
 }
 
+// The module that connects hosts. Loads it.
+napi_value engine_info(Args& a) { return library_info(a.env(), comm::engine_report()); }
+
 }  // namespace
 
 void register_runtime(Napi::Object exports) {
@@ -230,6 +234,7 @@ void register_runtime(Napi::Object exports) {
   define<cuda_forget_timestamps>(exports, "cudaForgetTimestamps");
   define<compute_stream>(exports, "computeStream");
   define<accelerator_info>(exports, "acceleratorInfo");
+  define<engine_info>(exports, "engineInfo");
 }
 
 }  // namespace rz::binding

@@ -125,6 +125,8 @@ interface NativeRuntime {
   lossChunkRows(device: number, vocab: number, dim: number, rows: number): number;
   /** Loads the libraries, and does not use the device. */
   acceleratorInfo(): NativeAccelerator;
+  /** The module that connects hosts. Loads it. */
+  engineInfo(): NativeLibrary;
 }
 
 /** What the streams and the JavaScript thread did: rows of numbers, whose columns src/profile/recording.ts names. */
@@ -305,9 +307,16 @@ export interface NativeCommOptions {
 
 /** What one rank of a dry run would have sent so far, by collective. The formulas are those of cpp/comm/dry_group.h. */
 export type DryWire = Record<
-  'broadcast' | 'scatter' | 'allReduce' | 'allGather' | 'reduceScatter' | 'allToAll' | 'send',
-  { calls: number; bytes: number }
+  'broadcast' | 'scatter' | 'allReduce' | 'allGather' | 'reduceScatter' | 'allToAll' | 'send' | 'barrier',
+  DryCounts
 >;
+
+/** Bytes that are sent within a host, and to other hosts. */
+export interface DryCounts {
+  calls: number;
+  within: number;
+  between: number;
+}
 
 export interface NativeGroupInfo {
   rank: number;
@@ -330,10 +339,11 @@ interface NativeComm {
   /** Joins a job; the promise gives the world's group. */
   commInit(options: NativeCommOptions): Promise<Handle>;
   /**
-   * Begins a dry run in a fresh process, as one rank of a world without peers: its group. Ops and collectives are checked and
-   * dropped, memory is counted and does not exist, values read as zeros. For the rest of the process.
+   * Begins a dry run in a fresh process, as one rank of a world without peers, whose hosts have `ranksPerHost` each: its group.
+   * Ops and collectives are checked and dropped, memory of the host and of a device is counted and does not exist, values read as
+   * zeros. For the rest of the process.
    */
-  dryRun(rank: number, size: number): Handle;
+  dryRun(rank: number, size: number, ranksPerHost: number): Handle;
   dryWire(): DryWire;
   /** The group of a world of one. */
   commLocal(): Handle;
@@ -345,7 +355,8 @@ interface NativeComm {
   commAddBytes(bytes: number): void;
   /** Really frees cached shared memory. Waits for all streams. */
   commTrim(): void;
-  commStats(): { cachedBytes: number; mappings: number; groups: number };
+  /** `linkBytes`: sent to ranks of other hosts so far, challenges of new connections among them. */
+  commStats(): { cachedBytes: number; mappings: number; groups: number; linkBytes: number };
   groupInfo(group: Handle): NativeGroupInfo;
   groupRelease(group: Handle): boolean;
   /** 0 for a rank that is not among `ranks`. */

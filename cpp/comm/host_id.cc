@@ -59,4 +59,29 @@ int HostLayout::fewest() const {
   return static_cast<int>(fewest);
 }
 
+std::vector<int> HostLayout::column(int rank, int index) const {
+  std::vector<int> ranks;
+  for (int host = 0; host < hosts(); ++host)
+    if (host != host_of(rank)) ranks.push_back(partner(host, index));
+  return ranks;
+}
+
+std::vector<int> HostLayout::givers(int rank) const {
+  std::vector<int> found;
+  for (int host = 0; host < hosts(); ++host) {
+    if (host == host_of(rank)) continue;
+    for (int r : ranks_on(host))
+      if (partner(host_of(rank), index_of(r)) == rank) found.push_back(r);
+  }
+  return found;
+}
+
+std::vector<int> HostLayout::partners(int rank) const {
+  std::vector<int> all = takers(rank), more = givers(rank);
+  all.insert(all.end(), more.begin(), more.end());
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
 }  // namespace rz::comm

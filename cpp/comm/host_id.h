@@ -30,6 +30,7 @@ class HostLayout {
   // One id for each rank.
   explicit HostLayout(const std::vector<std::string>& ids);
 
+  int size() const { return static_cast<int>(host_of_.size()); }
   int hosts() const { return static_cast<int>(ranks_.size()); }
   int host_of(int rank) const { return host_of_[static_cast<size_t>(rank)]; }
   // Position of a rank among those of its host.
@@ -39,6 +40,13 @@ class HostLayout {
   // The rank of `host` that exchanges with ranks of index `index` on other hosts.
   int partner(int host, int index) const { return ranks_on(host)[static_cast<size_t>(index % size_of(host))]; }
   int fewest() const;  // ranks on a host
+
+  // The ranks of index `index`, one of each host but that of `rank`.
+  std::vector<int> column(int rank, int index) const;
+  // Ranks that take what `rank` has for their host, one of each other host; ranks whose parts come to it; and both.
+  std::vector<int> takers(int rank) const { return column(rank, index_of(rank)); }
+  std::vector<int> givers(int rank) const;
+  std::vector<int> partners(int rank) const;
 
  private:
   std::vector<int> host_of_, index_of_;

@@ -60,11 +60,13 @@ std::vector<int> ProcessGroup::ranks_on_host() const {
 }
 
 DeviceCollectives& ProcessGroup::devices(Stream* stream) {
-  if (!devices_) {
-    if (!host_) fail("ERR_GROUP", "group ", name_, " has no CPU stream to coordinate its devices on");
-    devices_ = connect_devices(*this, job_state(), host_, stream);
-  }
+  if (!devices_) devices_ = make_devices(stream);
   return *devices_;
+}
+
+std::unique_ptr<DeviceCollectives> ProcessGroup::make_devices(Stream* stream) {
+  if (!host_) fail("ERR_GROUP", "group ", name_, " has no CPU stream to coordinate its devices on");
+  return connect_devices(*this, job_state(), host_, stream);
 }
 
 void ProcessGroup::close_devices() {

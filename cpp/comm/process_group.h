@@ -112,6 +112,8 @@ class ProcessGroup : public std::enable_shared_from_this<ProcessGroup> {
   virtual void do_send(Operand tensor, int to, Stream* stream) = 0;
   virtual void do_recv(Operand tensor, int from, Stream* stream) = 0;
   virtual void do_barrier(Stream* stream) = 0;
+  // Its collectives on devices, at the first call on `stream` of one.
+  virtual std::unique_ptr<DeviceCollectives> make_devices(Stream* stream);
   // Null for a group of one rank.
   virtual std::shared_ptr<JobState> job_state() const { return nullptr; }
   // The members of a split: their ranks in this group, checked. Errors: ERR_GROUP.

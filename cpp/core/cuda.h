@@ -11,6 +11,9 @@
 
 namespace rz::cuda {
 
+constexpr size_t kMiB = size_t{1} << 20;
+constexpr CachingAllocator::Sizes kBlockSizes{512, 0, 2 * kMiB, 16 * kMiB, 256 * kMiB};
+
 struct DeviceInfo {
   std::string name, id;  // id: UUID, the same in every process
   int major, minor;  // compute capability
@@ -30,6 +33,8 @@ struct Description {
 };
 Description describe();
 bool is_built();
+// How a device's memory is cut, on a device and in a dry run.
+CachingAllocator::Sizes block_sizes();
 
 // One device, of one JavaScript environment.
 class Backend {

@@ -8,6 +8,8 @@ static constexpr const char* kReason = "this addon was built without CUDA (build
 
 bool is_built() { return false; }
 
+CachingAllocator::Sizes block_sizes() { return kBlockSizes; }
+
 Description describe() {
   Description description;
   description.unavailable = kReason;

@@ -1,5 +1,6 @@
 #include "core/runtime.h"
 
+#include "core/dry_cuda.h"
 #include "core/error.h"
 
 namespace rz {
@@ -39,8 +40,7 @@ void Runtime::choose_cuda(int index) {
 
 cuda::Backend& Runtime::cuda() {
   if (!cuda_) {
-    if (dry_) fail("ERR_DRY_RUN", "a dry run has no device cuda");
-    cuda_ = cuda::open(&streams_, cuda_index_);
+    cuda_ = dry_ ? cuda::open_dry(&streams_) : cuda::open(&streams_, cuda_index_);
     cuda_compute_ = create_stream("cuda compute", Device::Cuda);
   }
   return *cuda_;

@@ -37,7 +37,8 @@ class Runtime {
   void synchronize(const Storage& storage);
   void synchronize_all();
 
-  // A dry run: ops and collectives are checked and dropped, memory is counted and does not exist. There is no way back, so
+  // A dry run: ops and collectives are checked and dropped, memory of the host and of a device is counted and does not exist, and
+  // there is a device in any case. There is no way back, so
   // it begins before anything was allocated: ERR_DRY_RUN.
   void make_dry();
   bool is_dry() const { return dry_; }

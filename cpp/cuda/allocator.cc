@@ -8,10 +8,14 @@
 
 namespace rz::cuda {
 
-constexpr size_t kMiB = size_t{1} << 20;
+CachingAllocator::Sizes block_sizes() {
+  CachingAllocator::Sizes sizes = kBlockSizes;
+  sizes.gap = kBlockGap;
+  return sizes;
+}
 
 CudaAllocator::CudaAllocator(Context& context, const std::vector<std::unique_ptr<Stream>>* streams)
-    : CachingAllocator(Device::Cuda, streams, {kBlockUnit, kBlockGap, 2 * kMiB, 16 * kMiB, 256 * kMiB}), context_(context), streams_(streams) {}
+    : CachingAllocator(Device::Cuda, streams, block_sizes()), context_(context), streams_(streams) {}
 
 CudaAllocator::~CudaAllocator() { trim(); }
 

@@ -2,7 +2,7 @@
 #pragma once
 #include <atomic>
 
-#include "core/allocator.h"
+#include "core/cuda.h"
 #include "cuda/context.h"
 
 namespace rz::cuda {

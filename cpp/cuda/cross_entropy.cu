@@ -52,13 +52,6 @@ void run(const CrossEntropy& op, CudaStream& stream) {
   write_loss(op.loss, losses, op.rows, denominator, false, stream);
 }
 
-// Every chunk passes over all of dw, which takes as long as its GEMM where a chunk is about 900 rows (H100, float32 dw). So
-// it is 1024 rows, or more (up to 4096) while logits stay below 512 MiB.
-int64_t loss_chunk_rows(int64_t vocab, int64_t rows) {
-  const int64_t fitting = (int64_t{512} << 20) / (4 * vocab) / 128 * 128;
-  return std::min(rows, std::clamp<int64_t>(fitting, 1024, 4096));
-}
-
 static View rows_of(const View& v, int64_t first, int64_t rows, int64_t columns) {
   return {v.as<char>() + first * columns * size_of(v.dtype), v.dtype, rows * columns};
 }
@@ -67,16 +60,17 @@ void run(const LinearCrossEntropy& op, CudaStream& stream) {
   const char* name = LinearCrossEntropy::name;
   const DType type = op.x.dtype;
   const int64_t vocab = op.vocab, dim = op.dim;
-  auto sums = stream.scratch(static_cast<size_t>(op.rows + 1) * sizeof(double));
+  const LossScratch scratch(op);
+  auto sums = stream.scratch(scratch.sums);
   auto* losses = static_cast<double*>(sums->data());
   const Denominator denominator = denominator_of(op.denominator, op.labels, losses + op.rows, stream);
   if (op.rows == 0 && op.dw) matmul(name, vocab, dim, 0, {op.x, true}, {op.x, false}, op.dw, View{}, op.accumulate, stream);
 
-  const int64_t chunk = loss_chunk_rows(vocab, op.rows);
-  const bool gradients = op.dx || op.dw, separate = gradients && type != DType::Float32;  // float32 gradients overwrite the logits
+  const int64_t chunk = scratch.chunk;
+  const bool gradients = op.dx || op.dw, separate = scratch.d > 0;
   std::shared_ptr<Storage> logits_memory, d_memory;
-  if (chunk > 0) logits_memory = stream.scratch(static_cast<size_t>(chunk * vocab) * sizeof(float));
-  if (chunk > 0 && separate) d_memory = stream.scratch(static_cast<size_t>(chunk * vocab * size_of(type)));
+  if (chunk > 0) logits_memory = stream.scratch(scratch.logits);
+  if (separate) d_memory = stream.scratch(scratch.d);
   for (int64_t first = 0; first < op.rows; first += chunk) {
     const int64_t rows = std::min(chunk, op.rows - first);
     const View x = rows_of(op.x, first, rows, dim), logits{logits_memory->data(), DType::Float32, rows * vocab};

@@ -7,7 +7,7 @@ namespace rz::cuda {
 
 class CudaStream;
 
-constexpr size_t kBlockUnit = 512, kBlockGap = 0;
+constexpr size_t kBlockGap = 0;
 
 inline void guard_block(void*, size_t, size_t, CudaStream&) {}
 

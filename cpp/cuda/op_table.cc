@@ -12,7 +12,6 @@ template <class Op>
 concept HasKernel = requires(const Op& op, CudaStream& stream) { run(op, stream); };
 
 void fill_op_table() {
-  loss_chunk_rows_of_device = loss_chunk_rows;
   AllOps::each([]<class Op>() {
     if constexpr (HasKernel<Op>) {
       enqueue<Op> = [](const Op& op, Stream& stream) {

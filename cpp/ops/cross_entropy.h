@@ -1,6 +1,8 @@
 // Softmax cross entropy over rows with label ≥ 0 (−100 is ignored); the loss is Σ −log p[label] / denominator.
 // Labels are already shifted: row n is judged against labels[n].
 #pragma once
+#include <algorithm>
+
 #include "ops/op.h"
 
 namespace rz {
@@ -116,7 +118,24 @@ void run(const VocabCrossEntropy&);
 }  // namespace cpu
 
 namespace cuda {
-int64_t loss_chunk_rows(int64_t vocab, int64_t rows);
+// Every chunk passes over all of dw, which takes as long as its GEMM where a chunk is about 900 rows (H100, float32 dw). So
+// it is 1024 rows, or more (up to 4096) while logits stay below 512 MiB.
+inline int64_t loss_chunk_rows(int64_t vocab, int64_t rows) {
+  const int64_t fitting = (int64_t{512} << 20) / (4 * vocab) / 128 * 128;
+  return std::min(rows, std::clamp<int64_t>(fitting, 1024, 4096));
+}
+
+// Memory of the op's own: sums, and the logits and their gradients of one chunk. In bytes.
+struct LossScratch {
+  int64_t chunk;  // rows
+  size_t sums, logits, d;
+  explicit LossScratch(const LinearCrossEntropy& op)
+      : chunk(loss_chunk_rows(op.vocab, op.rows)), sums(static_cast<size_t>(op.rows + 1) * sizeof(double)), logits(static_cast<size_t>(chunk * op.vocab) * sizeof(float)) {
+    const bool separate = (op.dx || op.dw) && op.x.dtype != DType::Float32;  // float32 gradients overwrite the logits
+    d = separate ? static_cast<size_t>(chunk * op.vocab * size_of(op.x.dtype)) : 0;
+  }
+};
+
 void run(const LinearCrossEntropy&, CudaStream&);
 void run(const CrossEntropy&, CudaStream&);
 void run(const VocabStats&, CudaStream&);

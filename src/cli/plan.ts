@@ -9,14 +9,17 @@ import { impliedStrategy, runDry, unused } from '../tools/plan/plan.ts';
 import type { PlanReport } from '../tools/plan/report.ts';
 import { flagOf, parseFinetuneOptions } from '../train/options_schema.ts';
 import { addFinetuneFlags } from './flags.ts';
+import { LaunchFlagError, parseLaunchFlags } from './launch_flags.ts';
 
 const examples = `
 --model is a folder, a config.json, or a hub id in the local cache; only the config is read. The flags are those of
-finetune; --world-size, --seq-len and --checkpointing are taken for --nproc, --seq-length and --activation-checkpointing.
+finetune; --seq-len and --checkpointing are taken for --seq-length and --activation-checkpointing. --nproc counts the ranks of one
+host, as in finetune, and --world-size those of all hosts.
 
 Examples:
   rankzero plan --model ./llama --nproc 4 --batch-size 2
-  rankzero plan --model llama-405b/config.json --nproc 128 --tp 8 --precision bfloat16 --activation-checkpointing
+  rankzero plan --model llama-405b/config.json --nnodes 16 --nproc 8 --device cuda --tp 8 --precision bfloat16 --checkpointing
+  rankzero plan --model ./llama --nnodes 2 --nproc 2
   rankzero plan --model ./llama --nproc 16 --hybrid-shard-degree 4 --json
 `;
 
@@ -34,7 +37,6 @@ const flags = [
 
 /** Other names of the same flags. */
 const aliases = [
-  ['--world-size <n>', 'nproc'],
   ['--seq-len <n>', 'seqLength'],
   ['--checkpointing', 'activationCheckpointing'],
 ] as const;
@@ -44,6 +46,13 @@ export function buildPlanCommand(): Command {
   const command = new Command('rankzero plan')
     .description('Says what a run will take on each rank, and what it sends, without a byte of the model.')
     .requiredOption('--model <path>', 'model folder, config.json, or a hub id in the local Hugging Face cache')
+    .option('--nnodes <n>', 'hosts, with --nproc ranks each', '1')
+    .option('--world-size <n>', 'ranks of all hosts, in place of --nproc')
+    .addOption(
+      new Option('--device <device>', 'what the ranks compute on; no device is needed')
+        .choices(['cpu', 'cuda'])
+        .default('cpu'),
+    )
     .option('--rank <n>', 'rank to plan; rank 0 reads the weights for all', '0')
     .option('--json', 'print the report as JSON')
     .showSuggestionAfterError()
@@ -60,18 +69,37 @@ async function readConfig(path: string): Promise<ModelConfig> {
 }
 
 /** @internal The report that the flags ask for. */
-export async function planFlags({ model, rank, json: _, ...given }: Record<string, unknown>): Promise<PlanReport> {
+export async function planFlags(flags: Record<string, unknown>): Promise<PlanReport> {
+  const { model, rank, nnodes: hosts, worldSize, device, json: _, ...given } = flags;
   for (const [flag, key] of aliases) {
     const name = new Option(flag).attributeName();
     if (given[name] !== undefined) given[key] = given[name];
     delete given[name];
   }
-  const options = parseFinetuneOptions(
-    { strategy: impliedStrategy(given.hybridShardDegree), ...given, ...unused },
-    (key) => `--${flagOf(key)}`,
-  );
+  const { nnodes = 1 } = parseLaunchFlags({ nnodes: hosts });
+  if (worldSize !== undefined && given.nproc !== undefined)
+    throw new LaunchFlagError('--world-size counts the ranks of all hosts and --nproc those of each: give one of them');
+  const parse = (nproc: unknown) =>
+    parseFinetuneOptions(
+      {
+        strategy: impliedStrategy(given.hybridShardDegree),
+        ...given,
+        ...(nproc === undefined ? {} : { nproc }),
+        ...unused,
+      },
+      (key) => (key === 'nproc' && worldSize !== undefined ? '--world-size' : `--${flagOf(key)}`),
+    );
+  const ranks = Number(given.nproc ?? 1) * nnodes;
+  const options = parse(worldSize ?? (Number.isNaN(ranks) ? given.nproc : ranks));
   const config = await readConfig(model as string);
-  return runDry({ config: config.raw, file: model as string, rank: Number(rank), options });
+  return runDry({
+    config: config.raw,
+    file: model as string,
+    rank: Number(rank),
+    options,
+    nnodes,
+    device: device as 'cpu' | 'cuda',
+  });
 }
 
 const collectives: readonly [keyof DryWire, string][] = [
@@ -85,16 +113,18 @@ const collectives: readonly [keyof DryWire, string][] = [
 ];
 
 /** @internal The report as a person reads it. */
-export function describePlan({ model, ranks, settings, memory, wire }: PlanReport, machineBytes: number): string {
+export function describePlan(report: PlanReport, machineBytes: number): string {
+  const { model, ranks, settings, memory } = report;
   const lines: string[] = [];
   const row = (name: string, value: string, note = ''): void => {
     lines.push(`  ${name.padEnd(22)} ${value.padStart(9)}  ${note}`.trimEnd());
   };
   const { largestUnit } = model;
-  const { replicas, shards, tensorParallelDegree, worldSize, rank } = ranks;
+  const { replicas, shards, tensorParallelDegree, worldSize, nnodes, rank } = ranks;
   lines.push(`${model.modelType}, ${formatCount(model.parameters)} parameters (${formatWhole(model.parameters)})`, '');
   lines.push('Run');
   row('ranks', formatWhole(worldSize), gridOf(replicas, shards, tensorParallelDegree));
+  if (nnodes > 1) row('hosts', formatWhole(nnodes), `of ${formatWhole(worldSize / nnodes)} ranks`);
   row(
     'units',
     formatWhole(model.units),
@@ -108,36 +138,76 @@ export function describePlan({ model, ranks, settings, memory, wire }: PlanRepor
   ].filter(Boolean);
   row('precision', settings.precision, [settings.strategy, ...extras].join(', '));
 
-  lines.push('', `Memory of rank ${rank}, each at its highest`);
+  const isOnDevice = settings.device === 'cuda';
+  const isGathered = isOnDevice || nnodes > 1;
+  lines.push('', `Memory of rank ${rank}${isOnDevice ? ' on its device' : ''}, each at its highest`);
   row('parameters', formatBytes(memory.parameters), 'shards, float32');
   row('gradients', formatBytes(memory.gradients), 'shards, and units that are being reduced');
   row('optimizer', formatBytes(memory.optimizer), 'the two moments of AdamW');
   row('activations', formatBytes(memory.activations));
-  row('compute copies', formatBytes(memory.unshard), 'shards in the dtype of forward and backward, if another');
+  row(
+    isGathered ? 'gathered units' : 'compute copies',
+    formatBytes(memory.unshard),
+    isGathered ? 'in the dtype of forward and backward' : 'shards in the dtype of forward and backward, if another',
+  );
   if (memory.staging > 0) row('staging', formatBytes(memory.staging));
   row('other', formatBytes(memory.other));
   row('peak while loading', formatBytes(memory.loadPeak));
   row('peak in a step', formatBytes(memory.stepPeak));
 
+  lines.push(...describeTraffic(report), '', verdictOf(report, machineBytes));
+  return lines.join('\n');
+}
+
+/** One pair of columns within the host, and one to other hosts where there are any. */
+function describeTraffic({ ranks: { worldSize, nnodes, rank }, wire }: PlanReport): string[] {
+  const columns = [
+    ['while loading', (kind) => wire.load[kind].within],
+    ['in a step', (kind) => wire.step[kind].within],
+    ['while loading', (kind) => wire.load[kind].between],
+    ['in a step', (kind) => wire.step[kind].between],
+  ] satisfies [string, (kind: keyof DryWire) => number][];
+  const shown = nnodes > 1 ? columns : columns.slice(0, 2);
+  const line = (name: string, cells: readonly string[]): string =>
+    name.padEnd(22) + cells.map((cell) => cell.padStart(15)).join('');
+  const lines = [''];
+  if (nnodes > 1) lines.push(`${'within its host'.padStart(52)}${'to other hosts'.padStart(30)}`);
   lines.push(
-    '',
-    `Rank ${rank} sends ${'while loading'.padStart(17 + 8 - `${rank}`.length)} ${'in a step'.padStart(11)}`,
+    line(
+      `Rank ${rank} sends`,
+      shown.map(([title]) => title),
+    ),
   );
   for (const [kind, name] of collectives) {
-    const [load, step] = [wire.load[kind], wire.step[kind]];
-    if (load.calls + step.calls === 0) continue;
-    lines.push(`  ${name.padEnd(22)} ${formatBytes(load.bytes).padStart(9)} ${formatBytes(step.bytes).padStart(11)}`);
+    if (wire.load[kind].calls + wire.step[kind].calls === 0) continue;
+    lines.push(
+      line(
+        `  ${name}`,
+        shown.map(([, bytes]) => formatBytes(bytes(kind))),
+      ),
+    );
   }
   if (worldSize === 1) lines.push('  nothing');
+  return lines;
+}
 
-  const total = Math.max(memory.loadPeak, memory.stepPeak) * worldSize;
-  const who = worldSize === 1 ? 'It takes' : `All ${formatWhole(worldSize)} ranks on one host would take`;
+/** What the processes of a host take together, beside what this machine has. */
+function verdictOf({ ranks: { worldSize, nnodes }, memory, hostMemory }: PlanReport, machineBytes: number): string {
+  const numRanks = worldSize / nnodes;
+  const { loadPeak, stepPeak } = hostMemory ?? memory;
+  const total = Math.max(loadPeak, stepPeak) * numRanks;
   const verdict = total > machineBytes ? ': too little for them' : '';
-  lines.push(
-    '',
-    `${who} ${formatBytes(total)}, and each process its code and scratch beside it. This machine has ${formatBytes(machineBytes)}${verdict}.`,
-  );
-  return lines.join('\n');
+  const host = hostMemory ? ' of host memory' : '';
+  const who =
+    numRanks === 1
+      ? `${worldSize === 1 ? 'It' : 'Each rank'} takes`
+      : nnodes === 1
+        ? `All ${formatWhole(numRanks)} ranks on one host would take`
+        : `The ${formatWhole(numRanks)} ranks of a host would take`;
+  const device = hostMemory
+    ? `Each device has to hold ${formatBytes(Math.max(memory.loadPeak, memory.stepPeak))}, and what its driver, NCCL and GEMM library take.\n`
+    : '';
+  return `${device}${who} ${formatBytes(total)}${host}, and each process its code and scratch beside it. This machine has ${formatBytes(machineBytes)}${verdict}.`;
 }
 
 function gridOf(replicas: number, shards: number, tensorParallelDegree: number): string {

@@ -132,11 +132,14 @@ function current(): Joined {
   return membership.joined;
 }
 
-/** @internal This process as one rank of a world that is not there: the beginning of a dry run (src/tools/plan). */
-export function joinDryWorld(rank: number, worldSize: number): void {
-  const group = new ProcessGroup(native.dryRun(rank, worldSize));
-  const place = { rank, worldSize, localRank: rank, localWorldSize: worldSize };
-  const address = { masterAddr: '127.0.0.1', masterPort: 0, storePort: 0, isOneHost: true };
+/**
+ * @internal This process as one rank of a world that is not there, of hosts with `localWorldSize` ranks: the beginning of a dry run
+ * (src/tools/plan).
+ */
+export function joinDryWorld(rank: number, worldSize: number, localWorldSize: number = worldSize): void {
+  const group = new ProcessGroup(native.dryRun(rank, worldSize, localWorldSize));
+  const place = { rank, worldSize, localRank: rank % localWorldSize, localWorldSize };
+  const address = { masterAddr: '127.0.0.1', masterPort: 0, storePort: 0, isOneHost: localWorldSize === worldSize };
   membership.joined = { environment: { source: 'single', ...place, ...address }, group };
   membership.joining = Promise.resolve();
 }

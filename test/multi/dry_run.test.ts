@@ -11,6 +11,7 @@ async function expectOk(what: string): Promise<void> {
 
 describe('a dry run', () => {
   it('counts memory and traffic, checks what is asked, and holds nothing', () => expectOk('dry'));
+  it('has hosts, and a device', () => expectOk('hosts'));
   it('does not begin where something was allocated', () => expectOk('used'));
   it('does not begin in a process that has joined a job', () => expectOk('joined'));
 });

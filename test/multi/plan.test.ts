@@ -33,7 +33,7 @@ async function expectPlanned(model: string, worldSize: number, settings: Setting
     args: [model, options],
     timeout: 100_000,
   });
-  const real = stdout.map((text) => JSON.parse(text) as PlannedMemory);
+  const real = stdout.map((text) => (JSON.parse(text) as { memory: PlannedMemory }).memory);
   const config = await AutoConfig.fromPretrained(model);
   const reports: PlanReport[] = [];
   for (const [rank, { other, stepPeak, ...memory }] of real.entries()) {
@@ -59,10 +59,10 @@ describe('a plan equals the run', () => {
       expect(model.units).toBe(19);
       expect(model.largestUnit).toEqual({ name: 'model.embed_tokens', parameters: 32_768_000, bytes: 131_072_000 });
       expect(memory.parameters).toBeGreaterThanOrEqual((4 * total) / world);
-      expect(wire.load.scatter.bytes).toBe(rank === 0 ? total * share : 0);
-      expect(wire.step.reduceScatter.bytes).toBe(total * share);
-      expect(wire.step.allGather.bytes).toBe(world === 1 ? 0 : total * share);
-      expect(wire.step.allReduce.bytes).toBe(((4 + 8) * 2 * (world - 1)) / world); // gradient norm; loss and stop request
+      expect(wire.load.scatter.within).toBe(rank === 0 ? total * share : 0);
+      expect(wire.step.reduceScatter.within).toBe(total * share);
+      expect(wire.step.allGather.within).toBe(world === 1 ? 0 : total * share);
+      expect(wire.step.allReduce.within).toBe(((4 + 8) * 2 * (world - 1)) / world); // gradient norm; loss and stop request
       expect(wire.step.broadcast.calls + wire.step.send.calls).toBe(0);
     }
   });
@@ -114,6 +114,7 @@ describe('a model of 405 billion parameters', () => {
     expect(model.parameters).toBe(405_853_388_800);
     expect(ranks).toEqual({
       worldSize,
+      nnodes: 1,
       rank: 0,
       replicas: 1,
       shards: worldSize / tensorParallelDegree,
@@ -127,7 +128,7 @@ describe('a model of 405 billion parameters', () => {
     expect(memory.stepPeak).toBeLessThan(
       memory.parameters + memory.optimizer + memory.activations + memory.gradients + memory.unshard + memory.other,
     );
-    expect(wire.load.scatter.bytes / (4 * model.parameters * (1 - 1 / worldSize))).toBeCloseTo(1, 2);
+    expect(wire.load.scatter.within / (4 * model.parameters * (1 - 1 / worldSize))).toBeCloseTo(1, 2);
   });
 
   it('can be read off the command line, as a table and as JSON', async () => {
@@ -159,7 +160,14 @@ describe('a model of 405 billion parameters', () => {
       expect(table.stdout).toContain(text);
     const json = await runProcess([main, ...flags, ...batch, '--rank', '127', '--json'], {});
     const report = JSON.parse(json.stdout) as PlanReport;
-    expect(report.ranks).toEqual({ worldSize: 128, rank: 127, replicas: 2, shards: 8, tensorParallelDegree: 8 });
+    expect(report.ranks).toEqual({
+      worldSize: 128,
+      nnodes: 1,
+      rank: 127,
+      replicas: 2,
+      shards: 8,
+      tensorParallelDegree: 8,
+    });
     expect(report.settings).toMatchObject({ batchSize: 1, seqLength: 2048, strategy: 'HYBRID_SHARD' });
     expect(report.memory.staging).toBe(0);
   });

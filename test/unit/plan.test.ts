@@ -79,7 +79,7 @@ describe('flags', () => {
 });
 
 describe('the table', () => {
-  const none = { calls: 0, bytes: 0 };
+  const none = { calls: 0, within: 0, between: 0 };
   const silent = {
     broadcast: none,
     scatter: none,
@@ -88,6 +88,7 @@ describe('the table', () => {
     reduceScatter: none,
     allToAll: none,
     send: none,
+    barrier: none,
   };
   const report: PlanReport = {
     model: {
@@ -96,8 +97,9 @@ describe('the table', () => {
       units: 4,
       largestUnit: { name: 'lm_head', parameters: 1e6, bytes: 2e6 },
     },
-    ranks: { worldSize: 12, rank: 3, replicas: 2, shards: 3, tensorParallelDegree: 2 },
+    ranks: { worldSize: 12, nnodes: 1, rank: 3, replicas: 2, shards: 3, tensorParallelDegree: 2 },
     settings: {
+      device: 'cpu',
       strategy: 'HYBRID_SHARD',
       precision: 'bfloat16',
       activationCheckpointing: true,
@@ -118,8 +120,8 @@ describe('the table', () => {
       stepPeak: 11e6,
     },
     wire: {
-      load: { ...silent, scatter: { calls: 2, bytes: 9e6 } },
-      step: { ...silent, allGather: { calls: 3, bytes: 8e6 } },
+      load: { ...silent, scatter: { calls: 2, within: 9e6, between: 0 } },
+      step: { ...silent, allGather: { calls: 3, within: 8e6, between: 0 } },
     },
   };
 

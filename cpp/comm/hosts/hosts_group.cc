@@ -67,41 +67,9 @@ void HostsGroup::quiesce() noexcept {
   if (local_) local_->quiesce();
 }
 
-std::vector<int> HostsGroup::column(int index) const {
-  std::vector<int> ranks;
-  for (int host = 0; host < layout_.hosts(); ++host)
-    if (host != own_host()) ranks.push_back(layout_.partner(host, index));
-  return ranks;
-}
-
-std::vector<int> HostsGroup::takers() const { return column(own_index()); }
-
-std::vector<int> HostsGroup::partners() const {
-  std::vector<int> all = takers(), more = givers();
-  all.insert(all.end(), more.begin(), more.end());
-  std::sort(all.begin(), all.end());
-  all.erase(std::unique(all.begin(), all.end()), all.end());
-  return all;
-}
-
-size_t HostsGroup::piece_bytes() const {
-  // Alone on its host, nobody needs a mailbox.
-  return layout_.hosts() == size() ? size_t{8} << 20 : kHalf;
-}
-
 void HostsGroup::wait(const Doing& doing, std::vector<LinkMessage>& messages) {
   for (LinkMessage& message : messages) link().wait(doing, message);
   messages.clear();
-}
-
-std::vector<int> HostsGroup::givers() const {
-  std::vector<int> found;
-  for (int host = 0; host < layout_.hosts(); ++host) {
-    if (host == own_host()) continue;
-    for (int r : layout_.ranks_on(host))
-      if (layout_.partner(own_host(), layout_.index_of(r)) == rank()) found.push_back(r);
-  }
-  return found;
 }
 
 std::shared_ptr<Storage> HostsGroup::allocate_shared(size_t bytes, Stream* home, MemoryKind kind, bool populate) {

@@ -7,6 +7,7 @@
 
 #include "comm/header.h"
 #include "comm/hosts/link.h"
+#include "comm/hosts/messages.h"
 #include "comm/hosts/window.h"
 #include "comm/job.h"
 #include "comm/sequencer.h"
@@ -74,16 +75,14 @@ class HostsGroup final : public ProcessGroup {
   int own_host() const { return layout_.host_of(rank()); }
   int own_index() const { return layout_.index_of(rank()); }
   int num_local() const { return layout_.size_of(own_host()); }
-  // Ranks that take what this rank has for their host, one of each other host; ranks whose parts come to this one; and both.
-  std::vector<int> takers() const;
-  std::vector<int> givers() const;
-  std::vector<int> partners() const;
-  // The ranks of index `index`, one of each other host.
-  std::vector<int> column(int index) const;
+  // See HostLayout.
+  std::vector<int> takers() const { return layout_.takers(rank()); }
+  std::vector<int> givers() const { return layout_.givers(rank()); }
+  std::vector<int> partners() const { return layout_.partners(rank()); }
+  std::vector<int> column(int index) const { return layout_.column(rank(), index); }
   // Whose part of a gathered tensor is brought to this host by which of its ranks.
   int bringer(int rank) const { return layout_.host_of(rank) == own_host() ? rank : layout_.partner(own_host(), layout_.index_of(rank)); }
-  // Bytes of all ranks' pieces together; the same on every rank, since pieces are messages.
-  size_t piece_bytes() const;
+  size_t piece_bytes() const { return comm::piece_bytes(layout_); }
   int world_rank(int peer) const { return ranks()[static_cast<size_t>(peer)]; }
   JobState& state() const { return job_->state(); }
   Link& link() const { return *job_->link(); }

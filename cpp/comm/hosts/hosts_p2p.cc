@@ -11,12 +11,6 @@ namespace {
 
 constexpr size_t kBuffered = 2 * kParcel;  // as the channels of a host
 
-struct Notice {
-  uint64_t sequence;
-  int64_t numel;
-  uint64_t dtype;
-};
-
 std::string text(const char* what, int64_t numel, DType dtype, int rank) {
   return std::string(what) + "(" + std::to_string(numel) + " × " + name_of(dtype) + ") on rank " + std::to_string(rank);
 }

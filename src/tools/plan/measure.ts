@@ -20,6 +20,7 @@ import type { FsdpUnit } from '../../parallel/fsdp/unit.ts';
 import { checkDivides, rulesOf } from '../../parallel/tensor/placements.ts';
 import { dtypeSize } from '../../tensor/dtype.ts';
 import { memoryStats, resetPeakMemoryStats } from '../../tensor/memory.ts';
+import { useDevice } from '../../tensor/streams.ts';
 import { wrapModel } from '../../train/model.ts';
 import type { FinetuneOptions } from '../../train/options.ts';
 import { maxSeqLength } from '../../train/train_data.ts';
@@ -34,6 +35,9 @@ export interface Measurement {
   rank: number;
   /** `nproc` is the world size. */
   options: FinetuneOptions;
+  /** Hosts, with as many ranks each. */
+  nnodes: number;
+  device: 'cpu' | 'cuda';
 }
 
 /** Values of a checkpoint that nobody reads. */
@@ -67,8 +71,10 @@ export function onMeta(config: ModelConfig): CausalLM {
 }
 
 /** Runs dry and reports. Only in a fresh process, which is dry from then on. */
-export async function measure({ config: json, file, rank, options }: Measurement): Promise<PlanReport> {
-  joinDryWorld(rank, options.nproc);
+export async function measure(measurement: Measurement): Promise<PlanReport> {
+  const { config: json, file, rank, options, nnodes, device } = measurement;
+  joinDryWorld(rank, options.nproc, options.nproc / nnodes);
+  useDevice(device);
   const config = AutoConfig.fromObject(json, file);
   const model = onMeta(config);
   checkDivision(model, options);
@@ -77,7 +83,7 @@ export async function measure({ config: json, file, rank, options }: Measurement
   if (rank === 0) for (const parameter of model.parameters()) parameter.setRecipe(fromFile);
 
   const fsdp = wrapModel(model, options, undefined, () => {});
-  const loading = memoryStats();
+  const loading = { own: memoryStats(device), host: memoryStats('cpu') };
   const loadWire = native.dryWire();
   resetPeakMemoryStats();
 
@@ -101,17 +107,21 @@ export async function measure({ config: json, file, rank, options }: Measurement
   await trainer(2, 3).train();
   const after = native.dryWire();
 
+  const training = { own: memoryStats(device), host: memoryStats('cpu') };
+  const hostMemory = { loadPeak: loading.host.totalPeak, stepPeak: training.host.totalPeak };
   const { shard, replicate } = fsdp.groups;
   return {
     model: { modelType: config.modelType, parameters, units: fsdp.units.length, largestUnit: largest(fsdp.units) },
     ranks: {
       worldSize: dist.getWorldSize(),
+      nnodes,
       rank,
       replicas: replicate.size,
       shards: shard.size,
       tensorParallelDegree: options.tp,
     },
     settings: {
+      device,
       strategy: options.strategy,
       precision: options.precision,
       activationCheckpointing: options.activationCheckpointing,
@@ -120,7 +130,8 @@ export async function measure({ config: json, file, rank, options }: Measurement
       gradAccum,
       seqLength,
     },
-    memory: peaks(loading, memoryStats()),
+    memory: peaks(loading.own, training.own),
+    hostMemory: device === 'cuda' ? hostMemory : undefined,
     wire: { load: loadWire, step: difference(after, before) },
   };
 }
@@ -158,9 +169,12 @@ function peaks(loading: NativeMemoryStats, training: NativeMemoryStats): Planned
 
 function difference(after: DryWire, before: DryWire): DryWire {
   return Object.fromEntries(
-    Object.entries(after).map(([kind, { calls, bytes }]) => {
+    Object.entries(after).map(([kind, { calls, within, between }]) => {
       const earlier = before[kind as keyof DryWire];
-      return [kind, { calls: calls - earlier.calls, bytes: bytes - earlier.bytes }];
+      return [
+        kind,
+        { calls: calls - earlier.calls, within: within - earlier.within, between: between - earlier.between },
+      ];
     }),
   ) as DryWire;
 }

@@ -26,6 +26,10 @@ export interface PlanOptions
   /** A config, or the content of a config.json. */
   config: ModelConfig | JsonObject;
   worldSize: number;
+  /** Hosts, with as many ranks each. Default 1. */
+  nnodes?: number | undefined;
+  /** What the ranks compute on; no device is needed. Default `cpu`. */
+  device?: 'cpu' | 'cuda' | undefined;
   /** The rank to plan. Default 0, which reads the checkpoint for all. */
   rank?: number | undefined;
   tensorParallelDegree?: number | undefined;
@@ -43,6 +47,8 @@ export type Answer = { report: PlanReport } | { error: { name: string; message: 
 export async function planRun({
   config,
   worldSize,
+  nnodes = 1,
+  device = 'cpu',
   rank = 0,
   tensorParallelDegree = 1,
   shardingStrategy,
@@ -57,7 +63,7 @@ export async function planRun({
     strategy: shardingStrategy ?? impliedStrategy(rest.hybridShardDegree),
   });
   const json = 'raw' in config ? (config as ModelConfig).raw : (config as JsonObject);
-  return runDry({ config: json, file: 'config', rank, options });
+  return runDry({ config: json, file: 'config', rank, options, nnodes, device });
 }
 
 /** @internal What finetune must be told and a plan has no use for. */
@@ -70,7 +76,9 @@ export function impliedStrategy(hybridShardDegree: unknown): FinetuneOptions['st
 
 /** @internal Measures in a process of its own. */
 export function runDry(measurement: Measurement): Promise<PlanReport> {
-  const { rank, options } = measurement;
+  const { rank, options, nnodes } = measurement;
+  if (!Number.isSafeInteger(nnodes) || nnodes < 1 || options.nproc % nnodes !== 0)
+    throw new RangeError(`nnodes must divide the ${options.nproc} ranks, got ${nnodes}`);
   if (!Number.isSafeInteger(rank) || rank < 0 || rank >= options.nproc)
     throw new RangeError(`rank must be a whole number from 0 to ${options.nproc - 1}, got ${rank}`);
   const script = fileURLToPath(new URL('./worker.js', import.meta.url));

@@ -2,7 +2,7 @@
 import type { DryWire } from '../../native.ts';
 import type { FinetuneOptions } from '../../train/options.ts';
 
-/** The memory of one rank, in bytes: peaks, each at its own time. */
+/** The memory of one rank on what it computes on, in bytes: peaks, each at its own time. */
 export interface PlannedMemory {
   /** This rank's shards of the parameters, in the master dtype. */
   parameters: number;
@@ -12,7 +12,10 @@ export interface PlannedMemory {
   optimizer: number;
   /** Kept for backward, and in work. */
   activations: number;
-  /** Shards in the compute dtype, where that is not the masters'. */
+  /**
+   * Shards in the compute dtype, where that is not the masters'; where ranks do not map each other's memory (devices, several
+   * hosts), units while they are gathered.
+   */
   unshard: number;
   /** Weights on their way while the model is loaded; rank 0 reads them for all. */
   staging: number;
@@ -36,6 +39,8 @@ export interface PlanReport {
   };
   ranks: {
     worldSize: number;
+    /** Hosts, with as many ranks each. */
+    nnodes: number;
     /** The rank that is planned. */
     rank: number;
     /** The three multiply to the world. */
@@ -46,8 +51,10 @@ export interface PlanReport {
   settings: Pick<
     FinetuneOptions,
     'strategy' | 'precision' | 'activationCheckpointing' | 'sequenceParallel' | 'batchSize' | 'gradAccum'
-  > & { seqLength: number };
+  > & { device: 'cpu' | 'cuda'; seqLength: number };
   memory: PlannedMemory;
-  /** What this rank sends, by collective, while the model is loaded and in each step. */
+  /** What a rank that computes on a device takes of its host's memory. */
+  hostMemory?: Pick<PlannedMemory, 'loadPeak' | 'stepPeak'> | undefined;
+  /** What this rank sends, by collective, while the model is loaded and in each step: bytes within its host, and to others. */
   wire: { load: DryWire; step: DryWire };
 }

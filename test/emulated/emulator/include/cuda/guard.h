@@ -11,7 +11,7 @@
 
 namespace rz::cuda {
 
-constexpr size_t kBlockUnit = 512, kBlockGap = 64;
+constexpr size_t kBlockGap = 64;
 
 inline void guard_block(void* data, size_t bytes, size_t taken, CudaStream& stream) {
   emulator::enqueue(stream.handle(), [=] {
