@@ -1,6 +1,9 @@
 // Several hosts on one machine: network namespaces with their own host names, connected by a switch in a namespace of its own.
 // Needs root and iproute2; `whyNoHosts` says what is missing, for tests that are skipped then.
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 
 const ip = (...args: string[]): string =>
   execFileSync('ip', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
@@ -18,6 +21,43 @@ function tryNamespaces(): string | undefined {
   });
   spawnSync('ip', ['netns', 'del', name]);
   return link.status === 0 ? undefined : `veth links cannot be made here: ${link.stderr.trim()}`;
+}
+
+let netem: boolean | undefined;
+
+/** Whether this kernel delays and loses packets by itself. */
+function hasNetem(): boolean {
+  if (netem !== undefined) return netem;
+  const name = `rz${process.pid}n`;
+  ip('netns', 'add', name);
+  const tried = spawnSync('ip', [
+    'netns',
+    'exec',
+    name,
+    'tc',
+    'qdisc',
+    'add',
+    'dev',
+    'lo',
+    'root',
+    'netem',
+    'delay',
+    '1ms',
+  ]);
+  ip('netns', 'del', name);
+  netem = tried.status === 0;
+  return netem;
+}
+
+let cable: string | undefined;
+
+function cableProgram(): string {
+  if (cable !== undefined) return cable;
+  const folder = mkdtempSync(join(tmpdir(), 'rankzero-cable-'));
+  process.once('exit', () => rmSync(folder, { recursive: true }));
+  cable = join(folder, 'cable');
+  execFileSync('cc', ['-O1', '-o', cable, join(import.meta.dirname, 'fixtures/cable.c')]);
+  return cable;
 }
 
 /** Why hosts cannot be made on this machine; undefined where they can. */
@@ -51,6 +91,8 @@ export class Host {
   readonly namespace: string;
   private readonly lab: Lab;
   private readonly port: string;
+  /** The program that is this host's cable. */
+  private cable: number | undefined;
 
   constructor(lab: Lab, name: string, index: number) {
     this.lab = lab;
@@ -133,28 +175,24 @@ export class Host {
     ip('-n', this.lab.switchName, 'link', 'set', this.port, up ? 'up' : 'down');
   }
 
-  /** tc netem's words for what this host sends and receives, `delay 50ms loss 1%`, `rate 1gbit`; '' for none. */
+  /**
+   * What this host sends and receives, in tc netem's words: `delay 50ms loss 1%`; '' for none. Where the kernel has no netem, a
+   * program is the cable (fixtures/cable.c).
+   */
   shape(words: string): void {
+    if (hasNetem()) this.shapeByNetem(words);
+    else this.shapeByCable(words);
+  }
+
+  private shapeByNetem(words: string): void {
     const sides: [string, string][] = [
       [this.lab.switchName, this.port],
       [this.namespace, 'e0'],
     ];
     for (const [namespace, device] of sides) {
-      spawnSync('ip', ['netns', 'exec', namespace, 'tc', 'qdisc', 'del', 'dev', device, 'root']);
-      if (words !== '')
-        execFileSync('ip', [
-          'netns',
-          'exec',
-          namespace,
-          'tc',
-          'qdisc',
-          'add',
-          'dev',
-          device,
-          'root',
-          'netem',
-          ...words.split(' '),
-        ]);
+      const tc = (...args: string[]): string[] => ['netns', 'exec', namespace, 'tc', 'qdisc', ...args];
+      spawnSync('ip', tc('del', 'dev', device, 'root'));
+      if (words !== '') ip(...tc('add', 'dev', device, 'root', 'netem', ...words.split(' ')));
     }
   }
 
@@ -169,6 +207,27 @@ export class Host {
       const bucket = ['tbf', 'rate', rate, 'burst', '256kb', 'latency', '20ms'];
       if (rate !== '') ip('netns', 'exec', namespace, 'tc', 'qdisc', 'add', 'dev', device, 'root', ...bucket);
     }
+  }
+
+  /** The cable is between this host's port and a pair of interfaces that takes its place at the switch. */
+  private shapeByCable(words: string): void {
+    const { switchName } = this.lab;
+    if (this.cable !== undefined) {
+      process.kill(this.cable, 'SIGKILL');
+      this.cable = undefined;
+      ip('-n', switchName, 'link', 'del', `${this.port}s`);
+      ip('-n', switchName, 'link', 'set', this.port, 'master', 'sw0');
+    }
+    if (words === '') return;
+    const match = /^delay (\d+)ms(?: loss ([\d.]+)%)?$/.exec(words);
+    if (!match) throw new Error(`a cable is shaped by "delay Nms" and "delay Nms loss N%", not by "${words}"`);
+    const [atSwitch, atCable] = [`${this.port}s`, `${this.port}c`];
+    ip('-n', switchName, 'link', 'add', atSwitch, 'type', 'veth', 'peer', 'name', atCable);
+    const place = [this.port, atCable, match[1]!, match[2] ?? '0', atSwitch, `${this.namespace}:e0`];
+    ip('-n', switchName, 'link', 'set', this.port, 'nomaster');
+    ip('-n', switchName, 'link', 'set', atCable, 'up');
+    ip('-n', switchName, 'link', 'set', atSwitch, 'master', 'sw0', 'up');
+    this.cable = Number(ip('netns', 'exec', switchName, cableProgram(), ...place));
   }
 
   /** Bytes that went over this host's cable since it was made. */
@@ -191,6 +250,7 @@ export class Host {
 
   /** @internal */
   remove(): void {
+    if (this.cable !== undefined) process.kill(this.cable, 'SIGKILL');
     this.killAll();
     ip('netns', 'del', this.namespace);
   }
