@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import ts from 'typescript';
 
-const source = readFileSync(join(import.meta.dirname, '../../test/hosts/lab.ts'), 'utf8');
+const folder = join(import.meta.dirname, '../../test/hosts');
+const source = readFileSync(join(folder, 'lab.ts'), 'utf8').replaceAll('import.meta.dirname', JSON.stringify(folder));
 const { outputText } = ts.transpileModule(source, {
   compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 },
 });

@@ -106,7 +106,11 @@ export class GatheredMemory implements BucketMemory {
 
   private gatherBy(group: ProcessGroup, dtype: DType, kind: MemoryKind): Tensor {
     const { numel } = this.shard;
-    const full = Tensor.empty([numel * group.size], dtype, kind, this.shard.device);
+    // What one rank of a host receives its neighbours read there.
+    const full =
+      group.hosts > 1
+        ? sharedTensor(group, numel * group.size, dtype, kind)
+        : Tensor.empty([numel * group.size], dtype, kind, this.shard.device);
     using part = full.slice(group.rank * numel, [numel]);
     part.copyFrom(this.shard);
     group.allGather(full.handle, part.handle);
@@ -119,10 +123,10 @@ export function canMap(group: ProcessGroup): boolean {
   return group.canMap && computeDevice() === 'cpu' && !settings.gathersByCopy;
 }
 
-/** A tensor on this process's device that the ranks of `group` can read; private when the group has one rank. */
+/** A tensor on this process's device that the ranks of `group` on this host can read; private when no other is there. */
 export function sharedTensor(group: ProcessGroup, numel: number, dtype: DType, kind: MemoryKind): Tensor {
   const device = computeDevice();
-  if (group.size === 1 || device !== 'cpu') return Tensor.empty([numel], dtype, kind, device);
+  if (group.ranksOnHost.length === 1 || device !== 'cpu') return Tensor.empty([numel], dtype, kind, device);
   return new Tensor(group.allocateShared(numel, dtypeNumber(dtype), memoryKindNumber(kind)), [numel], dtype);
 }
 
