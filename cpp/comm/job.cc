@@ -152,6 +152,7 @@ void Job::leave() {
   // First the goodbye: a peer that waits for a call of this rank must not wait while this rank waits for it to read.
   store_->leave();
   of_all([](auto& group) { group.quiesce(); });
+  if (!state_->aborted()) link_.reset();  // softly: what was sent arrives
   depart("this process has left the job");
 }
 

@@ -1,10 +1,11 @@
 // Loading on several hosts: what crosses the network, what each host reads, and that the weights are the same whichever way.
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { memoryOf } from '../multi/helpers.ts';
 import { cleanEnvironment, Lab, whyNoHosts } from './lab.ts';
 import { expectOnHosts, hostsFixture, multiFixture } from './ranks.ts';
 
@@ -123,6 +124,40 @@ describe.skipIf(whyNoHosts)(`loading on several hosts${whyNoHosts ? ` (${whyNoHo
       const sent = await load(placement, { strategy }, half, hidden(half));
       expect(sent.digests).toEqual(shared.digests);
       expect(sent.received[1]).toBeLessThan(whole * overhead + chatter);
+    }
+  });
+
+  it('1 GB from the files of one host keeps each rank at its shard and two units', async () => {
+    const medium = join(folder, 'medium');
+    const config = join(folder, 'config');
+    await promisify(execFile)(process.execPath, [multiFixture('make_model.mjs'), 'medium', medium], {
+      env: cleanEnvironment(),
+    });
+    cpSync(medium, config, { recursive: true, filter: (path) => !path.endsWith('.safetensors') });
+    using lab = new Lab(2);
+    const pids = new Map<number, number>();
+    const peaks = [0, 0];
+    const sample = (): void => {
+      for (const [rank, pid] of pids) peaks[rank] = Math.max(peaks[rank]!, memoryOf(pid));
+    };
+    const timer = setInterval(sample, 20);
+    const lines = await expectOnHosts(lab, [[0], [1]], multiFixture('fsdp_load.mjs'), {
+      args: [medium],
+      mountsOf: (host) => (host > 0 ? { [medium]: config } : {}) as Record<string, string>,
+      onLine: (rank, line) => {
+        const begin = /^BEGIN (\d+)/.exec(line);
+        if (begin) pids.set(rank, Number(begin[1]));
+        if (!line.startsWith('END')) return;
+        sample();
+        pids.delete(rank);
+      },
+    });
+    clearInterval(timer);
+    for (const [rank, text] of lines.entries()) {
+      const { shard, units } = JSON.parse(/^END (.*)$/m.exec(text)![1]!) as { shard: number; units: number[] };
+      const [first, second] = [...units].sort((a, b) => b - a) as [number, number];
+      expect(peaks[rank]).toBeGreaterThan(0.9 * shard);
+      expect(peaks[rank]! / 1e6, `rank ${rank}`).toBeLessThan((shard + first + second) / 1e6 + 150);
     }
   });
 

@@ -2,12 +2,12 @@
 // from outside:
 // the peak of Pss_Anon + Pss_Shmem of each rank stays under its shard + its two largest units + 150 MB.
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { cleanEnvironment, expectRanks, fixture } from './helpers.ts';
+import { cleanEnvironment, expectRanks, fixture, memoryOf } from './helpers.ts';
 
 const megabyte = 1e6;
 const dir = mkdtempSync(join(tmpdir(), 'rankzero-memory-'));
@@ -17,17 +17,6 @@ beforeAll(async () => {
   });
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
-
-/** Private and shared memory of a process in bytes; pages that two processes map count half. 0 when it is gone. */
-function memoryOf(pid: number): number {
-  try {
-    const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
-    const kilobytes = (key: string): number => Number(new RegExp(`^${key}:\\s+(\\d+)`, 'm').exec(text)![1]);
-    return 1024 * (kilobytes('Pss_Anon') + kilobytes('Pss_Shmem'));
-  } catch {
-    return 0;
-  }
-}
 
 describe('loading 1 GB on two ranks', () => {
   it.each([
