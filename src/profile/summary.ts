@@ -54,7 +54,7 @@ export function isCollective(op: string): boolean {
 }
 
 /** Streams that carry nothing but communication. */
-const communicates = (stream: string): boolean => stream === 'comm' || stream === 'tensor';
+const communicates = (stream: string): boolean => ['comm', 'gather', 'tensor'].includes(stream);
 const isWork = (task: Task): boolean => task.awaits === undefined;
 const sum = <T>(items: readonly T[], of: (item: T) => number): number =>
   items.reduce((total, item) => total + of(item), 0);

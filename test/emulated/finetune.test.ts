@@ -114,12 +114,12 @@ describe.skipIf(!available)('finetune on emulated devices', () => {
       // The root, and what backward begins with, are kept in between.
       const gathers = { 'model.embed_tokens': 2, 'model.layers.0': 2, 'model.layers.1': 2, lm_head: 1, root: 1 };
       for (const [unit, times] of Object.entries(gathers)) {
-        expect(count('comm', `all_gather ${unit}`), unit).toBe(times);
+        expect(count('gather', `all_gather ${unit}`), unit).toBe(times);
         expect(count('comm', `reduce_scatter ${unit}`), unit).toBe(1);
       }
-      const gather = slices('comm').find(({ name }) => name === 'all_gather model.layers.0')!;
+      const gather = slices('gather').find(({ name }) => name === 'all_gather model.layers.0')!;
       expect(gather).toMatchObject({ cat: 'collective', args: { bytes: expect.any(Number), dtype: 'float32' } });
-      for (const track of ['cuda compute', 'comm'])
+      for (const track of ['cuda compute', 'comm', 'gather'])
         for (const [i, { ts }] of slices(track).slice(1).entries())
           expect(ts!).toBeGreaterThanOrEqual(slices(track)[i]!.ts! + slices(track)[i]!.dur! - 0.001);
     }
