@@ -195,7 +195,7 @@ const mutations: (Mutation & { tests: string; seen: RegExp })[] = [
 const groupCalls: (Mutation & { seen: RegExp })[] = [
   {
     what: 'the beginning of a group of NCCL calls',
-    file: 'comm/nccl_collectives.cc',
+    file: 'comm/nccl_api.h',
     from: 'int result = api.GroupStart();',
     to: 'int result = 0;',
     compile: ['comm/nccl_collectives.cc'],
@@ -203,7 +203,7 @@ const groupCalls: (Mutation & { seen: RegExp })[] = [
   },
   {
     what: 'the end of a group of NCCL calls',
-    file: 'comm/nccl_collectives.cc',
+    file: 'comm/nccl_api.h',
     from: 'int ended = api.GroupEnd();',
     to: 'int ended = 0;',
     compile: ['comm/nccl_collectives.cc'],
