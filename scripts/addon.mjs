@@ -5,6 +5,7 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { missingOptional } from './prerequisites.mjs';
 
 export const root = fileURLToPath(new URL('..', import.meta.url));
 const require = createRequire(import.meta.url);
@@ -26,6 +27,22 @@ export function loadError() {
 }
 
 const built = join(root, 'build', 'Release', 'rankzero.node');
+
+/** The folder of the addon that loads, and whether the module for several hosts is beside it. */
+function hasEngine() {
+  const path = require('node-gyp-build').path(root);
+  return existsSync(join(path, '..', 'rankzero_gloo.so'));
+}
+
+/** Why the addon has to be built; undefined where it need not be. The module for several hosts is built where Gloo's headers are. */
+export function reasonToBuild() {
+  if (isStale()) return 'its sources are newer than the build';
+  const error = loadError();
+  if (error !== undefined) return error;
+  return hasEngine() || missingOptional().length > 0
+    ? undefined
+    : "Gloo's headers are there, and the module for several hosts is not";
+}
 
 /** True in a checkout whose C++ is newer than its build. A package from the registry has no .git and is never stale. */
 export function isStale() {

@@ -8,6 +8,7 @@ export interface Prerequisite {
 }
 
 export function missingPrerequisites(): Prerequisite[];
+export function missingOptional(): Prerequisite[];
 export function packageManager(): 'apt' | 'dnf' | undefined;
 export function installCommand(missing: readonly Prerequisite[], manager?: 'apt' | 'dnf'): string;
 export function nodeIsSupported(version?: string): boolean;

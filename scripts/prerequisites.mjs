@@ -48,6 +48,19 @@ const wanted = [
   },
 ];
 
+/** What only jobs of several hosts need: the addon builds without it. */
+const forSeveralHosts = {
+  what: "Gloo's headers (gloo/transport/tcp/device.h), which jobs of several hosts need",
+  apt: 'libgloo-dev',
+  dnf: 'gloo-devel',
+  present: () => compiles('#if !__has_include(<gloo/transport/tcp/device.h>)\n#error\n#endif\n'),
+};
+
+/** The optional entries that this machine lacks. Needs a compiler. */
+export function missingOptional() {
+  return forSeveralHosts.present() ? [] : [forSeveralHosts];
+}
+
 /** The entries of `wanted` that this machine lacks. */
 export function missingPrerequisites() {
   const missing = wanted.filter((item) => !item.present());

@@ -4,7 +4,13 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { installCommand, missingPrerequisites, nodeIsSupported, packageManager } from './prerequisites.mjs';
+import {
+  installCommand,
+  missingOptional,
+  missingPrerequisites,
+  nodeIsSupported,
+  packageManager,
+} from './prerequisites.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const terminal = process.stdout.isTTY === true;
@@ -35,30 +41,34 @@ export async function step(name, work) {
   console.log(`${terminal ? '\r\x1b[K' : ''}${label}${result}${time}`);
 }
 
+/** As root on Debian and Ubuntu installs what is missing; what only jobs of several hosts need may stay away. */
 async function systemPackages(busy) {
   const missing = missingPrerequisites();
-  if (missing.length === 0) return 'present';
-  const manager = packageManager();
-  if (process.getuid() !== 0 || manager !== 'apt') {
+  const optional = missingOptional();
+  if (missing.length + optional.length === 0) return 'present';
+  const installs = process.getuid() === 0 && packageManager() === 'apt';
+  if (!installs && missing.length > 0) {
     const names = missing.map((m) => `  - ${m.what}`).join('\n');
     throw new SetupError(
-      `This machine lacks:\n${names}\nInstall with:\n  ${installCommand(missing)}\nand start again.`,
+      `This machine lacks:\n${names}\nInstall with:\n  ${installCommand([...missing, ...optional])}\nand start again.`,
     );
   }
-  const packages = missing.map((m) => m.apt);
+  const without = `present; jobs of several hosts need one more: ${installCommand(optional)}`;
+  if (!installs) return without;
+  const packages = [...missing, ...optional].map((m) => m.apt);
   busy(`installing ${packages.join(' ')}`);
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
-  const install = () => run('apt-get', ['install', '-y', '--no-install-recommends', ...packages], { env });
-  let done = install();
+  const install = (names) => run('apt-get', ['install', '-y', '--no-install-recommends', ...names], { env });
+  let done = install(packages);
   if (!done.ok) {
     busy('apt-get update');
     run('apt-get', ['update'], { env });
-    done = install();
+    done = install(packages);
   }
-  if (!done.ok || missingPrerequisites().length > 0) {
+  if (!done.ok && missing.length > 0 && optional.length > 0) done = install(missing.map((m) => m.apt));
+  if (missingPrerequisites().length > 0)
     throw new SetupError(`${lastLines(done.text)}\nThis was not enough: ${installCommand(missing)}`);
-  }
-  return `installed ${packages.join(' ')}`;
+  return missingOptional().length > 0 ? without : `installed ${packages.join(' ')}`;
 }
 
 /** True where node_modules holds what package-lock.json asks for (optional packages of other platforms aside). */
@@ -83,8 +93,8 @@ async function npmPackages(busy) {
 
 async function addon(busy) {
   // Not before `npm ci`: it loads node-gyp-build.
-  const { buildAddon, isStale, loadError } = await import('./addon.mjs');
-  if (!isStale() && loadError() === undefined) return 'present';
+  const { buildAddon, loadError, reasonToBuild } = await import('./addon.mjs');
+  if (reasonToBuild() === undefined) return 'present';
   busy('building, about a minute');
   let log = '';
   try {

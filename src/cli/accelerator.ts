@@ -16,7 +16,8 @@ function describeCuda(found: NativeAccelerator): string {
   return reason ? `${built}; not used: ${reason}` : `${built}, ${seen}`;
 }
 
-function describeLibrary(library: NativeLibrary): string {
+/** Where it is, or every place that was tried. */
+export function describeLibrary(library: NativeLibrary): string {
   if (library.path === '') return ['not found; tried:', ...library.tried.map((line) => `  ${line}`)].join('\n');
   const where = `${library.version || 'of unknown version'}, ${library.path}`;
   return library.problem ? `${where}: cannot be used: ${library.problem}` : where;

@@ -61,6 +61,17 @@ describe('scripts/install.mjs', () => {
     expect(missingPrerequisites()).toEqual([]);
   });
 
+  it('names what only jobs of several hosts need, and does without it', () => {
+    const script = `import { installCommand, missingOptional, missingPrerequisites } from './scripts/prerequisites.mjs';
+      console.log(['apt', 'dnf'].map((manager) => installCommand(missingOptional(), manager)).join('; '));
+      console.log(missingPrerequisites().some(({ apt }) => apt === 'libgloo-dev'));`;
+    // A compiler that finds no headers.
+    const env = { ...process.env, CXX: 'false' };
+    const argv = ['--input-type=module', '-e', script];
+    const { stdout } = spawnSync(process.execPath, argv, { cwd: copy, encoding: 'utf8', env });
+    expect(stdout).toMatch(/^(sudo )?apt-get install -y libgloo-dev; (sudo )?dnf install -y gloo-devel\nfalse\n$/);
+  });
+
   it('knows the package names of Debian and Fedora', () => {
     const missing = [
       { what: '', apt: 'g++', dnf: 'gcc-c++', present: () => false },

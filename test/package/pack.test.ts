@@ -1,10 +1,11 @@
 // The package as a user gets it: packed, installed into an empty folder, imported, type-checked. The addon of this checkout
 // goes along as a prebuilt one; with RANKZERO_TEST_BUILD=1 the install compiles it, which takes as long as the set-up did.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { missingOptional } from '../../scripts/prerequisites.mjs';
 
 const root = join(import.meta.dirname, '../..');
 const tiny = join(root, 'examples/moby-llama');
@@ -34,6 +35,8 @@ function withPrebuilt(plain: string): string {
   mkdirSync(prebuilds, { recursive: true });
   execFileSync('tar', ['-xzf', plain, '-C', folder]);
   cpSync(join(root, 'build/Release/rankzero.node'), join(prebuilds, 'rankzero.glibc.node'));
+  const engine = join(root, 'build/Release/rankzero_gloo.so');
+  if (existsSync(engine)) cpSync(engine, join(prebuilds, 'rankzero_gloo.so'));
   const release = plain.replace('.tgz', '-release.tgz');
   execFileSync('tar', ['-czf', release, '-C', folder, 'package']);
   return release;
@@ -83,6 +86,12 @@ describe('the installed package', () => {
        console.log(ids.length);`,
     );
     expect(run('import.mjs', tiny)).toBe('7');
+  });
+
+  it('has the module for several hosts beside it, where Gloo is', () => {
+    const installed = join(dir, 'node_modules/rankzero');
+    const folder = join(installed, builds ? 'build/Release' : `prebuilds/linux-${process.arch}`);
+    expect(existsSync(join(folder, 'rankzero_gloo.so'))).toBe(missingOptional().length === 0);
   });
 
   it('can be required from CommonJS', () => {

@@ -20,6 +20,7 @@ namespace {
 
 namespace transport = gloo::transport;
 
+const std::string kTitle = "Gloo " + std::to_string(GLOO_VERSION_MAJOR) + "." + std::to_string(GLOO_VERSION_MINOR) + "." + std::to_string(GLOO_VERSION_PATCH);
 constexpr auto kNever = std::chrono::hours(24 * 365);
 constexpr auto kConnect = std::chrono::seconds(12);  // Gloo waits five times as long for a connection
 
@@ -62,9 +63,7 @@ class GlooEngine final : public Engine {
       pairs_.resize(static_cast<size_t>(size));
     });
   }
-  std::string title() const override {
-    return "Gloo " + std::to_string(GLOO_VERSION_MAJOR) + "." + std::to_string(GLOO_VERSION_MINOR) + "." + std::to_string(GLOO_VERSION_PATCH);
-  }
+  std::string title() const override { return kTitle; }
   std::string prepare(int peer) override {
     return guarded([&] {
       transport::Pair* pair = context_->createPair(peer).get();
@@ -109,6 +108,7 @@ class GlooEngine final : public Engine {
 }  // namespace
 
 extern "C" {
+__attribute__((visibility("default"))) const char* rankzero_engine_title() { return kTitle.c_str(); }
 __attribute__((visibility("default"))) int rankzero_engine_abi() { return kEngineAbi; }
 __attribute__((visibility("default"))) Engine* rankzero_engine(const std::string& address, int rank, int size) { return new GlooEngine(address, rank, size); }
 }

@@ -37,9 +37,10 @@ class Engine {
   virtual void drop() = 0;
 };
 
-// What the module exports as rankzero_engine, beside rankzero_engine_abi. `address`: of this host, numeric, on which the others
+// What the module exports as rankzero_engine, beside rankzero_engine_abi and rankzero_engine_title (that of Engine::title). `address`: of this host, numeric, on which the others
 // reach it. The caller owns the result. Throws.
 using OpenEngine = Engine* (*)(const std::string& address, int rank, int size);
 using EngineAbi = int (*)();
+using EngineTitle = const char* (*)();
 
 }  // namespace rz::comm

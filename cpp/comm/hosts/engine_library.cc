@@ -26,6 +26,9 @@ Loaded load() {
   EngineAbi abi = nullptr;
   library.load(abi, "rankzero_engine_abi", true);
   library.load(loaded.open, "rankzero_engine", true);
+  EngineTitle title = nullptr;
+  library.load(title, "rankzero_engine_title", true);
+  if (title) library.report.version = title();
   if (abi && library.report.problem.empty() && abi() != kEngineAbi)
     library.report.problem = "it was built for another version of rankzero";
   loaded.report = library.report;
@@ -45,8 +48,8 @@ std::string engine_problem() {
   const LibraryReport& report = engine_report();
   if (report.usable()) return "";
   return report.explain() +
-         "\nRanks of several hosts are connected by Gloo, whose module is built where its headers are: apt-get install -y libgloo-dev, "
-         "then npm rebuild rankzero";
+         "\nRanks of several hosts are connected by Gloo, whose module is built where its headers are: apt-get install -y libgloo-dev "
+         "(Fedora: dnf install -y gloo-devel), then npm rebuild rankzero";
 }
 
 std::unique_ptr<Engine> open_engine(const std::string& address, int rank, int size) {
