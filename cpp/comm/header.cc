@@ -4,14 +4,25 @@
 #include <sstream>
 #include <utility>
 
-#include "comm/reduce.h"
-
 namespace rz::comm {
 namespace {
 
 constexpr const char* kOperationNames[] = {"?", "broadcast", "scatter", "all_reduce", "all_gather", "reduce_scatter", "barrier", "all_to_all"};
 
 }  // namespace
+
+Header header_of_call(uint64_t sequence, Operation operation, int64_t numel, DType in, DType out, int root, ReduceOp reduce) {
+  Header h{};
+  h.sequence = sequence;
+  h.numel = numel;
+  h.segment = -1;
+  h.root = root;
+  h.operation = static_cast<uint8_t>(operation);
+  h.reduce = static_cast<uint8_t>(reduce);
+  h.in_dtype = static_cast<uint8_t>(in);
+  h.out_dtype = static_cast<uint8_t>(out);
+  return h;
+}
 
 std::string describe(const Header& h) {
   Operation operation = static_cast<Operation>(h.operation);

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <string>
 
+#include "comm/reduce.h"
+
 namespace rz::comm {
 
 enum class Operation : uint8_t { Broadcast = 1, Scatter, AllReduce, AllGather, ReduceScatter, Barrier, AllToAll };
@@ -16,6 +18,8 @@ struct Header {
   uint8_t operation, reduce, in_dtype, out_dtype;
 };
 
+// Of private memory.
+Header header_of_call(uint64_t sequence, Operation operation, int64_t numel, DType in, DType out, int root, ReduceOp reduce);
 // "all_reduce(4 × float32, sum)"
 std::string describe(const Header& header);
 // Where memory is does not count, nor what only a root knows.

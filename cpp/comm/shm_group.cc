@@ -118,19 +118,6 @@ void ShmGroup::submit(Sequencer& sequencer, const char* operation, Stream* strea
   static_cast<CpuStream*>(stream)->enqueue(operation, [turn, body = std::move(body)] { turn->run(body); });
 }
 
-Header ShmGroup::header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root, ReduceOp reduce) const {
-  Header h{};
-  h.sequence = doing.sequence;
-  h.numel = numel;
-  h.segment = -1;
-  h.root = root;
-  h.operation = static_cast<uint8_t>(operation);
-  h.reduce = static_cast<uint8_t>(reduce);
-  h.in_dtype = static_cast<uint8_t>(in);
-  h.out_dtype = static_cast<uint8_t>(out);
-  return h;
-}
-
 void ShmGroup::expose(Header& header, const Operand& tensor) const {
   if (tensor.bytes() <= kSmall) return;
   header.segment = tensor.segment;

@@ -64,7 +64,9 @@ class ShmGroup final : public ProcessGroup {
   void run_send(const Doing& doing, const Operand& tensor, int to);
   void run_recv(const Doing& doing, const Operand& tensor, int from);
 
-  Header header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root = 0, ReduceOp reduce = ReduceOp::Sum) const;
+  static Header header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root = 0, ReduceOp reduce = ReduceOp::Sum) {
+    return header_of_call(doing.sequence, operation, numel, in, out, root, reduce);
+  }
   // Names the memory that peers may read; small messages are cheaper through the mailbox.
   void expose(Header& header, const Operand& tensor) const;
   void announce(const Header& header);

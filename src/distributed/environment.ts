@@ -10,20 +10,9 @@ import { isSlurmRank, slurmHosts, slurmNodeList, slurmPlace, slurmPort } from '.
 import { torchrunPlace } from './launchers/torchrun.ts';
 import { defaultPort, EnvironmentError, isLoopback, type Place, port } from './launchers/values.ts';
 
-export interface RankEnvironment {
+export interface RankEnvironment extends Place {
   /** Which launcher's variables were used; `single` for a world of one without any. */
   source: 'torchrun' | 'slurm' | 'openmpi' | 'pmi' | 'single';
-  rank: number;
-  worldSize: number;
-  localRank: number;
-  /** Ranks on this host; other hosts may have another number. */
-  localWorldSize: number;
-  /** Number of hosts, where the launcher says so. */
-  numNodes?: number | undefined;
-  /** Number of this host, where the launcher says so. */
-  node?: number | undefined;
-  /** Ranks on each host, where the launcher says so. */
-  ranksPerNode?: readonly number[] | undefined;
   masterAddr: string;
   masterPort: number;
   /** Port of the rendezvous store: RANKZERO_PORT, else the master port + 1. */

@@ -100,19 +100,6 @@ void HostsGroup::submit(Sequencer& sequencer, const char* operation, Stream* str
   });
 }
 
-Header HostsGroup::header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root, ReduceOp reduce) const {
-  Header h{};
-  h.sequence = doing.sequence;
-  h.numel = numel;
-  h.segment = -1;
-  h.root = root;
-  h.operation = static_cast<uint8_t>(operation);
-  h.reduce = static_cast<uint8_t>(reduce);
-  h.in_dtype = static_cast<uint8_t>(in);
-  h.out_dtype = static_cast<uint8_t>(out);
-  return h;
-}
-
 std::vector<Header> HostsGroup::greet(const Doing& doing, const Header& own, const std::vector<int>& peers) {
   std::vector<Header> theirs(peers.size());
   std::vector<int> world;

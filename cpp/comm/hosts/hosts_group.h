@@ -60,7 +60,9 @@ class HostsGroup final : public ProcessGroup {
   void run_send(const Doing& doing, const Operand& tensor, int to);
   void run_recv(const Doing& doing, const Operand& tensor, int from);
 
-  Header header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root = 0, ReduceOp reduce = ReduceOp::Sum) const;
+  static Header header(const Doing& doing, Operation operation, int64_t numel, DType in, DType out, int root = 0, ReduceOp reduce = ReduceOp::Sum) {
+    return header_of_call(doing.sequence, operation, numel, in, out, root, reduce);
+  }
   // Before any data: this rank and each of `peers`, ranks of the group, tell each other what they call. Returns what they said.
   std::vector<Header> greet(const Doing& doing, const Header& own, const std::vector<int>& peers);
   LinkMessage send(int peer, const void* data, size_t bytes, uint64_t channel = kData) { return link().send(world_rank(peer), slot_ + channel, data, bytes); }
