@@ -6,13 +6,6 @@ import { expectOnHosts, multiFixture } from './ranks.ts';
 const placements: [string, number[][]][] = [
   ['2 hosts × 1', [[0], [1]]],
   [
-    '2 hosts × 2',
-    [
-      [0, 1],
-      [2, 3],
-    ],
-  ],
-  [
     '2 hosts × 2, cyclic',
     [
       [0, 2],
