@@ -82,5 +82,6 @@ try {
   );
   console.log('\nthe steps of examples/cluster/Dockerfile: passed');
 } finally {
+  run('sh', '-c', 'rm -f rankzero-*.tgz');
   rmSync(root, { recursive: true, force: true });
 }

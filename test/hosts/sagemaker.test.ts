@@ -1,7 +1,18 @@
-// The SageMaker entry on two hosts, each with an /opt/ml of its own as SageMaker lays it out, and a file system that both see.
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+// The SageMaker entry on two hosts, each with an /opt/ml of its own, as SageMaker lays it out, at the same path.
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { listCheckpoints } from '../../src/train/checkpoints.ts';
 import { type Host, type HostProcess, Lab, whyNoHosts } from './lab.ts';
@@ -19,6 +30,7 @@ describe.skipIf(whyNoHosts)(`SageMaker containers${whyNoHosts ? `: ${whyNoHosts}
     folder = mkdtempSync(join(tmpdir(), 'rankzero-sagemaker-'));
     const command = `#!/bin/sh\nexec node ${root}/dist/cli/main.js "$@"\n`;
     mkdirSync(join(folder, 'bin'));
+    mkdirSync(join(folder, 'ml'));
     writeFileSync(join(folder, 'bin/rankzero'), command, { mode: 0o755 });
     lab = new Lab(2);
     names = nameHosts(lab, ['algo-1', 'algo-2']);
@@ -31,9 +43,8 @@ describe.skipIf(whyNoHosts)(`SageMaker containers${whyNoHosts ? `: ${whyNoHosts}
 
   const optMl = (job: string, host: number): string => join(folder, job, `algo-${host + 1}`);
 
-  /** An /opt/ml for each host, with the shared folder as the channel `checkpoints`, unless it is to be left out. */
-  function lay(job: string, hyperparameters: Record<string, string>, channels = ['checkpoints']): void {
-    mkdirSync(join(folder, job, 'shared'), { recursive: true });
+  /** An /opt/ml for each host. */
+  function lay(job: string, hyperparameters: Record<string, string>): void {
     for (const host of [0, 1]) {
       const write = (path: string, text: string, mode = 0o644): void => {
         const file = join(optMl(job, host), 'input', path);
@@ -50,14 +61,16 @@ describe.skipIf(whyNoHosts)(`SageMaker containers${whyNoHosts ? `: ${whyNoHosts}
       mkdirSync(join(data, 'train'));
       symlinkSync(join(root, 'examples/data/devils-dictionary.train.jsonl'), join(data, 'train/train.jsonl'));
       symlinkSync(join(root, 'examples/moby-llama'), join(data, 'model'));
-      for (const channel of channels) symlinkSync(join(folder, job, 'shared'), join(data, channel));
     }
   }
 
-  /** What SageMaker does on each host. */
+  /** What SageMaker does on each host: `ip netns exec` has given it a mount namespace. */
   function start(job: string, host: number): ReturnType<Host['start']> {
-    const env = { RANKZERO_SAGEMAKER_DIR: optMl(job, host), PATH: `${join(folder, 'bin')}:${process.env.PATH}` };
-    return lab.hosts[host]!.start([join(root, 'examples/cluster/sagemaker/train.mjs')], { env });
+    const base = join(folder, 'ml');
+    const env = { RANKZERO_SAGEMAKER_DIR: base, PATH: `${join(folder, 'bin')}:${process.env.PATH}` };
+    const entry = join(root, 'examples/cluster/sagemaker/train.mjs');
+    const argv = ['sh', '-c', 'mount --bind "$0" "$1" && exec "$2"', optMl(job, host), base, entry];
+    return lab.hosts[host]!.start(argv, { env });
   }
   const run = (job: string): Promise<HostProcess[]> => Promise.all([0, 1].map((host) => start(job, host).done));
 
@@ -70,13 +83,14 @@ describe.skipIf(whyNoHosts)(`SageMaker containers${whyNoHosts ? `: ${whyNoHosts}
       .filter(({ kind }) => kind === 'step')
       .map(({ step }) => step);
 
+  const saved = async (job: string, host: number): Promise<number[]> =>
+    (await listCheckpoints(join(optMl(job, host), 'checkpoints'))).map(({ step }) => step);
+
   it('train as one job, and leave model, checkpoints and metrics where SageMaker looks for them', async () => {
     lay('whole', { ...small, max_steps: '4', 'save-steps': '2', 'sample-prompt': '["Define whale (n.)"]' });
     const [first, second] = (await run('whole')) as [HostProcess, HostProcess];
     expect([first.code, second.code], first.stderr + second.stderr).toEqual([0, 0]);
-    expect(first.stderr).toMatch(
-      /node 0 \(.*resourceconfig\.json\) of 2 .*, auto ranks here \(--nproc\), master algo-1/,
-    );
+    expect(first.stderr).toMatch(/node 0 \(.*resourceconfig\.json\) of 2 .*, auto ranks here \(.*\), master algo-1/);
     for (const { stdout, stderr } of [first, second]) expect(stdout + stderr).not.toContain(secret);
     expect(readdirSync(join(optMl('whole', 0), 'model')).sort()).toEqual([
       'chat_template.jinja',
@@ -86,52 +100,43 @@ describe.skipIf(whyNoHosts)(`SageMaker containers${whyNoHosts ? `: ${whyNoHosts}
       'tokenizer.json',
       'tokenizer_config.json',
     ]);
-    expect(readdirSync(optMl('whole', 1))).toEqual(['input']);
-    expect((await listCheckpoints(join(folder, 'whole/shared'))).map(({ step }) => step)).toEqual([4, 2]);
+    expect(readdirSync(optMl('whole', 1))).toEqual(['checkpoints', 'input']);
+    for (const host of [0, 1]) expect(await saved('whole', host)).toEqual([4, 2]);
     expect(steps(join(optMl('whole', 0), 'output/data/metrics.jsonl'))).toEqual([1, 2, 3, 4]);
   });
 
-  it('stopped by SageMaker, save; started again, go on', async () => {
+  it('stopped by SageMaker, save; started again with what it kept in S3, go on', async () => {
     lay('stopped', { ...small, max_steps: '2000' });
-    const metrics = join(folder, 'stopped/shared/metrics.jsonl');
+    const metrics = join(optMl('stopped', 0), 'checkpoints/metrics.jsonl');
     const containers = [0, 1].map((host) => start('stopped', host));
-    let trained = 0;
-    const ended = Promise.all(containers.map(({ done }) => done));
-    while (trained < 2 && containers.every(({ child }) => child.exitCode === null)) {
-      await new Promise((resolve) => setTimeout(resolve, 50));
-      try {
-        trained = steps(metrics).length;
-      } catch {
-        // It is not there yet.
-      }
-    }
+    const trains = (): boolean => existsSync(metrics) && steps(metrics).length >= 2;
+    while (!trains() && containers.every(({ child }) => child.exitCode === null)) await sleep(50);
     for (const { child } of containers) child.kill('SIGTERM');
-    expect((await ended).map(({ code }) => code)).toEqual([143, 143]);
-    const saved = steps(metrics).length;
-    expect((await listCheckpoints(join(folder, 'stopped/shared'))).map(({ step }) => step)).toEqual([saved]);
-    expect(readdirSync(optMl('stopped', 0))).toEqual(['input']);
-    const hyperparameters = JSON.stringify({ ...small, max_steps: String(saved + 2) });
-    for (const host of [0, 1])
-      writeFileSync(join(optMl('stopped', host), 'input/config/hyperparameters.json'), hyperparameters);
-    const rest = await run('stopped');
+    const stopped = await Promise.all(containers.map(({ done }) => done));
+    expect(stopped.map(({ code }) => code)).toEqual([143, 143]);
+    const last = steps(metrics).length;
+    for (const host of [0, 1]) {
+      expect(await saved('stopped', host)).toEqual([last]);
+      expect(readdirSync(optMl('stopped', host))).toEqual(['checkpoints', 'input']);
+    }
+    // New instances; files of the same name are one in S3.
+    const s3 = join(folder, 's3');
+    for (const host of [0, 1]) cpSync(join(optMl('stopped', host), 'checkpoints'), s3, { recursive: true });
+    lay('again', { ...small, max_steps: String(last + 2) });
+    for (const host of [0, 1]) cpSync(s3, join(optMl('again', host), 'checkpoints'), { recursive: true });
+    const rest = await run('again');
     expect(
       rest.map(({ code }) => code),
       rest[0]!.stderr,
     ).toEqual([0, 0]);
-    expect(steps(metrics)).toEqual(Array.from({ length: saved + 2 }, (_, i) => i + 1));
+    const all = Array.from({ length: last + 2 }, (_, i) => i + 1);
+    expect(steps(join(optMl('again', 0), 'output/data/metrics.jsonl'))).toEqual(all);
   });
 
   it('say in output/failure what was wrong', async () => {
     lay('wrong', { ...small, 'max-stepz': '3' });
-    lay('alone', small, []);
-    const [wrong, alone] = await Promise.all([run('wrong'), start('alone', 0).done]);
-    const failure = (job: string, host: number): string =>
-      readFileSync(join(optMl(job, host), 'output/failure'), 'utf8');
-    expect(wrong.map(({ code }) => code)).toEqual([1, 1]);
-    expect(failure('wrong', 0)).toContain('max-stepz');
-    expect(alone.code).toBe(1);
-    expect(failure('alone', 0)).toBe(
-      '2 instances need the channel checkpoints: a file system that all of them write to',
-    );
+    const ended = await run('wrong');
+    expect(ended.map(({ code }) => code)).toEqual([1, 1]);
+    expect(readFileSync(join(optMl('wrong', 0), 'output/failure'), 'utf8')).toContain('max-stepz: no such option');
   });
 });

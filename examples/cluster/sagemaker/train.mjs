@@ -6,11 +6,10 @@
 //   channel model       a Hugging Face folder
 //   channel train       one .jsonl file; channel eval, if there is one, another
 //   channel rankzero-secret   for several instances: one file `secret`, the output of `openssl rand -hex 32`
-//   channel checkpoints for several instances: a file system that all of them write to (FSx for Lustre or EFS, access mode rw).
-//                       One instance needs none: /opt/ml/checkpoints, which SageMaker copies to S3.
 //
-// A job that SageMaker stops (StopTrainingJob, managed spot) saves within its two minutes; started again with the same
-// checkpoints, it goes on. The model ends up in /opt/ml/model, metrics and report in /opt/ml/output/data.
+// Each instance saves what its ranks hold to /opt/ml/checkpoints, which SageMaker copies to S3 and back. A job that it stops
+// (StopTrainingJob, managed spot) saves within its two minutes; started again with these checkpoints, it goes on. The model ends
+// up in /opt/ml/model, metrics and report in /opt/ml/output/data, of the first instance.
 import { spawn } from 'node:child_process';
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -36,13 +35,6 @@ function jsonl(channel) {
   const files = readdirSync(folder).filter((name) => name.endsWith('.jsonl'));
   if (files.length !== 1) throw new Error(`channel ${channel} must have one .jsonl file but has ${files.length}`);
   return join(folder, files[0]);
-}
-
-function checkpointFolder(numHosts) {
-  const shared = input('data/checkpoints');
-  if (existsSync(shared)) return shared;
-  if (numHosts === 1) return join(base, 'checkpoints');
-  throw new Error(`${numHosts} instances need the channel checkpoints: a file system that all of them write to`);
 }
 
 function options(out) {
@@ -96,7 +88,7 @@ function deliver(out) {
 
 try {
   const { hosts, current_host: current } = readJson(input('config/resourceconfig.json'));
-  const out = checkpointFolder(hosts.length);
+  const out = join(base, 'checkpoints');
   const { code, last } = await finetune(options(out));
   if (code === 0 && current === hosts.toSorted()[0]) deliver(out);
   // SIGTERM is no failure: SageMaker says itself why it stopped the job.
