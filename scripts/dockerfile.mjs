@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
 const context = join(import.meta.dirname, '..');
+const authorities = process.env.NODE_EXTRA_CA_CERTS;
 const run = (file, ...args) => execFileSync(file, args, { cwd: context, stdio: 'inherit' });
 
 /** Instructions with their arguments; lines that end in a backslash are joined, comments left out. */
@@ -19,7 +20,12 @@ function inside(root, command, env) {
   const mounts = 'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" /bin/sh -ec "$1"';
   execFileSync('unshare', ['--mount', 'sh', '-c', mounts, root, command], {
     stdio: 'inherit',
-    env: { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', HOME: '/root', ...env },
+    env: {
+      PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+      HOME: '/root',
+      ...(authorities ? { NODE_EXTRA_CA_CERTS: authorities } : {}),
+      ...env,
+    },
   });
 }
 
@@ -35,6 +41,7 @@ function furnish(root) {
       path,
       path,
     ]),
+    ...(authorities ? [[authorities, authorities]] : []),
     [execFileSync('npm', ['config', 'get', 'userconfig'], { encoding: 'utf8' }).trim(), 'root/.npmrc'],
   ];
   for (const [from, to] of copies) {
