@@ -150,7 +150,7 @@ void Job::leave() {
   };
   of_all([](auto& group) { group.close_devices(); });
   // First the goodbye: a peer that waits for a call of this rank must not wait while this rank waits for it to read.
-  store_->leave();
+  say_goodbye();
   of_all([](auto& group) { group.quiesce(); });
   if (!state_->aborted()) link_.reset();  // softly: what was sent arrives
   depart("this process has left the job");
@@ -165,10 +165,15 @@ void Job::fail(const std::string& reason) {
   if (server) server_.reset();
 }
 
+void Job::say_goodbye() {
+  if (link_) link_->farewell();
+  store_->leave();
+}
+
 void Job::depart(const std::string& why) {
   if (std::exchange(left_, true)) return;
   if (store_) {
-    store_->leave();  // twice is harmless
+    say_goodbye();  // twice is harmless
     if (server_ && !state_->aborted()) server_->linger();
     state_->abort("ERR_GROUP_CLOSED", why);
     store_.reset();

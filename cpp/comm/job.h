@@ -66,6 +66,7 @@ class Job : public std::enable_shared_from_this<Job> {
   explicit Job(const JobOptions& options);
   void connect();
   std::string reachable_address() const;
+  void say_goodbye();
   void depart(const std::string& why);
 
   JobOptions options_;

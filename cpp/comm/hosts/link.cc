@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <cstring>
+
 #include "comm/sha256.h"
 #include "core/progress.h"
 #include "core/task_log.h"
@@ -20,6 +22,8 @@ constexpr size_t kNonce = 32;
 std::string proof(const std::string& key, int from, int to, const std::string& theirs) {
   return hmac_sha256(key, "pair " + std::to_string(from) + " " + std::to_string(to) + " " + theirs);
 }
+
+std::string farewell_key(int from, int to) { return "left/" + std::to_string(from) + "/" + std::to_string(to); }
 
 }  // namespace
 
@@ -135,30 +139,65 @@ void Link::challenge(const Doing& doing, int peer) {
     lost(doing, peer, "what answers there does not hold this job's secret");
 }
 
-LinkMessage Link::send(int peer, uint64_t slot, const void* data, size_t bytes) {
-  LinkMessage message{peer, bytes, {}};
-  const auto* from = static_cast<const std::byte*>(data);
-  try {
-    for (size_t at = 0; at < bytes; at += kPiece) message.pieces.push_back(engine_->send(peer, slot, from + at, std::min(kPiece, bytes - at)));
-  } catch (const Error& error) {
-    lost({"send"}, peer, error.what());
+LinkMessage Link::post(int peer, uint64_t slot, void* data, size_t bytes, bool sends) {
+  LinkMessage message{peer, sends, slot, 0, bytes, {}};
+  {
+    std::lock_guard lock(mutex_);
+    Posted& posted = posted_[peer][slot];
+    message.number = sends ? ++posted.sent : ++posted.received;
   }
+  auto* at = static_cast<std::byte*>(data);
+  try {
+    for (size_t done = 0; done < bytes; done += kPiece) {
+      const size_t piece = std::min(kPiece, bytes - done);
+      message.pieces.push_back(sends ? engine_->send(peer, slot, at + done, piece) : engine_->receive(peer, slot, at + done, piece));
+    }
+  } catch (const Error& error) {
+    lost({sends ? "send" : "receive"}, peer, error.what());
+  }
+  return message;
+}
+
+LinkMessage Link::send(int peer, uint64_t slot, const void* data, size_t bytes) {
+  LinkMessage message = post(peer, slot, const_cast<void*>(data), bytes, true);
   sent_.fetch_add(bytes, std::memory_order_relaxed);
   return message;
 }
 
-LinkMessage Link::receive(int peer, uint64_t slot, void* data, size_t bytes) {
-  LinkMessage message{peer, bytes, {}};
-  auto* into = static_cast<std::byte*>(data);
-  try {
-    for (size_t at = 0; at < bytes; at += kPiece) message.pieces.push_back(engine_->receive(peer, slot, into + at, std::min(kPiece, bytes - at)));
-  } catch (const Error& error) {
-    lost({"receive"}, peer, error.what());
+LinkMessage Link::receive(int peer, uint64_t slot, void* data, size_t bytes) { return post(peer, slot, data, bytes, false); }
+
+void Link::farewell() {
+  std::lock_guard lock(mutex_);
+  for (const auto& [peer, pair] : pairs_) {
+    std::string text;
+    for (const auto& [slot, posted] : posted_[peer])
+      for (uint64_t value : {slot, posted.sent, posted.received}) text.append(reinterpret_cast<const char*>(&value), sizeof value);
+    store_.set(farewell_key(state_->rank(), peer), text);
   }
-  return message;
 }
 
-bool Link::wait_piece(const Doing& doing, int peer, Transfer& transfer, Clock::time_point limit) {
+bool Link::is_owed(const Doing& doing, const LinkMessage& message) {
+  auto known = [&] {
+    std::lock_guard lock(mutex_);
+    return farewells_.contains(message.peer);
+  };
+  if (!known()) {
+    const std::string text = store_.get(farewell_key(message.peer, state_->rank()), doing, -1);
+    std::map<uint64_t, Posted> posted;
+    for (size_t at = 0; at < text.size(); at += 3 * sizeof(uint64_t)) {
+      uint64_t values[3];
+      std::memcpy(values, text.data() + at, sizeof values);
+      posted[values[0]] = {values[1], values[2]};
+    }
+    std::lock_guard lock(mutex_);
+    farewells_[message.peer] = std::move(posted);
+  }
+  std::lock_guard lock(mutex_);
+  const Posted& posted = farewells_[message.peer][message.slot];
+  return message.number <= (message.sends ? posted.received : posted.sent);
+}
+
+bool Link::wait_piece(const Doing& doing, const LinkMessage& message, Transfer& transfer, Clock::time_point limit) {
   struct Registered {
     Link* link;
     Transfer* transfer;
@@ -172,16 +211,22 @@ bool Link::wait_piece(const Doing& doing, int peer, Transfer& transfer, Clock::t
       link->waiting_.erase(transfer);
     }
   } registered{this, &transfer};
+  const int peer = message.peer;
   bool done = false;
   std::string broken;
-  wait_for(*state_, doing, peer, [&] { return done || !broken.empty() || Clock::now() > limit; },
-           [&] {
-             try {
-               done = transfer.wait();
-             } catch (const Error& error) {
-               broken = error.what();
-             }
-           });
+  auto over = [&] { return done || !broken.empty() || Clock::now() > limit; };
+  auto pause = [&] {
+    try {
+      done = transfer.wait();
+    } catch (const Error& error) {
+      broken = error.what();
+    }
+  };
+  wait_for(*state_, doing, peer, [&] { return over() || state_->departed(peer); }, pause);
+  if (!over()) {
+    if (!is_owed(doing, message)) state_->peer_left(doing, peer);
+    wait_for(*state_, doing, -1, over, pause);
+  }
   if (!broken.empty()) lost(doing, peer, broken);
   return done;
 }
@@ -193,7 +238,7 @@ bool Link::wait_at_most(const Doing& doing, LinkMessage& message, double seconds
   const auto limit = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds));
   const size_t last = message.pieces.empty() ? 0 : message.bytes - (message.pieces.size() - 1) * kPiece;
   for (auto& piece : message.pieces) {
-    if (!wait_piece(doing, message.peer, *piece, limit)) return false;
+    if (!wait_piece(doing, message, *piece, limit)) return false;
     progress::add_bytes(&piece == &message.pieces.back() ? last : kPiece);
   }
   message.pieces.clear();

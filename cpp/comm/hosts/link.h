@@ -17,6 +17,8 @@ namespace rz::comm {
 // A message on its way, in pieces, so that a long one is seen to move.
 struct LinkMessage {
   int peer = -1;
+  bool sends = false;
+  uint64_t slot = 0, number = 0;  // counted from 1 by slot, peer and direction
   size_t bytes = 0;
   std::vector<std::unique_ptr<Transfer>> pieces;
 };
@@ -40,6 +42,10 @@ class Link {
   // Whether a wait would not block is unknown; this waits at most so long and says whether it is done.
   bool wait_at_most(const Doing& doing, LinkMessage& message, double seconds);
 
+  // Tells the peers which messages this rank has posted: what it leaves behind arrives after the news that it left. Before
+  // Store::leave; nothing is posted afterwards.
+  void farewell();
+
   // Cuts all connections, after which no memory is touched any more. The job is over.
   void drop();
   // Bytes sent so far.
@@ -50,7 +56,10 @@ class Link {
   void connect(const Doing& doing, int peer);
   void challenge(const Doing& doing, int peer);
   [[noreturn]] void lost(const Doing& doing, int peer, const std::string& why);
-  bool wait_piece(const Doing& doing, int peer, Transfer& transfer, Clock::time_point limit);
+  LinkMessage post(int peer, uint64_t slot, void* data, size_t bytes, bool sends);
+  bool wait_piece(const Doing& doing, const LinkMessage& message, Transfer& transfer, Clock::time_point limit);
+  // Whether a peer that has left had posted its side of the message.
+  bool is_owed(const Doing& doing, const LinkMessage& message);
   void tick();
 
   std::unique_ptr<Engine> engine_;
@@ -62,6 +71,11 @@ class Link {
   std::mutex mutex_;  // of what follows
   std::condition_variable changed_;
   std::map<int, Pair> pairs_;
+  struct Posted {
+    uint64_t sent = 0, received = 0;
+  };
+  std::map<int, std::map<uint64_t, Posted>> posted_;     // by peer and slot
+  std::map<int, std::map<uint64_t, Posted>> farewells_;  // what peers that left had posted for this rank
   std::set<Transfer*> waiting_;  // woken now and then, to look around
   int connecting_ = 0;
   bool dropped_ = false, stop_ = false;
