@@ -136,7 +136,7 @@ void Store::run() {
       std::lock_guard lock(state_->mutex());
       if (stop_) return;
     }
-    if (!goodbye_ && (Clock::now() >= next_heartbeat || progress::ticks() != told)) {
+    if (Clock::now() >= next_heartbeat || progress::ticks() != told) {
       told = progress::ticks();
       heartbeat();
       next_heartbeat = Clock::now() + kHeartbeat;
@@ -146,7 +146,7 @@ void Store::run() {
     ssize_t got = recv(fd_.get(), chunk, sizeof chunk, MSG_DONTWAIT);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
       // Every heartbeat is answered.
-      if (goodbye_ || std::chrono::duration<double>(Clock::now() - heard).count() < silence_) continue;
+      if (std::chrono::duration<double>(Clock::now() - heard).count() < silence_) continue;
       state_->abort("ERR_PEER", server_text() + ", which holds the store, has been silent for " + seconds_text(silence_) +
                                     " (RANKZERO_HEARTBEAT_TIMEOUT): its process is stopped, or its host cannot be reached");
       heard = Clock::now();
@@ -169,7 +169,6 @@ void Store::run() {
       closed_ = true;
     }
     state_->notify();
-    if (goodbye_ || state_->departed(server_)) return;
     state_->abort("ERR_PEER", server_text() + ", which holds the store, died " + state_->status(server_).activity() + (why.empty() ? "" : ": " + why));
     return;
   }

@@ -259,19 +259,22 @@ void StoreServer::abort(int rank, const std::string& code, const std::string& te
   broadcast(Writer(Message::Abort).u32(static_cast<uint32_t>(rank)).text(code).text(text));
 }
 
-// A process that was stopped, and a host behind a broken link, keep their connections: they are known by their silence.
+// A process that was stopped, and a host behind a broken link, keep their connections: they are known by their silence. What they
+// are told waits for them, as long as this host's kernel holds it.
 void StoreServer::look_for_silence() {
   for (auto& connection : connections_) {
-    if (aborted_ || connection->rank < 0 || !connection->fd || std::chrono::duration<double>(Clock::now() - connection->heard).count() < silence_) continue;
+    if (connection->closing || connection->rank < 0 || !connection->fd || std::chrono::duration<double>(Clock::now() - connection->heard).count() < silence_) continue;
     std::string text;
     {
       std::lock_guard lock(mutex_);
       const RankStatus& status = ranks_[static_cast<size_t>(connection->rank)];
-      if (status.departed) continue;
       text = status.text(connection->rank) + " has been silent for " + seconds_text(silence_) + " (RANKZERO_HEARTBEAT_TIMEOUT): its process is stopped, or its host cannot be reached; it was last " +
              status.activity();
+      connected_[static_cast<size_t>(connection->rank)] = false;
     }
     abort(connection->rank, "ERR_PEER", text);
+    connection->closing = true;
+    changed_.notify_all();
   }
 }
 

@@ -13,7 +13,7 @@ import {
   verdictOf,
 } from './jobs.ts';
 import { type Host, type HostProcess, Lab, whyNoHosts } from './lab.ts';
-import { multiFixture, runOnHosts } from './ranks.ts';
+import { hostsFixture, multiFixture, runOnHosts } from './ranks.ts';
 
 const silence = { RANKZERO_HEARTBEAT_TIMEOUT: '5' };
 
@@ -108,6 +108,24 @@ describe.skipIf(whyNoHosts)(`faults on several hosts${whyNoHosts ? `: ${whyNoHos
         1,
         new RegExp(` on h${victim}\\b.* silent|\\(h${victim}\\) failed`),
       );
+      await expectNothingLeft(lab.hosts);
+    });
+
+    it('that vanishes while rank 0 waits for its ranks to leave', async () => {
+      let isDone!: () => void;
+      const done = new Promise<void>((resolve) => {
+        isDone = resolve;
+      });
+      const ended = runOnHosts(lab, [[0], [1]], hostsFixture('steps.mjs'), {
+        args: ['0', '1000'],
+        env: { ...silence, CATCH: '1', STAYS: '1' },
+        onLine: (rank, line) => rank === 0 && line.startsWith('right') && isDone(),
+      });
+      await Promise.race([done, ended]);
+      h1.setLink(false);
+      h1.killAll();
+      const [zero] = await ended;
+      expect(zero!.code, said(zero!)).toBe(0);
       await expectNothingLeft(lab.hosts);
     });
 
