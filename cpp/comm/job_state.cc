@@ -5,6 +5,9 @@
 namespace rz::comm {
 namespace {
 
+// For the abort that stands: the store answers at once, unless its host is slow. One that is gone is an abort too.
+constexpr auto kAnswer = std::chrono::seconds(30);
+
 std::string size_text(uint64_t bytes) {
   const char* units[] = {"B", "kB", "MB", "GB", "TB"};
   double value = static_cast<double>(bytes);
@@ -70,7 +73,7 @@ void JobState::raise(const std::string& code, const std::string& text) {
   if (announce) {
     announce(code, text);
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, std::chrono::seconds(2), [&] { return aborted(); });
+    changed_.wait_for(lock, kAnswer, [&] { return aborted(); });
   }
   abort(code, text);
   std::lock_guard lock(mutex_);
