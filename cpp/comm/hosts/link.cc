@@ -121,6 +121,7 @@ void Link::connect(const Doing& doing, int peer) {
     std::lock_guard lock(mutex_);
     --connecting_;
   }
+  if (state_->aborted()) state_->throw_abort(doing);  // the connection may have been cut in the making
   if (!problem.empty()) lost(doing, peer, "no connection could be made: " + problem);
 }
 
@@ -136,7 +137,7 @@ void Link::challenge(const Doing& doing, int peer) {
   std::string own = proof(key_, state_->rank(), peer, theirs), answer(own.size(), 0);
   exchange(own, answer);
   if (!equal_in_constant_time(answer, proof(key_, peer, state_->rank(), nonce)))
-    lost(doing, peer, "what answers there does not hold this job's secret");
+    cut(doing, peer, "what answers there does not hold this job's secret");
 }
 
 LinkMessage Link::post(int peer, uint64_t slot, void* data, size_t bytes, bool sends) {
@@ -249,6 +250,10 @@ void Link::lost(const Doing& doing, int peer, const std::string& why) {
   for (auto until = Clock::now() + kNews; Clock::now() < until && !state_->aborted() && !state_->departed(peer);) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   if (state_->aborted()) state_->throw_abort(doing);
   if (state_->departed(peer)) state_->peer_left(doing, peer);
+  cut(doing, peer, why);
+}
+
+void Link::cut(const Doing& doing, int peer, const std::string& why) {
   state_->raise("ERR_PEER", state_->status(state_->rank()).text(state_->rank()) + " lost its connection to " + state_->status(peer).text(peer) + " in " + doing.text() + ": " + why);
 }
 

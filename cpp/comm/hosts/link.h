@@ -55,7 +55,9 @@ class Link {
   enum class Pair : uint8_t { None, Connecting, Ready };
   void connect(const Doing& doing, int peer);
   void challenge(const Doing& doing, int peer);
+  // The connection broke: if the job knows why, that is the error.
   [[noreturn]] void lost(const Doing& doing, int peer, const std::string& why);
+  [[noreturn]] void cut(const Doing& doing, int peer, const std::string& why);
   LinkMessage post(int peer, uint64_t slot, void* data, size_t bytes, bool sends);
   bool wait_piece(const Doing& doing, const LinkMessage& message, Transfer& transfer, Clock::time_point limit);
   // Whether a peer that has left had posted its side of the message.
