@@ -30,15 +30,23 @@ Job::Job(const JobOptions& options) : options_(options), state_(std::make_shared
 std::shared_ptr<Job> Job::join(const JobOptions& options) {
   std::shared_ptr<Job> job(new Job(options));
   raise_descriptor_limit();
-  if (options.serves) {
-    const StoreAddress& store = options.store;
-    job->server_ = std::make_unique<StoreServer>(store.port, options.loopback, store.secret(), options.rank, options.size, store.version, store.silence);
-  }
-  job->store_ = std::make_unique<Store>(options.store, job->state_);
+  job->open_store();
   job->connect();
   // Of several that serve, the ranks know one.
   if (job->server_ && !job->server_->is_used()) job->server_.reset();
   return job;
+}
+
+void Job::open_store() {
+  const StoreAddress& store = options_.store;
+  try {
+    if (options_.serves)
+      server_ = std::make_unique<StoreServer>(store.port, options_.loopback, store.secret(), options_.rank, options_.size, store.version, store.silence);
+    store_ = std::make_unique<Store>(store, state_);
+  } catch (const Error& error) {
+    if (store.host_name.empty()) throw;
+    throw Error(error.code(), "rank " + std::to_string(options_.rank) + " on " + store.host_name + " cannot join the job: " + error.what());
+  }
 }
 
 void Job::connect() {

@@ -64,6 +64,7 @@ class Job : public std::enable_shared_from_this<Job> {
 
  private:
   explicit Job(const JobOptions& options);
+  void open_store();
   void connect();
   std::string reachable_address() const;
   void say_goodbye();

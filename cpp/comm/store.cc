@@ -70,6 +70,7 @@ void Store::handshake(const StoreAddress& address) {
         return;
       }
     } catch (const Error& error) {
+      if (error.code() == "ERR_STORE_PROTOCOL") fail("ERR_STORE_PROTOCOL", "what listens at ", where, " is not a rendezvous store");
       // A stale file of an earlier job may hold another secret for a moment.
       if (error.code() != "ERR_STORE_SECRET" || ++refusals > 10) throw;
       delay = 200;

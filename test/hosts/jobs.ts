@@ -10,7 +10,7 @@ const steps = hostsFixture('steps.mjs');
 const ports = { ranks: 29500, launchers: 29600 };
 
 /** Ranks of h0, h1, …: one and two. */
-export const placement: readonly (readonly number[])[] = [[0], [1, 2]];
+const placement: readonly (readonly number[])[] = [[0], [1, 2]];
 
 export interface JobOptions {
   /** Seconds that the job computes, unless something happens to it. */
@@ -18,7 +18,6 @@ export interface JobOptions {
   /** Of each shard. */
   elements?: number;
   env?: Record<string, string>;
-  placement?: readonly (readonly number[])[];
 }
 
 export interface RanksJob {
@@ -78,10 +77,9 @@ const argsOf = ({ seconds = 60, elements = 50_000 }: JobOptions): string[] => [S
 
 /** Ranks that each catch their error and say it. */
 export function startRanks(lab: Lab, options: JobOptions & Pick<RanksOptions, 'envOf' | 'mountsOf'> = {}): RanksJob {
-  const where = options.placement ?? placement;
-  const watch = new Watch(where.flat().length);
+  const watch = new Watch(placement.flat().length);
   const { envOf, mountsOf } = options;
-  const ended = runOnHosts(lab, where, steps, {
+  const ended = runOnHosts(lab, placement, steps, {
     args: argsOf(options),
     env: { CATCH: '1', ...options.env },
     port: ports.ranks,
@@ -93,30 +91,45 @@ export function startRanks(lab: Lab, options: JobOptions & Pick<RanksOptions, 'e
   return { pids: watch.pids, running: watch.running, ended };
 }
 
-/** One launcher on each host. */
-export function startLaunchers(lab: Lab, options: JobOptions = {}): LaunchedJob {
-  const where = options.placement ?? placement;
-  const watch = new Watch(where.flat().length);
+/** One launcher on each host. Node 0's is there first; the other comes after `others`. */
+export function startLaunchers(lab: Lab, options: JobOptions = {}, others?: Promise<unknown>): LaunchedJob {
+  const watch = new Watch(placement.flat().length);
   const address = `${lab.hosts[0]!.address}:${ports.launchers}`;
-  const started = where.map((ranks, node) => {
-    const place = ['--nnodes', String(where.length), '--node-rank', String(node), '--master-address', address];
+  const started = placement.map((ranks, node) => {
+    const place = ['--nnodes', String(placement.length), '--node-rank', String(node), '--master-address', address];
     const argv = [process.execPath, cli, 'run', ...place, '--nproc', String(ranks.length), steps, ...argsOf(options)];
-    return lab.hosts[node]!.start(argv, {
-      env: { RANKZERO_SECRET: secret, RANKZERO_QUIET: '1', OMP_NUM_THREADS: '1', ...options.env },
-      onLine: (text) => {
-        const match = /^(?:\[rank (\d+)\] )?(.*)$/.exec(text)!;
-        watch.line(Number(match[1] ?? 0), match[2]!);
-      },
-    });
+    const start = () =>
+      lab.hosts[node]!.start(argv, {
+        env: { RANKZERO_SECRET: secret, RANKZERO_QUIET: '1', OMP_NUM_THREADS: '1', ...options.env },
+        onLine: (text) => {
+          const match = /^(?:\[rank (\d+)\] )?(.*)$/.exec(text)!;
+          watch.line(Number(match[1] ?? 0), match[2]!);
+        },
+      });
+    return (node === 0 ? Promise.resolve() : Promise.resolve(others)).then(start);
   });
-  const ended = Promise.all(started.map(({ done }) => done));
+  const launchers: number[] = [];
+  for (const [node, one] of started.entries()) {
+    void one.then(({ child }) => {
+      launchers[node] = child.pid!;
+    });
+  }
+  const ended = Promise.all(started.map(async (one) => (await one).done));
   void ended.then((results) => watch.end(results));
-  return { pids: watch.pids, running: watch.running, ended, launchers: started.map(({ child }) => child.pid!) };
+  return { pids: watch.pids, running: watch.running, ended, launchers };
 }
 
 /** The first line that a launcher said of the job's end. */
 export const verdictOf = ({ stderr }: HostProcess): string =>
   stderr.split('\n').find((line) => / failed: /.test(line)) ?? stderr;
+
+/** All have ended well, with the right numbers. */
+export function expectRight(results: readonly HostProcess[]): void {
+  for (const result of results) {
+    expect(result.code, said(result)).toBe(0);
+    expect(result.stdout).toMatch(/^(\[rank \d\] )?right after \d+ steps$/m);
+  }
+}
 
 /** No process and no open port is left on the hosts. */
 export async function expectNothingLeft(hosts: readonly Host[]): Promise<void> {
