@@ -98,7 +98,7 @@ export function findHostFiles(
   const world = dist.group;
   if (!isSynced || world.hosts === 1) return new HostFiles(new Map(), undefined, undefined);
   const parameters = planned.flatMap((unit) => unit.parameters);
-  const claims = broadcastJson(world, world.rank === 0 ? claimsOf(parameters, source) : undefined);
+  const claims = broadcastJson(world, claimsOf(parameters, source)); // in a dry run every rank's own
   const places = new Map(
     parameters.flatMap((parameter, i) => {
       const place = claims.places[i];
