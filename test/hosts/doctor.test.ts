@@ -1,6 +1,6 @@
 // `rankzero doctor --hosts`: what it says of hosts that are well, and what of those that are not.
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -141,13 +141,17 @@ describe.skipIf(whyNoHosts)(`doctor on several hosts${whyNoHosts ? ` (${whyNoHos
   });
 
   it('names the hosts that do not have the same folder', async () => {
-    // Hosts of one machine have one file system: node 1 is given another folder of the same name.
-    const [shared, own] = ['shared', 'own'].map((name) => join(folder, name));
-    for (const path of [shared!, own!]) mkdirSync(path);
-    const results = await doctor(2, (node) => ['--path', node === 0 ? shared! : own!]);
+    const [data, own] = ['data', 'own'].map((name) => join(folder, name)) as [string, string];
+    for (const path of [data, own]) mkdirSync(path);
+    const results = await doctor(
+      2,
+      () => ['--path', data],
+      (node) => (node === 1 ? { mounts: { [data]: own } } : {}),
+    );
     expect(results.map(({ code }) => code)).toEqual([1, 1]);
-    expect(results[0]!.stdout).toContain(`h0 does not see what h1 wrote to ${shared}`);
-    expect(results[0]!.stdout).toContain('h1 does not see what h0 wrote to');
+    expect(results[0]!.stdout).toContain(`h0 does not see what h1 wrote to ${data}`);
+    expect(results[0]!.stdout).toContain(`h1 does not see what h0 wrote to ${data}`);
+    expect([...readdirSync(data), ...readdirSync(own)]).toEqual([]);
     expect(results[0]!.stderr).toContain('rank 0 on h0 failed: h0 does not see');
   });
 
