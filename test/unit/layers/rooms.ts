@@ -25,7 +25,7 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
   ['train', 'the trainer, its options and its observers'],
   [
     'tools',
-    'what commands do beside training: plan a run dry, convert checkpoints, check and measure a GPU ([gpu.md](gpu.md))',
+    'what commands do beside training: plan a run dry, convert checkpoints, check and measure a GPU ([gpu.md](gpu.md)) and the links between hosts ([clusters.md](clusters.md))',
   ],
   ['index.ts', 'what a program imports; exports only'],
   ['cli', 'the commands'],
