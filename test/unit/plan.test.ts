@@ -17,6 +17,8 @@ const config = {
   intermediate_size: 88,
 };
 
+const plan = (options: object) => planRun({ config, worldSize: 8, ...options });
+
 describe('degrees', () => {
   it('that are near another', () => {
     expect(divisors(12)).toEqual([1, 2, 3, 4, 6, 12]);
@@ -42,7 +44,6 @@ describe('degrees', () => {
   });
 
   it('that contradict are refused before anything starts', async () => {
-    const plan = (options: object) => planRun({ config, worldSize: 8, ...options });
     await expect(plan({ tensorParallelDegree: 3 })).rejects.toThrow(
       'tp: got 3, wanted a divisor of the 8 ranks (nproc): the nearest are 2 and 4',
     );
@@ -65,6 +66,10 @@ describe('flags', () => {
     );
     await expect(parse('--model', 'm', '--world-size', '4', '--tp', '3')).rejects.toThrow('the 4 ranks (nproc)');
     await expect(parse('--model', 'm', '--seq-len', '1.5')).rejects.toThrow('--seq-length: got "1.5"');
+    await expect(parse('--model', 'm', '--world-size', '4', '--nproc', '2')).rejects.toThrow('give one of them');
+    await expect(parse('--model', 'm', '--nnodes', '0')).rejects.toThrow('--nnodes needs a whole number from 1');
+    await expect(parse('--model', 'm', '--nnodes', '2', '--nproc', '3', '--tp', '4')).rejects.toThrow('the 6 ranks');
+    await expect(plan({ nnodes: 3 })).rejects.toThrow('nnodes must divide the 8 ranks, got 3');
     await expect(parse('--model', './no-such-folder')).rejects.toThrow('no-such-folder');
   });
 
@@ -145,5 +150,27 @@ describe('the table', () => {
     expect(lines.join('\n')).not.toMatch(/broadcast|reduce-scatter|all-reduce/);
     has(/^All 12 ranks on one host would take 132 MB, .* This machine has 100 MB: too little for them\.$/);
     expect(describePlan(report, 200e6)).toMatch(/This machine has 200 MB\.$/);
+  });
+
+  it('has columns for other hosts, and memory of a device apart from that of its host', () => {
+    const step = { ...report.wire.step, allGather: { calls: 3, within: 8e6, between: 5e6 } };
+    const onDevices: PlanReport = {
+      ...report,
+      ranks: { ...report.ranks, nnodes: 3 },
+      settings: { ...report.settings, device: 'cuda' },
+      hostMemory: { loadPeak: 3e6, stepPeak: 1e6 },
+      wire: { ...report.wire, step },
+    };
+    const lines = describePlan(onDevices, 100e6).split('\n');
+    for (const line of [
+      '  hosts                          3  of 4 ranks',
+      'Memory of rank 3 on its device, each at its highest',
+      '  gathered units            5.0 MB  in the dtype of forward and backward',
+      '                                     within its host                to other hosts',
+      '  all-gather                      0 B         8.0 MB            0 B         5.0 MB',
+      'Each device has to hold 11.0 MB, and what its driver, NCCL and GEMM library take.',
+    ])
+      expect(lines).toContain(line);
+    expect(lines.at(-1)).toMatch(/^The 4 ranks of a host would take 12\.0 MB of host memory, /);
   });
 });
