@@ -151,7 +151,7 @@ async function readyNode(
     return { nodes, program, starts: starts.map((start) => ({ ...start, env: { ...start.env, ...program.env } })) };
   } catch (error) {
     nodes.fail({ rank: undefined, ...own, code: 1, message: (error as Error).message });
-    nodes.close();
+    await nodes.close();
     throw error;
   }
 }
@@ -180,7 +180,7 @@ export async function launchPlan(
     try {
       return await new LocalRanks({ ...program, nproc }, nodes).run(checkScript(program.script), starts);
     } finally {
-      nodes.close();
+      await nodes.close();
     }
   }
   const program = await prepare({ worldSize: nproc, firstRank: 0 });

@@ -153,10 +153,14 @@ export class Channel<Message> {
     return this.socket.destroyed;
   }
 
-  /** Lets what was sent arrive, for a moment. */
-  close(): void {
-    this.socket.end();
-    setTimeout(() => this.socket.destroy(), 2000).unref();
+  /** Lets what was sent arrive: resolves when the other end has closed too, or after so many seconds. */
+  close(seconds: number): Promise<void> {
+    const { socket } = this;
+    if (socket.destroyed) return Promise.resolve();
+    const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+    const timer = setTimeout(() => socket.destroy(), seconds * 1000);
+    socket.end();
+    return closed.finally(() => clearTimeout(timer));
   }
 
   destroy(): void {

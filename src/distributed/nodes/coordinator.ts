@@ -52,7 +52,7 @@ export class Coordinator implements Nodes {
     for (const socket of this.pending) socket.destroy();
     if (problem !== undefined) {
       this.tell({ type: 'refused', message: problem });
-      this.close();
+      await this.close();
       return problem;
     }
     const entries = [own, ...this.peers.values()].sort((a, b) => a.node - b.node);
@@ -81,7 +81,7 @@ export class Coordinator implements Nodes {
     const problem = this.mismatch(hello);
     if (problem !== undefined) {
       channel.send({ type: 'refused', message: problem });
-      channel.close();
+      void channel.close(this.options.heartbeatTimeout);
       this.gathered(problem);
       return;
     }
@@ -182,11 +182,11 @@ export class Coordinator implements Nodes {
     this.settle(stopped);
   }
 
-  close(): void {
+  /** An end of the process before the others have heard how the job ended would be a failure to them. */
+  async close(): Promise<void> {
     this.verdict.isKnown = true;
-    for (const { channel, pulse } of this.peers.values()) {
-      pulse.stop();
-      channel.close();
-    }
+    const peers = [...this.peers.values()];
+    for (const { pulse } of peers) pulse.stop();
+    await Promise.all(peers.map(({ channel }) => channel.close(this.options.heartbeatTimeout)));
   }
 }

@@ -71,7 +71,7 @@ export function alone(own: NodeEntry): Nodes {
     fail: (failure) => void verdict.fail(failure),
     relay: () => {},
     done: (stopped) => verdict.end(stopped),
-    close: () => {},
+    close: async () => {},
   };
 }
 

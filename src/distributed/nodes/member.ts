@@ -13,6 +13,9 @@ import { Verdict } from './verdict.ts';
 /** Milliseconds of one attempt to connect, and between two. */
 const attempt = { lasts: 5000, pause: 300 };
 
+/** Seconds for node 0 to close its end of the connection. */
+const lastWords = 2;
+
 async function tryToConnect(host: string, port: number): Promise<Socket> {
   const socket = connect({ host, port });
   const timer = setTimeout(
@@ -82,7 +85,7 @@ export class Member implements Nodes {
     this.channel.send({ type: 'hello', ...own, version, nnodes });
     void this.follow();
     const problem = await result;
-    if (problem !== undefined) this.close();
+    if (problem !== undefined) await this.close();
     return problem;
   }
 
@@ -130,9 +133,9 @@ export class Member implements Nodes {
     this.channel.send({ type: 'done', stopped });
   }
 
-  close(): void {
+  close(): Promise<void> {
     this.verdict.isKnown = true;
     this.pulse.stop();
-    this.channel.close();
+    return this.channel.close(lastWords);
   }
 }

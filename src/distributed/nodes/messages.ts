@@ -67,5 +67,6 @@ export interface Nodes {
   relay(signal: StopSignal): void;
   /** All ranks here have ended well. */
   done(stopped: StopSignal | undefined): void;
-  close(): void;
+  /** Resolves when the others have heard the end of the job, or are gone. */
+  close(): Promise<void>;
 }
