@@ -161,29 +161,25 @@ for (const link of links) {
   }
   const loadDir = modelFolder(settings['load-model']);
   const loadMetrics = { loadSeconds: { less: true }, bytes: { compared: false } };
-  const load = async () => {
+  // With shards within a host all of the model crosses, with shards over both the half.
+  const load = (strategy) => async () => {
     const mountsOf = (i) => (i > 0 ? { [loadDir]: 'empty' } : {});
-    const { marks, wire } = await onHosts(
-      link,
-      ours('train.mjs', { ...common, dir: loadDir, steps: 0, 'config-from-rank0': true }),
-      ourEnv,
-      { mountsOf },
-    );
-    return { run: { loadSeconds: lastAt(marks, 'loaded') - lastAt(marks, 'begin'), bytes: wire.loaded - wire.begin } };
+    const program = ours('train.mjs', { ...common, dir: loadDir, strategy, steps: 0, 'config-from-rank0': true });
+    const { marks, wire } = await onHosts(link, program, ourEnv, { mountsOf });
+    return {
+      run: { loadSeconds: lastAt(marks, 'loaded') - lastAt(marks, 'begin'), bytes: wire.loaded - wire.begin },
+    };
   };
-  const [loaded] = await compareSides(
-    { rankzero: load },
-    { repetitions, calm, metrics: loadMetrics, label: () => ({ link: shown, question: 'loading' }) },
-  );
+  const [loaded] = await compareSides(Object.fromEntries(strategies.map((strategy) => [strategy, load(strategy)])), {
+    repetitions,
+    calm,
+    metrics: loadMetrics,
+    label: () => ({ link: shown, question: 'loading' }),
+  });
   results.push({ ...loaded, iperfBytesPerSecond: bytesPerSecond });
-  const { loadSeconds, bytes } = loaded.sides.rankzero;
-  rows.push([
-    shown,
-    `s to load ${settings['load-model']}`,
-    'rankzero',
-    loadSeconds.median,
-    (bytes.median / bytesPerSecond / loadSeconds.median).toFixed(2),
-    '',
-  ]);
+  for (const [side, { loadSeconds, bytes }] of Object.entries(loaded.sides)) {
+    const ofBound = bytes.median / bytesPerSecond / loadSeconds.median;
+    rows.push([shown, `s to load ${settings['load-model']}`, side, loadSeconds.median, ofBound.toFixed(2), '']);
+  }
 }
 report('hosts', settings, results, rows);
