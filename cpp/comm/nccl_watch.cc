@@ -149,6 +149,8 @@ void NcclWatch::end_process(size_t communicators) const {
     std::fprintf(stderr, "rankzero: %s: %s. The process ends here: NCCL %s cannot abort its %zu communicators together, 2.22 could\n",
                  error.code().c_str(), error.what(), nccl_api().report.version.c_str(), communicators);
   }
+  // If this process serves the store, the others are to hear the error from it before they see it die.
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
   _exit(1);
 }
 
