@@ -174,16 +174,10 @@ function makeBundle(options) {
 
   const release = join(app, 'build/Release');
   stripped(addon, join(release, 'rankzero.node'));
-  const engine = join(dirname(addon), 'rankzero_gloo.so');
-  const binaries = [addon, process.execPath];
-  if (existsSync(engine)) {
-    stripped(engine, join(release, 'rankzero_gloo.so'));
-    binaries.push(engine);
-  } else console.log('bundle: rankzero_gloo.so is not beside the addon, so this bundle is for jobs of one host only');
   stripped(realpathSync(process.execPath), join(out, 'bin/node'));
   // Beside the addon, which looks there first; those of the compiler only for hosts that have none, since a newer one serves
   // older programs and not the other way round.
-  const needed = new Map(binaries.flatMap((file) => [...libraries(file)]));
+  const needed = new Map([...libraries(addon), ...libraries(process.execPath)]);
   for (const [name, path] of needed) {
     if (ofTheSystem.test(name)) continue;
     stripped(path, join(ofTheCompiler.test(name) ? join(out, 'lib') : join(release, 'lib'), name));
