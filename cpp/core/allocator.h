@@ -57,14 +57,14 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
 
  private:
   friend class PooledStorage;
-  // Small blocks apart from large ones, which they would keep from coalescing. On a device gathered parameters have ranges of
-  // their own: in memory that a gradient had, a gather would wait for that gradient's reduction.
+  // Small blocks apart from large ones, which they would keep from coalescing. Gathered parameters have ranges of their own: in
+  // memory that a gradient had, a gather would wait for that gradient's reduction.
   struct Pool {
     Arena arena;
     size_t range_bytes;  // of a new range, at least
   };
   Pool& pool_for(size_t bytes, MemoryKind kind) {
-    if (device_ != Device::Cpu && kind == MemoryKind::Unshard) return gathered_;
+    if (kind == MemoryKind::Unshard) return gathered_;
     return bytes < kLarge ? small_ : large_;
   }
   bool take(size_t bytes, MemoryKind kind, Arena::Block& block);

@@ -43,6 +43,11 @@ export class Embedding extends Module {
     this.weight = new Parameter([vocab, dim], dtype, { kind: 'normal', std, paddingRow: options.paddingIdx });
   }
 
+  /** The gradient of a lookup depends on the ids alone. */
+  override get backwardReadsParameters(): boolean {
+    return false;
+  }
+
   forward(ids: Tensor): Tensor {
     return embedding(ids, this.weight);
   }

@@ -14,6 +14,11 @@ export abstract class Module {
     return false;
   }
 
+  /** Whether backward reads this module's own parameters: FSDP gathers them for it. */
+  get backwardReadsParameters(): boolean {
+    return true;
+  }
+
   /** @internal Name of a child's prefix; a wrapper that is transparent for names returns ''. */
   childPrefix(name: string): string {
     return name;

@@ -65,12 +65,12 @@ export function communicationStream(): number {
 }
 
 /**
- * Parameters are gathered here. On a device it is a stream of its own, so that a gather does not wait behind a reduction that
- * was enqueued before it; on the host the communication stream, where a gather takes no time.
+ * Parameters are gathered here. Where bytes must move it is a stream of its own, so that a gather does not wait behind a
+ * reduction that was enqueued before it; within a host, where a gather takes no time, the communication stream.
  */
-export function gatherStream(): number {
-  if (streams.device === 'cpu') return communicationStream();
-  streams.gather ??= native.streamCreate('gather', 1);
+export function gatherStream(withinHost: boolean): number {
+  if (streams.device === 'cpu' && withinHost) return communicationStream();
+  streams.gather ??= native.streamCreate('gather', streams.device === 'cuda' ? 1 : 0);
   return streams.gather;
 }
 

@@ -137,7 +137,7 @@ export class ShardBucket implements ParameterOwner {
       this.full = this.memory.gather();
       return;
     }
-    const stream = gatherStream();
+    const stream = gatherStream(this.groups.gather.hosts === 1);
     this.shardWritten?.waitOn(stream);
     this.full = span('gather', this.title, () => onStream(stream, () => this.memory.gather()));
     this.gathered = new StreamEvent(stream);

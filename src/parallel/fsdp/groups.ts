@@ -18,8 +18,8 @@ export interface ShardGroups {
   /** Ranks that hold the shards of one copy. */
   readonly shard: ProcessGroup;
   /**
-   * The same ranks, to gather parameters. On devices it is a group of its own, since collectives of one NCCL communicator wait
-   * for each other: a gather would wait behind an earlier reduction. Mirrors PyTorch's all-gather process group.
+   * The same ranks, to gather parameters. On devices and between hosts it is a group of its own, since collectives of one group
+   * wait for each other: a gather would wait behind an earlier reduction. Mirrors PyTorch's all-gather process group.
    */
   readonly gather: ProcessGroup;
   /** Ranks that hold the same shard; size 1 without replication. */
@@ -64,7 +64,8 @@ export function resolveGroups(options: FsdpOptions, tensor: ProcessGroup | undef
 }
 
 function gatherGroup(shard: ProcessGroup): ProcessGroup {
-  return computeDevice() === 'cpu' || shard.size === 1 ? shard : groupOfRanks(shard.ranks, 'gather');
+  const isImmediate = shard.size === 1 || (computeDevice() === 'cpu' && shard.hosts === 1);
+  return isImmediate ? shard : groupOfRanks(shard.ranks, 'gather');
 }
 
 /** The world's mesh, or that of init, with its data-parallel axes folded into `replicate` and `shard` as the strategy wants. */

@@ -28,7 +28,7 @@ export class UnitSchedule {
   private depth = 0;
   /** The backward whose end this schedule waits for. One that threw has no end, and is replaced by the next. */
   private endsWith: object | undefined;
-  /** The whole gradients of the unit that was reduced last, on a device. */
+  /** The whole gradients of the unit that was reduced last, on a device or between hosts. */
   private reduced: readonly Tensor[] = [];
   /** In profiles: the unit whose backward is being enqueued, one after the other. */
   private readonly inBackward = new OpenSpan();
@@ -118,22 +118,22 @@ export class UnitSchedule {
     return identity(`fsdp_before(${unit.name})`, out, () => {
       this.registerEnd();
       this.inBackward.open('backward', unit.title);
-      unit.unshardAsync();
+      if (unit.isReadByBackward) unit.unshardAsync();
       if (this.backwardPrefetch) {
-        const position = this.lastOrder.lastIndexOf(unit);
-        if (position > 0) this.lastOrder[position - 1]!.unshardAsync();
+        const next = this.lastOrder[this.lastOrder.lastIndexOf(unit) - 1];
+        if (next?.isReadByBackward) next.unshardAsync();
       }
-      unit.unshard();
+      if (unit.isReadByBackward) unit.unshard();
     });
   }
 
   private finish(unit: FsdpUnit): void {
     if (unit.isUnreduced) {
-      // On a device, backward of the next unit would wait for this reduction to write where these gradients are: they are kept
-      // until that unit is reduced itself, so that two whole gradients take turns. On the host nothing runs meanwhile.
+      // Backward of the next unit would wait for this reduction to write where these gradients are: they are kept until that unit
+      // is reduced itself, so that two whole gradients take turns. Within a host nothing runs meanwhile.
       this.dropReduced();
       this.reduced = unit.reduceGradients();
-      if (computeDevice() === 'cpu') this.dropReduced();
+      if (computeDevice() === 'cpu' && !unit.spansHosts) this.dropReduced();
     }
     if (!unit.accumulateOnly || this.strategy !== 'SHARD_GRAD_OP') unit.reshard();
     this.inBackward.close();

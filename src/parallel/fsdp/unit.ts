@@ -8,11 +8,17 @@ export class FsdpUnit {
   readonly name: string;
   readonly module: Module;
   readonly buckets: readonly ShardBucket[];
+  /** Whether backward needs the parameters gathered. */
+  readonly isReadByBackward: boolean;
 
-  constructor(name: string, module: Module, buckets: readonly ShardBucket[]) {
+  /** `modules`: those of the unit, whose parameters are in `buckets`. */
+  constructor(name: string, module: Module, modules: readonly Module[], buckets: readonly ShardBucket[]) {
     this.name = name;
     this.module = module;
     this.buckets = buckets;
+    this.isReadByBackward = modules.some(
+      (inner) => inner.backwardReadsParameters && !inner.ownParameters().next().done,
+    );
   }
 
   /** In profiles. */
@@ -31,6 +37,11 @@ export class FsdpUnit {
 
   reshard(): void {
     for (const bucket of this.buckets) bucket.reshard();
+  }
+
+  /** Whether its gradients are summed over several hosts. */
+  get spansHosts(): boolean {
+    return this.buckets.some(({ groups: { shard, replicate } }) => shard.hosts > 1 || replicate.hosts > 1);
   }
 
   set accumulateOnly(value: boolean) {

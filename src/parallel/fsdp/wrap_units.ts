@@ -38,7 +38,7 @@ export function wrapUnits(planned: readonly PlannedUnit[], context: WrapContext)
     materialize(plan, context);
     options.postParamInitFn?.(plan.module);
     const buckets = shapes[i]!.map((shape) => fillBucket(shape, places.get(shape)!, lane++, ring, files, context));
-    schedule.add(new FsdpUnit(plan.name, plan.module, buckets), plan === planned.at(-1));
+    schedule.add(new FsdpUnit(plan.name, plan.module, plan.modules, buckets), plan === planned.at(-1));
     progress.enqueued(plan);
   }
   progress.finish();
