@@ -23,6 +23,10 @@ static Settings read() {
   s.local_rank = number("LOCAL_RANK");
   s.launcher = number("RANKZERO_LAUNCHER_PID");
   s.blocking_launches = !blocking.empty() && blocking[0] != '0';
+  // Less than a driver's queue of 1,024, which CUDA_SCALE_LAUNCH_QUEUES makes as small as 256; and milliseconds of kernels.
+  constexpr int kQueue = 192;
+  const int queue = number("RANKZERO_CUDA_QUEUE");
+  s.cuda_queue = queue > 0 ? std::max(queue, 4) : kQueue;
   s.tf32 = variable("RANKZERO_TF32") == "1";
   return s;
 }

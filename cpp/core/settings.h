@@ -16,6 +16,7 @@ struct Settings {
   int local_rank;          // LOCAL_RANK
   pid_t launcher;          // RANKZERO_LAUNCHER_PID; 0: no launcher
   bool blocking_launches;  // RANKZERO_CUDA_BLOCKING: wait after each op, so that an error names the op that failed
+  int cuda_queue;          // RANKZERO_CUDA_QUEUE: how many commands a stream may be ahead of the device; a driver's queue holds more
   bool tf32;               // RANKZERO_TF32=1: float32 GEMMs on the device may round their operands to TF32
 };
 const Settings& settings();

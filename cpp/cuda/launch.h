@@ -25,6 +25,7 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
         auto* function = reinterpret_cast<const void*>(kernel);
         stream.context().before_launch(function);
         allow_shared(function, stream.context().device(), shared_bytes);
+        CudaStream::Command command(stream);
         check(cudaLaunchKernel(function, grid, block, pointers, shared_bytes, stream.handle()), "launching a kernel");
       },
       values);

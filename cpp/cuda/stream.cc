@@ -34,7 +34,12 @@ class RaiseOnDestruction {
 }  // namespace
 
 CudaStream::CudaStream(int index, std::string name, Context& context, CachingAllocator& allocator, const Profiler* profiler, bool urgent)
-    : Stream(index, std::move(name)), context_(context), allocator_(allocator), profiler_(profiler), blocking_(settings().blocking_launches) {
+    : Stream(index, std::move(name)),
+      context_(context),
+      allocator_(allocator),
+      profiler_(profiler),
+      blocking_(settings().blocking_launches),
+      depth_(static_cast<uint64_t>(settings().cuda_queue)) {
   context_.bind();
   int lowest = 0, highest = 0;
   check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "asking for priorities");
@@ -47,13 +52,15 @@ CudaStream::~CudaStream() {
   cudaStreamDestroy(handle_);
 }
 
-void CudaStream::begin(const char* op) {
-  context_.bind();
-  context_.last_op = op;
-  std::lock_guard lock(mutex_);
-  ++enqueued_;
-  if (names_.size() == kNames) names_.pop_front();
-  names_.push_back({enqueued_, op});
+CudaStream::Named::Named(CudaStream& stream, const char* op) : stream_(stream) {
+  std::lock_guard lock(stream.mutex_);
+  if (stream.names_.size() == kNames) stream.names_.pop_front();
+  stream.names_.push_back({UINT64_MAX, op});
+}
+
+CudaStream::Named::~Named() {
+  std::lock_guard lock(stream_.mutex_);
+  stream_.names_.back().position = stream_.enqueued_;
 }
 
 void CudaStream::end(const char* op) {
@@ -65,15 +72,34 @@ void CudaStream::end(const char* op) {
 void CudaStream::advance() {
   std::lock_guard lock(mutex_);
   ++enqueued_;
+  ++commands_;
+}
+
+// There is an event for every quarter of the queue, so that there is one to wait for. What fails here fails where the values are
+// waited for.
+void CudaStream::make_room(uint64_t commands) {
+  const uint64_t most = depth_ - std::min(commands, depth_ / 2);
+  auto ahead_of = [&](uint64_t from) {
+    std::lock_guard lock(mutex_);
+    return commands_ - (from == 0 ? commands_recorded_ : commands_completed_);
+  };
+  if (ahead_of(0) >= depth_ / 4) record_here();
+  while (ahead_of(1) > most) {
+    forget_completed();
+    if (ahead_of(1) <= most) return;
+    EventBox oldest = oldest_recorded();
+    if (!oldest || cudaEventSynchronize(oldest.get()) != cudaSuccess) return;
+    complete(oldest);
+  }
 }
 
 std::shared_ptr<Storage> CudaStream::scratch(size_t bytes) { return allocator_.allocate(bytes, this, MemoryKind::Other); }
 
 Event CudaStream::record() {
   context_.bind();
-  std::lock_guard lock(mutex_);
-  recorded_at(enqueued_);
-  return {this, enqueued_};
+  const Event here = mark();
+  recorded_at(here.position);
+  return here;
 }
 
 Event CudaStream::mark() {
@@ -81,26 +107,54 @@ Event CudaStream::mark() {
   return {this, enqueued_};
 }
 
-// The first recorded event at or behind a position, made now if there is none. Null: the position is complete. With the mutex.
+// The first recorded event at or behind a position, made now if there is none. Null: the position is complete.
 EventBox CudaStream::recorded_at(uint64_t position) const {
-  if (position <= completed_) return nullptr;
-  auto found = std::lower_bound(recorded_.begin(), recorded_.end(), position,
-                                [](const Recorded& r, uint64_t p) { return r.position < p; });
-  if (found != recorded_.end()) return found->event;
+  {
+    std::lock_guard lock(mutex_);
+    if (position <= completed_) return nullptr;
+    auto found = std::lower_bound(recorded_.begin(), recorded_.end(), position,
+                                  [](const Recorded& r, uint64_t p) { return r.position < p; });
+    if (found != recorded_.end()) return found->event;
+  }
+  return record_here();
+}
+
+// It stands for what was enqueued before the call, whatever other threads enqueue meanwhile.
+EventBox CudaStream::record_here() const {
   EventBox event = context_.event();
+  Recorded here{0, 0, event};
+  {
+    std::lock_guard lock(mutex_);
+    here.position = enqueued_;
+    here.commands = ++commands_;
+  }
   check(cudaEventRecord(event.get(), handle_), "recording an event");
-  recorded_.push_back({enqueued_, event});
+  std::lock_guard lock(mutex_);
+  commands_recorded_ = std::max(commands_recorded_, here.commands);
+  recorded_.insert(std::upper_bound(recorded_.begin(), recorded_.end(), here.position, [](uint64_t p, const Recorded& r) { return p < r.position; }),
+                   std::move(here));
   return event;
 }
 
-// With the mutex.
-void CudaStream::forget_completed() const {
-  while (!recorded_.empty() && cudaEventQuery(recorded_.front().event.get()) == cudaSuccess) {
-    completed_ = recorded_.front().position;
-    recorded_.pop_front();
-  }
-  cudaGetLastError();  // "not ready" is no error
+EventBox CudaStream::oldest_recorded() const {
+  std::lock_guard lock(mutex_);
+  return recorded_.empty() ? nullptr : recorded_.front().event;
+}
+
+// The device is past a recorded event, and so past those before it.
+void CudaStream::complete(const EventBox& event) const {
+  std::lock_guard lock(mutex_);
+  auto found = std::find_if(recorded_.begin(), recorded_.end(), [&](const Recorded& r) { return r.event == event; });
+  if (found == recorded_.end()) return;  // another thread saw it first
+  completed_ = std::max(completed_, found->position);
+  commands_completed_ = std::max(commands_completed_, found->commands);
+  recorded_.erase(recorded_.begin(), found + 1);
   while (!names_.empty() && names_.front().position <= completed_) names_.pop_front();
+}
+
+void CudaStream::forget_completed() const {
+  for (EventBox oldest; (oldest = oldest_recorded()) && cudaEventQuery(oldest.get()) == cudaSuccess;) complete(oldest);
+  cudaGetLastError();  // "not ready" is no error
 }
 
 void CudaStream::wait(const Event& event) { order_behind(event, true); }
@@ -117,15 +171,10 @@ void CudaStream::order_behind(const Event& event, bool inherit_failure) {
     return;
   }
   auto* other = static_cast<CudaStream*>(event.stream);
-  EventBox recorded;
-  {
-    std::lock_guard lock(other->mutex_);
-    recorded = other->recorded_at(event.position);
-  }
+  EventBox recorded = other->recorded_at(event.position);
   if (!recorded) return;
   Timed timed(*this, op, other->index());
-  std::lock_guard lock(mutex_);
-  ++enqueued_;
+  Command command(*this);
   check(cudaStreamWaitEvent(handle_, recorded.get(), 0), "waiting for an event");
 }
 
@@ -138,8 +187,7 @@ void CudaStream::order_behind_host(const Event& event, const char* op) {
   auto raise = std::make_shared<RaiseOnDestruction>(context_.signal(host->index()), value);
   host->enqueue("signal to device", [raise = std::move(raise)] {});
   Timed timed(*this, op, host->index());
-  std::lock_guard lock(mutex_);
-  ++enqueued_;
+  Command command(*this);
   constexpr unsigned kGreaterOrEqual = 0;
   if (int status = driver().cuStreamWaitValue64(handle_, context_.signal_address(host->index()), value, kGreaterOrEqual))
     fail("ERR_CUDA", "waiting for a CPU stream: cuStreamWaitValue64 returned ", status);
@@ -148,20 +196,16 @@ void CudaStream::order_behind_host(const Event& event, const char* op) {
 bool CudaStream::query(const Event& event) const {
   if (context_.failed()) return false;  // as of a CPU stream: the waiter must see the error
   context_.bind();
-  std::lock_guard lock(mutex_);
   recorded_at(event.position);
   forget_completed();
+  std::lock_guard lock(mutex_);
   while (!host_events_.empty() && host_events_.front().event.stream->query(host_events_.front().event)) host_events_.pop_front();
   return event.position <= completed_ && (host_events_.empty() || host_events_.front().position > event.position);
 }
 
 cudaError_t CudaStream::await(const Event& event) {
   context_.bind();
-  EventBox recorded;
-  {
-    std::lock_guard lock(mutex_);
-    recorded = recorded_at(event.position);
-  }
+  const EventBox recorded = recorded_at(event.position);
   if (!recorded) return cudaSuccess;
   return cudaEventSynchronize(recorded.get());
 }
@@ -181,8 +225,8 @@ void CudaStream::synchronize(const Event& event) {
 }
 
 bool CudaStream::oldest_host_event(uint64_t position, HostEvent& host) const {
-  std::lock_guard lock(mutex_);
   forget_completed();
+  std::lock_guard lock(mutex_);
   if (host_events_.empty() || host_events_.front().position > position) return false;
   host = host_events_.front();
   return true;
@@ -199,8 +243,13 @@ CudaStream::Profiled* CudaStream::start_timing(const char* op, int awaits) {
   std::shared_ptr<TaskRecord> record = profiler_->claim(log_, op, awaits);
   if (!record) return nullptr;
   Profiled& profiled = profiled_.emplace_back(std::move(record), context_.timed_event(), context_.timed_event());
-  check(cudaEventRecord(profiled.before.get(), handle_), "recording an event");
+  check(record_time(profiled.before), "recording an event");
   return &profiled;
+}
+
+cudaError_t CudaStream::record_time(const EventBox& event) {
+  Command command(*this);
+  return cudaEventRecord(event.get(), handle_);
 }
 
 // From the last back to the first: the time between two neighbours is short, so that a float holds it well. What never ran
@@ -236,8 +285,8 @@ void CudaStream::clear_log() {
 
 // The device says that something failed, not what: the ops that had not been seen complete are the suspects.
 void CudaStream::fail_with(cudaError_t status) const {
-  std::lock_guard lock(mutex_);
   forget_completed();
+  std::lock_guard lock(mutex_);
   const char* first = names_.empty() ? "unknown" : names_.front().op;
   const char* last = names_.empty() ? first : names_.back().op;
   fail("ERR_DEVICE", "[", first, "] ", names_.size() > 1 ? "or an op after it, up to [" : "", names_.size() > 1 ? last : "",

@@ -2,7 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DType } from '../tensor/dtype.ts';
-import { writeFromHost } from '../tensor/host_parts.ts';
+import { HostParts } from '../tensor/host_parts.ts';
 import type { Shape, Tensor } from '../tensor/tensor.ts';
 import { CheckpointWriter } from './hf-files.ts';
 import { writeWhole } from './safetensors.ts';
@@ -30,8 +30,8 @@ export interface SaveOptions {
 
 /** The writer's side of a save: give every tensor once, then finish. */
 export interface PretrainedWriter {
-  /** Enqueues the write; `tensor` may be disposed at once. */
-  write(name: string, tensor: Tensor, elementOffset?: number): void;
+  /** Enqueues the write, a few parts ahead of the file; then `tensor` may be disposed. */
+  write(name: string, tensor: Tensor, elementOffset?: number): Promise<void>;
   /** Waits for the writes so far. */
   drain(): Promise<void>;
   /** Waits until everything is on the disk, then replaces the weights of the folder. */
@@ -51,16 +51,21 @@ export async function openPretrained(
     metadata: { format: 'pt' },
     ...(options.maxShardBytes === undefined ? {} : { maxShardSize: options.maxShardBytes }),
   });
+  const parts = new HostParts();
   return {
     write: (name, tensor, offset = 0) =>
-      writeFromHost(tensor, (part, at) => writer.write(name, part.handle, offset + at)),
+      parts.write(tensor, (part, at) => writer.write(name, part.handle, offset + at)),
     drain: () => writer.drain(),
     finish: async () => {
+      parts[Symbol.dispose]();
       await writer.finish();
       await writeWhole(join(dir, 'config.json'), model.configText);
       if (model.source) await copyCompanions(model.source, dir);
     },
-    abort: () => writer.abort(),
+    abort: () => {
+      parts[Symbol.dispose]();
+      return writer.abort();
+    },
   };
 }
 
@@ -74,9 +79,8 @@ export async function savePretrained(
   const writer = await openPretrained(dir, model, tensors, options);
   try {
     for (const { name, read } of tensors) {
-      const tensor = read();
-      writer.write(name, tensor);
-      tensor.dispose();
+      using tensor = read();
+      await writer.write(name, tensor);
     }
     await writer.finish();
   } catch (error) {

@@ -1,7 +1,9 @@
 // From an open sharded checkpoint to this rank's shards: each range is read straight to where it lives.
 import type { Parameter } from '../nn/parameter.ts';
+import type { Placement } from '../nn/placement.ts';
 import type { SliceRange } from '../nn/trainable_slice.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
+import { HostParts } from '../tensor/host_parts.ts';
 import { fileStream, onStream, orderBehindComputing, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import type { ShardedModel, ShardedOptimizer, ShardedOptimizerState } from './sharded_state.ts';
@@ -14,8 +16,12 @@ type OnProgress = (progress: { bytes: number; totalBytes: number; seconds: numbe
 /** One place to fill. */
 interface Part {
   target: Tensor;
-  read(): void;
+  /** Enqueues on the file stream. */
+  read(): Promise<void>;
 }
+
+/** From the checkpoint to a tensor of any device, on the file stream; as ShardedCheckpoint.read. */
+type ReadRange = (key: string, target: Tensor, start: number, placement?: Placement) => Promise<void>;
 
 /** Reads everything that this rank holds. Errors: parameters that the checkpoint lacks, has too much, or in another shape. */
 export async function loadPieces(
@@ -26,7 +32,13 @@ export async function loadPieces(
 ): Promise<void> {
   compareNames(checkpoint, model);
   model.beginWrite();
-  const parts = [...modelParts(checkpoint, model), ...(optimizer ? optimizerParts(checkpoint, optimizer) : [])];
+  using through = new HostParts();
+  const read: ReadRange = (key, target, start, placement) =>
+    onStream(fileStream(), () => through.read(target, (host, at) => checkpoint.read(key, host, start + at, placement)));
+  const parts = [
+    ...modelParts(checkpoint, model, read),
+    ...(optimizer ? optimizerParts(checkpoint, optimizer, read) : []),
+  ];
   const bytesOf = ({ target }: Part): number => target.numel * dtypeSize(target.dtype);
   const totalBytes = parts.reduce((sum, part) => sum + bytesOf(part), 0);
   const started = performance.now();
@@ -35,7 +47,7 @@ export async function loadPieces(
   orderBehindComputing(stream);
   try {
     for (const part of parts) {
-      onStream(stream, () => part.read());
+      await part.read();
       const event = new StreamEvent(stream);
       await event.wait().finally(() => event.dispose());
       bytes += bytesOf(part);
@@ -48,18 +60,18 @@ export async function loadPieces(
   model.markWritten();
 }
 
-function* modelParts(checkpoint: ShardedCheckpoint, model: ShardedModel): Generator<Part> {
+function* modelParts(checkpoint: ShardedCheckpoint, model: ShardedModel, read: ReadRange): Generator<Part> {
   for (const { values, ranges } of model.heldTensors())
-    yield { target: values, read: () => readRanges(checkpoint, 'parameter', values, ranges) };
+    yield { target: values, read: () => readRanges(read, 'parameter', values, ranges) };
   for (const parameter of model.module.parameters()) {
     parameter.checkpointDtype = checkpoint.manifest.dtypes[parameter.name];
     if (parameter.owner) continue;
     const target = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
     parameter.setData(target, 'file');
-    yield { target, read: () => readRanges(checkpoint, 'parameter', target, [wholeOf(parameter)]) };
+    yield { target, read: () => readRanges(read, 'parameter', target, [wholeOf(parameter)]) };
   }
   for (const [name, target] of persistentBuffers(model.module)) {
-    yield { target, read: () => checkpoint.read(pieceKey('buffer', name), target, 0) };
+    yield { target, read: () => read(pieceKey('buffer', name), target, 0) };
   }
 }
 
@@ -67,20 +79,20 @@ function wholeOf(parameter: Parameter): SliceRange {
   return { parameter, start: 0, at: 0, length: parameter.numel };
 }
 
-function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: ShardedOptimizer): Generator<Part> {
+function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: ShardedOptimizer, read: ReadRange): Generator<Part> {
   for (const state of optimizer.states(true)) {
     const step = stepOf(checkpoint, state);
     if (step === undefined) continue;
     state.setStep(step);
     for (const [kind, target] of Object.entries(state.tensors))
-      yield { target, read: () => readRanges(checkpoint, kind, target, state.slice.ranges()) };
+      yield { target, read: () => readRanges(read, kind, target, state.slice.ranges()) };
   }
 }
 
-function readRanges(checkpoint: ShardedCheckpoint, kind: string, target: Tensor, ranges: Iterable<SliceRange>): void {
+async function readRanges(read: ReadRange, kind: string, target: Tensor, ranges: Iterable<SliceRange>): Promise<void> {
   for (const { parameter, start, at, length } of ranges) {
     using range = target.slice(at, [length]);
-    checkpoint.read(pieceKey(kind, parameter.name), range, start, parameter.placement);
+    await read(pieceKey(kind, parameter.name), range, start, parameter.placement);
   }
 }
 

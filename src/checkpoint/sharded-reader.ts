@@ -7,7 +7,6 @@ import { FileFormatError } from '../core/json.ts';
 import { native } from '../native.ts';
 import { Placement } from '../nn/placement.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
-import { readToHost } from '../tensor/host_parts.ts';
 import { numelOf, type Tensor } from '../tensor/tensor.ts';
 import { type BlockRange, copies, coverageProblem, type PieceCopy, wholeBlock } from './pieces.ts';
 import { openSafetensors, type SafetensorsFile } from './safetensors.ts';
@@ -66,18 +65,14 @@ export class ShardedCheckpoint {
   }
 
   /**
-   * Enqueues: `target` gets elements `start` … of the part of a tensor that `placement` says, by default the whole, cast to its
-   * dtype. Padding is zero.
+   * Enqueues: `target`, in host memory, gets elements `start` … of the part of a tensor that `placement` says, by default the
+   * whole, cast to its dtype. Padding is zero.
    */
   read(key: string, target: Tensor, start: number, placement?: Placement): void {
-    const part = placement ?? new Placement(this.tensors.get(key)!.shape);
-    readToHost(target, (host, at) => this.readInto(key, host, start + at, part));
-  }
-
-  private readInto(key: string, target: Tensor, start: number, placement: Placement): void {
     const { shape, pieces } = this.tensors.get(key)!;
+    const part = placement ?? new Placement(shape);
     let filled = 0;
-    for (const { block, start: from, at, length } of placement.pieces(start, target.numel)) {
+    for (const { block, start: from, at, length } of part.pieces(start, target.numel)) {
       using run = target.slice(at, [length]);
       for (const piece of pieces)
         for (const copy of copies({ block, start: from, length }, piece, shape)) readCopy(piece, run, copy);

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import type { Module } from '../nn/module.ts';
 import type { SliceRange } from '../nn/trainable_slice.ts';
-import { writeFromHost } from '../tensor/host_parts.ts';
+import { HostParts } from '../tensor/host_parts.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 import { SafetensorsWriter } from './safetensors.ts';
 import type { ShardedModel, ShardedOptimizer } from './sharded_state.ts';
@@ -33,8 +33,9 @@ export async function writeShard(
       id,
       pieces: JSON.stringify(infos),
     });
+    using parts = new HostParts();
     try {
-      for (const { key, values } of pieces) writeFromHost(values, (part, at) => writer.write(key, part.handle, at));
+      for (const { key, values } of pieces) await parts.write(values, (part, at) => writer.write(key, part.handle, at));
       await writer.finish();
     } catch (error) {
       await writer.abort();

@@ -1,6 +1,6 @@
 // Plain safetensors files as maps of tensors.
 
-import { writeFromHost } from '../tensor/host_parts.ts';
+import { HostParts } from '../tensor/host_parts.ts';
 import { Tensor } from '../tensor/tensor.ts';
 import { openSafetensors, readTensor, SafetensorsWriter } from './safetensors.ts';
 import { usableDType } from './safetensors-header.ts';
@@ -29,8 +29,9 @@ export async function saveSafetensors(
 ): Promise<void> {
   const entries = [...tensors].map(([name, { shape, dtype }]) => ({ name, shape, dtype }));
   const writer = SafetensorsWriter.create(path, entries, metadata);
+  using parts = new HostParts();
   try {
-    for (const [name, tensor] of tensors) writeFromHost(tensor, (part, at) => writer.write(name, part.handle, at));
+    for (const [name, tensor] of tensors) await parts.write(tensor, (part, at) => writer.write(name, part.handle, at));
     await writer.finish();
   } catch (error) {
     await writer.abort();

@@ -24,6 +24,7 @@ export function buildEmulated(): void {
 function variables(seed: number): Record<string, string> {
   return {
     RANKZERO_EMULATED_SEED: String(seed),
+    RANKZERO_CUDA_QUEUE: '32', // the emulator's queues hold 64
     RANKZERO_CUDA_DRIVER_PATH: join(emulated, 'libcuda.so.1'),
     RANKZERO_CUBLASLT_PATH: join(emulated, 'libcublasLt.so.13'),
     ASAN_OPTIONS: 'detect_leaks=0',
@@ -80,6 +81,11 @@ export function nodeVariables(seed: number): Record<string, string> {
   };
 }
 
-export function runNode(args: readonly string[], seed: number, extra: Record<string, string> = {}): Promise<Outcome> {
-  return run(process.execPath, args, { ...process.env, ...nodeVariables(seed), ...extra });
+export function runNode(
+  args: readonly string[],
+  seed: number,
+  extra: Record<string, string> = {},
+  timeout?: number,
+): Promise<Outcome> {
+  return run(process.execPath, args, { ...process.env, ...nodeVariables(seed), ...extra }, timeout);
 }

@@ -68,14 +68,14 @@ interface Piece {
 /** Copies a piece chunk by chunk; resolves when the file has it. */
 async function copy(
   { values, placement, from, to }: Piece,
-  write: (part: Tensor, offset: number) => void,
+  write: (part: Tensor, offset: number) => void | Promise<void>,
   drain: () => Promise<void>,
   advance: (bytes: number) => void,
 ): Promise<void> {
   for (let at = from; at < to; at += chunk) {
     using part = Tensor.empty([Math.min(chunk, to - at)], values.dtype, 'staging');
     values.read(part, at, placement);
-    write(part, at - from);
+    await write(part, at - from);
     await drain();
     advance(part.numel * dtypeSize(values.dtype));
   }

@@ -61,10 +61,10 @@ thread_local int group_depth = 0;
 thread_local std::vector<Call> grouped;
 thread_local std::vector<Comm*> aborting;
 
-// Calls of a group start together, at its end.
+// Calls of a group start together, at its end. On a stream they are one kernel.
 int launch(Call call) {
   if (group_depth > 0) grouped.push_back(std::move(call));
-  else enqueue(call.stream, std::move(call.run), std::move(call.ready));
+  else enqueue(call.stream, std::move(call.run), std::move(call.ready), call.phase == Call::kBegins);
   return 0;
 }
 
@@ -429,9 +429,10 @@ int ncclGroupStart() {
 int ncclGroupEnd() {
   if (group_depth == 0) return kInvalidUsage;
   if (--group_depth > 0) return 0;
+  std::set<CUstream_st*> launched;
   for (auto phase : {Call::kBegins, Call::kReceives, Call::kEnds})
     for (Call& call : grouped)
-      if (call.phase == phase) enqueue(call.stream, std::move(call.run), std::move(call.ready));
+      if (call.phase == phase) enqueue(call.stream, std::move(call.run), std::move(call.ready), launched.insert(call.stream).second);
   grouped.clear();
   if (!aborting.empty()) abort_all(std::exchange(aborting, {}));
   return 0;

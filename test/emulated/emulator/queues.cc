@@ -26,6 +26,7 @@ namespace {
 struct Task {
   std::function<void()> run;
   Ready ready;
+  bool is_command;
 };
 
 }  // namespace
@@ -33,6 +34,7 @@ struct Task {
 
 struct CUstream_st {
   std::deque<rz::emulator::Task> tasks;
+  size_t commands = 0;  // of them
 };
 
 namespace rz::emulator {
@@ -51,6 +53,15 @@ std::mt19937_64& random_source() {
   return source;
 }
 
+// RANKZERO_EMULATED_QUEUE: how many commands a stream holds; a driver's holds about 1,024.
+size_t capacity() {
+  static const size_t commands = [] {
+    const char* text = std::getenv("RANKZERO_EMULATED_QUEUE");
+    return text ? std::strtoull(text, nullptr, 10) : size_t{64};
+  }();
+  return commands;
+}
+
 // Runs the head of a random stream; false if no head is ready.
 bool step() {
   std::vector<CUstream_st*> able;
@@ -60,6 +71,7 @@ bool step() {
   CUstream_st* chosen = able[random_source()() % able.size()];
   Task task = std::move(chosen->tasks.front());
   chosen->tasks.pop_front();
+  chosen->commands -= task.is_command;
   if (!failed.empty()) return true;
   try {
     task.run();
@@ -85,9 +97,13 @@ cudaError_t run_until(Done done) {
 
 }  // namespace
 
-void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready) {
+void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready, bool is_command) {
   std::lock_guard lock(mutex);
-  stream->tasks.push_back({std::move(run), std::move(ready)});
+  // As a driver whose queue is full: nobody else comes in before the device has made room.
+  while (is_command && stream->commands >= capacity() && failed.empty())
+    if (!step()) usleep(20);
+  stream->tasks.push_back({std::move(run), std::move(ready), is_command});
+  stream->commands += is_command;
   for (uint64_t some = random_source()() % 4 == 0 ? random_source()() % 8 : 0; some > 0 && step(); --some) {
   }
 }

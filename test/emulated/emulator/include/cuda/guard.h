@@ -19,7 +19,7 @@ inline void guard_block(void* data, size_t bytes, size_t taken, CudaStream& stre
     __asan_unpoison_memory_region(begin, taken);
     std::memset(begin, 0xff, taken);
     __asan_poison_memory_region(begin + bytes, taken - bytes);
-  });
+  }, {}, false);
   stream.advance();  // else an event that another stream waits for next could be an earlier one
 }
 

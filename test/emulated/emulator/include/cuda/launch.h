@@ -24,6 +24,7 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
     check(cudaErrorInvalidConfiguration, "launching a kernel");
   stream.context().before_launch(reinterpret_cast<const void*>(kernel));
   std::tuple<Params...> values{static_cast<Params>(std::forward<Args>(args))...};
+  CudaStream::Command command(stream);
   emulator::enqueue(stream.handle(), [=, seed = emulator::next_seed()] {
     emulator::run_grid(grid, block, shared_bytes, [&] { std::apply(kernel, values); }, seed);
   });
