@@ -53,6 +53,9 @@ KernelChoices KernelChoices::of_environment() {
     fail("ERR_ARGUMENT", "RANKZERO_ATTENTION must be mma or hopper but is ", attention);
   if (!attention.empty()) choices.attention = attention_kernels(attention);
   choices.gemm_proposal = std::clamp(number("RANKZERO_CUBLASLT_PROPOSAL"), 0, kMostProposals - 1);
+  const std::string seconds = variable("RANKZERO_BARRIER_SECONDS");
+  if (!seconds.empty()) choices.barrier_seconds = number("RANKZERO_BARRIER_SECONDS");
+  if (choices.barrier_seconds <= 0) fail("ERR_ARGUMENT", "RANKZERO_BARRIER_SECONDS must be a positive number but is ", seconds);
   return choices;
 }
 

@@ -58,7 +58,8 @@ struct Layout {
 // A consumer has 64 keys, kQueries queries come at a time: of all heads that read the keys, one after the other.
 template <class T, int kDim, int kQueries>
 __global__ void __launch_bounds__(kThreads, 1)
-attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T* dv_rows, const float* lse, const float* delta, AttentionShape a) {
+attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T* dv_rows, const float* lse, const float* delta, AttentionShape a,
+                               uint64_t limit) {
   constexpr int N = kQueries / 8, D = kDim / 8;
   using Shared = Layout<kDim, kQueries>;
   const BackwardPlace place(a.kv_heads, false);
@@ -93,13 +94,15 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
         base[r] = there ? base_of(lse[row + query]) : 0.0f;
         own_delta[r] = there ? delta[row + query] : 0.0f;
       }
-      ring.wait_empty(n);
+      ring.wait_empty(n, limit);
       float* to = of_queries + n % kStages * 2 * kQueries + lane;
 #pragma unroll
       for (int r = 0; r < kQueries / kWarp; ++r) to[r * kWarp] = base[r], to[kQueries + r * kWarp] = own_delta[r];
       if (lane == 0) at.copy_other(n, maps.q, maps.d_o, head, static_cast<int>(span.q0) + i);
       else barrier_arrive(ring.full(n));
     }
+    barrier_watch(at.own_full(), 0, limit);
+    ring.drain(tiles, limit);
   } else {
     more_registers<kConsumerRegisters<kConsumers>>();
     const int consumer = warpgroup - 1, warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarp;
@@ -154,7 +157,8 @@ attention_backward_keys_hopper(const __grid_constant__ Maps maps, T* dk_rows, T*
 // A consumer has 64 queries, kKeys keys and values come at a time.
 template <class T, int kDim, int kKeys>
 __global__ void __launch_bounds__(kThreads, 1)
-attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows, const float* lse, const float* delta, AttentionShape a) {
+attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows, const float* lse, const float* delta, AttentionShape a,
+                                  uint64_t limit) {
   constexpr int N = kKeys / 8, D = kDim / 8;
   using Shared = Layout<kDim, kKeys>;
   const BackwardPlace place(a.heads, true);
@@ -177,9 +181,11 @@ attention_backward_queries_hopper(const __grid_constant__ Maps maps, T* dq_rows,
     if (threadIdx.x != 0) return;
     at.copy_own(maps.q, maps.d_o, head, static_cast<int>(span.q0) + i0);
     for (int n = 0; n < tiles; ++n) {
-      ring.wait_empty(n);
+      ring.wait_empty(n, limit);
       at.copy_other(n, maps.k, maps.v, kv_head, static_cast<int>(span.k0) + j_begin + n * kKeys);
     }
+    barrier_watch(at.own_full(), 0, limit);
+    ring.drain(tiles, limit);
   } else {
     more_registers<kConsumerRegisters<kConsumers>>();
     const int consumer = warpgroup - 1, warp = static_cast<int>(threadIdx.x) % kWarpgroup / kWarp;
@@ -240,9 +246,9 @@ void launch_backward(const AttentionBackward& op, const AttentionShape& a, const
                   tile_map<kDim>(op.v, op.rows, op.kv_heads)};
   const int64_t slots = tile_slots(op.rows, op.sequences, kOwnRows);
   launch(attention_backward_keys_hopper<T, kDim, kQueries>, attention_blocks(AttentionBackward::name, slots, op.kv_heads), kThreads, kKeysBytes, stream,
-         maps, op.dk.as<T>(), op.dv.as<T>(), op.lse.as<float>(), delta, a);
+         maps, op.dk.as<T>(), op.dv.as<T>(), op.lse.as<float>(), delta, a, barrier_limit(stream));
   launch(attention_backward_queries_hopper<T, kDim, kKeys>, attention_blocks(AttentionBackward::name, slots, op.heads), kThreads, kQueriesBytes, stream,
-         maps, op.dq.as<T>(), op.lse.as<float>(), delta, a);
+         maps, op.dq.as<T>(), op.lse.as<float>(), delta, a, barrier_limit(stream));
 }
 
 template <class T>

@@ -13,7 +13,7 @@ struct Maps {
 
 template <class T, int kDim, int kConsumers, int kKeys>
 __global__ void __launch_bounds__((kConsumers + 1) * kWarpgroup, 1)
-attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* lse, AttentionShape a) {
+attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* lse, AttentionShape a, uint64_t limit) {
   constexpr int kRows = kConsumers * kTileRows, kStages = 2, kTurns = 1 + kConsumers, N = kKeys / 8, D = kDim / 8;
   using Queries = HopperTile<kTileRows, kDim>;
   using Keys = HopperTile<kKeys, kDim>;
@@ -49,13 +49,16 @@ attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* ls
       barrier_expect(q_full, kConsumers * Queries::kBytes);
       for (int c = 0; c < kConsumers; ++c) queries(c).copy(maps.q, q_full, head, q_row + c * kTileRows);
       for (int n = 0; n < tiles; ++n) {
-        key_ring.wait_empty(n);
+        key_ring.wait_empty(n, limit);
         barrier_expect(key_ring.full(n), Keys::kBytes);
         keys(n).copy(maps.k, key_ring.full(n), kv_head, k_row + n * kKeys);
-        value_ring.wait_empty(n);
+        value_ring.wait_empty(n, limit);
         barrier_expect(value_ring.full(n), Keys::kBytes);
         values(n).copy(maps.v, value_ring.full(n), kv_head, k_row + n * kKeys);
       }
+      barrier_watch(q_full, 0, limit);
+      key_ring.drain(tiles, limit);
+      value_ring.drain(tiles, limit);
     }
   } else {
     more_registers<kConsumerRegisters<kConsumers>>();
@@ -114,6 +117,7 @@ attention_forward_hopper(const __grid_constant__ Maps maps, T* o_rows, float* ls
       wgmma_fence();
       hopper_accumulate<T>(o, p, values(tiles - 1));
       wgmma_wait<0>(o[0]);
+      value_ring.release(tiles - 1);
     }
     softmax.finish(o, lse + head * a.q_rows + span.q0 + i_warp, rows - warp_row);
     sync_consumer(consumer);  // no warp still reads the queries, where the results go
@@ -130,7 +134,7 @@ void launch_forward(const AttentionForward& op, const AttentionShape& a, CudaStr
   const Maps maps{tile_map<kDim>(op.q, op.q_rows, op.heads), tile_map<kDim>(op.k, op.k_rows, op.kv_heads), tile_map<kDim>(op.v, op.k_rows, op.kv_heads)};
   const unsigned blocks = attention_blocks(AttentionForward::name, tile_slots(op.q_rows, op.sequences, kRows), op.heads);
   launch(attention_forward_hopper<T, kDim, kConsumers, kKeys>, blocks, (kConsumers + 1) * kWarpgroup, kBytes, stream, maps, op.o.as<T>(),
-         op.lse.as<float>(), a);
+         op.lse.as<float>(), a, barrier_limit(stream));
 }
 
 template <class T>

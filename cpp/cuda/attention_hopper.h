@@ -122,6 +122,8 @@ __device__ __forceinline__ void clear_behind(int consumer, int rows, const Tiles
 }
 
 // ---- the ring of tiles ----
+// Consumers wait without a limit. So the producer stays until they have released everything: then it sees a wait that does not
+// end, theirs or its own.
 
 // Tile n is in stage n % kStages. Full: the producer's copies (and stores) are there. Empty: all consumer warps are done with it.
 template <int kStages>
@@ -135,13 +137,21 @@ struct TileRing {
     for (int stage = 0; stage < kStages; ++stage) barrier_init(full(stage), producer_threads), barrier_init(empty(stage), consumer_warps);
   }
   __device__ __forceinline__ void wait_full(int n) const { barrier_wait(full(n), n / kStages & 1); }
-  __device__ __forceinline__ void wait_empty(int n) const { barrier_wait(empty(n), ~(n / kStages) & 1); }
+  // By the producer, which is where a wait that does not end is seen, within `limit` ns.
+  __device__ __forceinline__ void wait_empty(int n, uint64_t limit) const { barrier_watch(empty(n), ~(n / kStages) & 1, limit); }
+  // Until all of `tiles` were released.
+  __device__ __forceinline__ void drain(int tiles, uint64_t limit) const {
+    for (int n = tiles; n < tiles + kStages; ++n) wait_empty(n, limit);
+  }
   // By every consumer warp, of which no lane may still be waiting for the tile.
   __device__ __forceinline__ void release(int n) const {
     __syncwarp();
     if (threadIdx.x % kWarp == 0) barrier_arrive(empty(n));
   }
 };
+
+// How long a producer waits, in ns.
+uint64_t barrier_limit(CudaStream& stream);
 
 // Registers a thread of the producer and of `consumers` warpgroups has: together what __launch_bounds__ gives all of them.
 template <int kConsumers>

@@ -115,6 +115,8 @@ static bool equal_in_trial(DType dtype, int64_t dim, CudaStream& stream) {
   return verdict == Verdict::Equal;
 }
 
+uint64_t barrier_limit(CudaStream& stream) { return static_cast<uint64_t>(stream.context().kernels.barrier_seconds) * 1'000'000'000; }
+
 bool suits_hopper(const AttentionShape& a, DType dtype, int64_t k_rows, CudaStream& stream) {
   const AttentionKernels wanted = stream.context().kernels.attention;
   if (wanted == AttentionKernels::Mma || !a.aligned || (a.dim != 64 && a.dim != 96 && a.dim != 128) || k_rows == 0 || !has_hopper(stream.context().properties()))

@@ -68,20 +68,22 @@ __device__ __forceinline__ bool barrier_passed(SharedAddress barrier, int parity
       : "memory");
   return passed != 0;
 }
-// Until the phase of this parity has ended. What was written before arrivals, and what copies brought, is there then. A phase that
-// does not end is a defect, and becomes an error of the launch.
+// Until the phase of this parity has ended. What was written before arrivals, and what copies brought, is there then.
 __device__ __forceinline__ void barrier_wait(SharedAddress barrier, int parity) {
+  while (!barrier_passed(barrier, parity)) {}
+}
+// The same for a producer: a phase that does not end within `limit` ns is a defect, and becomes an error of the launch. Not for
+// who multiplies: with a trap on its way the compiler keeps fewer registers for products, and puts them one after the other.
+__device__ __forceinline__ void barrier_watch(SharedAddress barrier, int parity, uint64_t limit) {
   if (barrier_passed(barrier, parity)) return;
-  constexpr unsigned long long kLongest = 20'000'000'000;  // ns
   const auto now = [] {
-    unsigned long long ns = 0;
+    uint64_t ns = 0;
     RZ_HOPPER("mov.u64 %0, %%globaltimer;" : "=l"(ns));
     return ns;
   };
-  const unsigned long long begin = now();
-  // Not __trap(): the compiler would no longer give the warpgroups different numbers of registers.
+  const uint64_t begin = now();
   while (!barrier_passed(barrier, parity))
-    if (now() - begin > kLongest) RZ_HOPPER("st.global.u32 [%0], 0;" ::"l"(0ull) : "memory");
+    if (now() - begin > limit) RZ_HOPPER("trap;");
 }
 
 // Writes 16 bytes of zeros. What threads write to shared memory is seen by copies and products of others after

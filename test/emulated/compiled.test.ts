@@ -6,9 +6,11 @@ import {
   buildDevice,
   type CompiledKernel,
   compiledKernels,
+  compileThroughLauncher,
   intermediate,
   knownKernels,
   type Launch,
+  launcherOfBuild,
   launches,
 } from './compiled.ts';
 
@@ -69,7 +71,7 @@ const tensorCores: [pattern: string, asynchronous: boolean][] = [
   [`multiply_over_groups<${half}, .*>`, false],
 ];
 
-/** The same on Hopper: products of warpgroups, tiles by the copy engine, registers given from one warpgroup to others. */
+/** The same on Hopper: products of warpgroups, tiles by the copy engine, registers given from one warpgroup to others, and a trap for waits that do not end. */
 const warpgroups: [pattern: string, products: number][] = [
   [`attention_forward_hopper<${half}, 64, .*>`, 24],
   [`attention_forward_hopper<${half}, 96, .*>`, 28],
@@ -125,6 +127,7 @@ describe.skipIf(!available)(`device code${available ? '' : ' (skipped: nvcc was 
     const { warpgroup, ...others } = known.get('warpgroup')!.count;
     expect(others).toMatchObject({ hgmma: 2, utmaldg: 1, setmaxnreg: 1 });
     expect([3, 4]).toContain(warpgroup); // two are in the source; the compiler adds one, that of CUDA 12.4 two
+    expect(counts('trapping')).toEqual({ ldg: 1, stg: 1, trap: 1 });
     const spilling = known.get('spilling')!;
     expect(spilling).toMatchObject({ registers: 64, bound: 1024 });
     expect(spilling.stack).toBeGreaterThanOrEqual(32 * 4);
@@ -155,13 +158,25 @@ describe.skipIf(!available)(`device code${available ? '' : ' (skipped: nvcc was 
     expect(other).toEqual([]);
   });
 
+  it('fails to compile where products are put one after the other', () => {
+    const { status, stderr, made } = compileThroughLauncher('serialised.cu');
+    expect(stderr).toMatch(/Potential Performance Loss: wgmma.*\n.*fails the build/s);
+    expect({ status, made }).toEqual({ status: 1, made: false });
+    expect(compileThroughLauncher('known.cu')).toMatchObject({ status: 0, made: true });
+    expect(launcherOfBuild(folder)).toContain('cmake/nvcc.sh');
+  });
+
   // A compiler that runs out of registers waits after each product.
   it.each(warpgroups)('multiplies on warpgroups, products under way together: %s', (pattern, products) => {
     const found = matching(pattern);
     expect(found.length).toBe(2);
     const other = found.filter(
       ({ count }) =>
-        count.hgmma !== products || count.utmaldg === 0 || count.setmaxnreg !== 2 || count.warpgroup > products / 2,
+        count.hgmma !== products ||
+        count.utmaldg === 0 ||
+        count.setmaxnreg !== 2 ||
+        count.trap === 0 ||
+        count.warpgroup > products / 2,
     );
     expect(other).toEqual([]);
   });

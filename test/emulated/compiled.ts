@@ -1,6 +1,6 @@
 // The CUDA backend as nvcc compiles it, for sm_90a: its kernels, and what its launchers launch.
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { deviceCode, type Kernel } from './cubin.ts';
 
@@ -71,6 +71,28 @@ export function knownKernels(): Map<string, Kernel> {
   const source = join(import.meta.dirname, 'fixtures/known.cu');
   execFileSync('nvcc', ['-std=c++20', '-arch=sm_90a', '-cubin', source, '-o', cubin], options);
   return new Map(deviceCode(readFileSync(cubin)).map((kernel) => [kernel.name, kernel]));
+}
+
+/** A source of fixtures/, compiled as the build compiles kernels. */
+export function compileThroughLauncher(source: string): { status: number | null; stderr: string; made: boolean } {
+  const cubin = join(build, 'device', `${source}.launcher.cubin`);
+  mkdirSync(join(build, 'device'), { recursive: true });
+  rmSync(cubin, { force: true });
+  const compile = ['nvcc', '-std=c++20', '-arch=sm_90a', '-cubin', join(import.meta.dirname, 'fixtures', source)];
+  const { status, stderr } = spawnSync('sh', [join(root, 'cmake/nvcc.sh'), ...compile, '-o', cubin], options);
+  return { status, stderr, made: existsSync(cubin) };
+}
+
+/** Which rules of the build start nvcc, in the words of its generator. */
+export function launcherOfBuild(into: string): string {
+  const [ninja, make] = ['CMakeFiles/rules.ninja', 'CMakeFiles/rankzero_backend.dir/build.make'].map((name) =>
+    join(into, name),
+  );
+  const text = readFileSync(existsSync(ninja!) ? ninja! : make!, 'utf8');
+  return text
+    .split('\n')
+    .filter((line) => line.includes('nvcc') && line.includes('-x cu'))
+    .join('\n');
 }
 
 export interface Launch {

@@ -18,7 +18,8 @@ export type Operation =
   | 'hgmma'
   | 'warpgroup'
   | 'utmaldg'
-  | 'setmaxnreg';
+  | 'setmaxnreg'
+  | 'trap';
 
 export interface Kernel {
   name: string;
@@ -49,6 +50,7 @@ const operations: ReadonlyMap<number, Exclude<Operation, 'ldg128' | 'stg128'>> =
   [0x9c5, 'warpgroup'], // fences of products, and waits for them
   [0x5b4, 'utmaldg'],
   [0x9c8, 'setmaxnreg'],
+  [0x95c, 'trap'],
 ]);
 const wide = 6; // of the three bits of a load or store that say how much it moves
 

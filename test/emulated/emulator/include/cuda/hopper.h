@@ -23,6 +23,7 @@ inline void barriers_initialised() { emulator::barriers_initialised(); }
 inline void barrier_arrive(SharedAddress barrier) { emulator::barrier_arrive(barrier, 0); }
 inline void barrier_expect(SharedAddress barrier, int bytes) { emulator::barrier_arrive(barrier, bytes); }
 inline void barrier_wait(SharedAddress barrier, int parity) { emulator::barrier_wait(barrier, parity); }
+inline void barrier_watch(SharedAddress barrier, int parity, uint64_t) { emulator::barrier_wait(barrier, parity); }
 inline void store_zeros(SharedAddress to) { emulator::store_zeros(to); }
 inline void shared_written() { emulator::shared_written(); }
 inline void arrive_of(int number, int threads) { emulator::arrive_of(number, threads); }
