@@ -39,7 +39,7 @@ struct HopperTile {
     return descriptor(step / kSteps * kSlab + step % kSteps * 32, 16);
   }
   // Columns are summed along the rows: the operand of 16 of these.
-  __device__ __forceinline__ uint64_t rows(int step) const { return descriptor(step * 16 * kRow, kSlab); }
+  __device__ __forceinline__ uint64_t rows(int step) const { return descriptor(step * 16 * kRow, kDim > kSlabColumns ? kSlab : 0); }
 
   // The rows of `map` from `row` on, of one head.
   __device__ __forceinline__ void copy(const TensorMap& map, SharedAddress barrier, int head, int row) const {

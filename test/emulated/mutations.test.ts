@@ -103,7 +103,7 @@ const mutations: (Mutation & { tests: string; seen: RegExp })[] = [
   {
     what: 'the wait for a stage of shared memory to be free',
     file: 'cuda/attention_forward_hopper.cu',
-    from: '        value_ring.wait_empty(n);\n',
+    from: '        value_ring.wait_empty(n, limit);\n',
     to: '',
     compile: ['cuda/attention_forward_hopper.cu'],
     tests: 'attention',
