@@ -1,8 +1,6 @@
 // Whether there is a device, why not, and opening it.
-#include <cctype>
-#include <sstream>
-
 #include "core/settings.h"
+#include "cuda/architectures.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "cuda/cublaslt.h"
@@ -24,22 +22,6 @@ static std::string hexadecimal(const cudaUUID_t& id) {
     text += digits[static_cast<unsigned char>(byte) & 15];
   }
   return text;
-}
-
-// Whether kernels that were compiled for `architectures`, as CMake has them ("80 90a"), run on a device: code of the same major
-// and an older minor version does, and what is not "real" is compiled by the driver for whatever is newer. Code for 90a is for
-// 9.0 alone, that for 100f for its major version. A word such as "native" is trusted.
-static bool runs_on(const std::string& architectures, int major, int minor) {
-  std::istringstream words(architectures);
-  for (std::string word; words >> word;) {
-    if (!std::isdigit(static_cast<unsigned char>(word[0]))) return true;
-    size_t digits = 0;
-    const int number = std::stoi(word, &digits), capability = 10 * major + minor;
-    const std::string suffix = word.substr(digits);
-    const bool same_major = number / 10 == major && number <= capability;
-    if (suffix[0] == 'a' ? number == capability : suffix[0] == 'f' || suffix == "-real" ? same_major : number <= capability) return true;
-  }
-  return false;
 }
 
 static DeviceInfo device_info(int index) {

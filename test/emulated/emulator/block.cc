@@ -39,7 +39,7 @@ enum class State { Ready, AtBarrier, AtWarp, Waiting, Done };
 // of it clears the shadow of the whole stack each time. So this file is compiled without AddressSanitizer.
 using Jump = void* [5];
 
-[[noreturn, gnu::noinline]] void go_on(Jump& jump) { __builtin_longjmp(jump, 1); }
+[[noreturn, gnu::noinline, gnu::no_sanitize_thread]] void go_on(Jump& jump) { __builtin_longjmp(jump, 1); }
 
 // A host thread's fiber lives on from block to block.
 struct Fiber {
@@ -145,8 +145,8 @@ void Block::resume(Fiber& fiber) {
   __sanitizer_finish_switch_fiber(scheduler_asan_stack_, nullptr, nullptr);
 }
 
-// Returns when the fiber is suspended.
-void Block::leave(Fiber& fiber) {
+// Returns when the fiber is suspended, which is after ThreadSanitizer was told of one switch and another.
+[[gnu::no_sanitize_thread]] void Block::leave(Fiber& fiber) {
   if (__builtin_setjmp(scheduler_)) return;
   if (fiber.started) go_on(fiber.jump);
   fiber.started = true;
