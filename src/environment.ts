@@ -32,6 +32,8 @@ export interface Settings {
   readonly address: string | undefined;
   /** RANKZERO_FSDP_GATHER=copy: ranks do not map each other's memory, as on devices. */
   readonly gathersByCopy: boolean;
+  /** RANKZERO_FUSIONS: what a device runs as one op (tensor/fusions.ts), as it is written. */
+  readonly fusions: string | undefined;
   /** NO_COLOR is not set. */
   readonly color: boolean;
   /** RANKZERO_LAUNCHER_PID and RANKZERO_STATUS_FD: the launcher, and the pipe on which it listens for failures. */
@@ -63,6 +65,9 @@ export const settings: Settings = {
   },
   get gathersByCopy() {
     return process.env.RANKZERO_FSDP_GATHER === 'copy';
+  },
+  get fusions() {
+    return process.env.RANKZERO_FUSIONS || undefined;
   },
   get color() {
     return !process.env.NO_COLOR;

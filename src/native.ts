@@ -197,11 +197,14 @@ interface NativeOps {
   randomFill(x: H, seed: bigint, key: string, offset: N, normal: boolean, a: N, b: N): void;
   embeddingForward(out: H, ids: H, table: H, rows: N, vocab: N, dim: N, first: N): void;
   embeddingBackward(dTable: H, ids: H, dOut: H, rows: N, vocab: N, dim: N, first: N, accumulate: boolean): void;
-  linearForward(y: H, x: H, w: H, b: O, rows: N, inFeatures: N, outFeatures: N): void;
-  linearBackwardInput(dx: H, dy: H, w: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
+  linearForward(y: H, x: H, w: H, b: O, residual: O, rows: N, inFeatures: N, outFeatures: N): void;
+  linearBackwardInput(dx: H, dy: H, w: H, earlier: O, rows: N, inFeatures: N, outFeatures: N): void;
   linearBackwardWeight(dw: H, db: O, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
   rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
-  rmsNormBackward(dx: H, dw: O, dy: H, x: H, w: H, rstd: H, rows: N, dim: N, accumulate: boolean): void;
+  rmsNormBackward(
+    dx: H, dw: O, dy: H, x: H, w: H, rstd: H, earlier: O,
+    rows: N, dim: N, accumulate: boolean,
+  ): void;
   layerNormForward(y: H, mean: H, rstd: H, x: H, w: H, b: H, rows: N, dim: N, eps: N): void;
   layerNormBackward(
     dx: H, dw: O, db: O, dy: H, x: H, w: H, mean: H, rstd: H,

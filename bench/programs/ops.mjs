@@ -47,11 +47,11 @@ function attentionOperands({ dtype, rows, length, heads, kvHeads, headDim }) {
 const ops = {
   linear_forward({ dtype, rows, in: inner, out }) {
     const [y, x, w] = [empty(rows * out, dtype), normal(rows * inner, dtype), normal(out * inner, dtype, 0.02)];
-    return () => native.linearForward(y, x, w, NONE, rows, inner, out);
+    return () => native.linearForward(y, x, w, NONE, NONE, rows, inner, out);
   },
   linear_backward_input({ dtype, rows, in: inner, out }) {
     const [dx, dy, w] = [empty(rows * inner, dtype), normal(rows * out, dtype), normal(out * inner, dtype, 0.02)];
-    return () => native.linearBackwardInput(dx, dy, w, rows, inner, out, false);
+    return () => native.linearBackwardInput(dx, dy, w, NONE, rows, inner, out);
   },
   linear_backward_weight({ dtype, rows, in: inner, out }) {
     const [dw, dy, x] = [empty(out * inner, dtype), normal(rows * out, dtype), normal(rows * inner, dtype)];
@@ -75,7 +75,7 @@ const ops = {
     const [dy, x, w] = [normal(rows * dim, dtype), normal(rows * dim, dtype), normal(dim, dtype)];
     const rstd = empty(rows, 'float32');
     native.rmsNormForward(y, rstd, x, w, rows, dim, 1e-6);
-    return () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, rows, dim, false);
+    return () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, NONE, rows, dim, false);
   },
   swiglu_forward({ dtype, rows, dim }) {
     const [y, gate, up] = [empty(rows * dim, dtype), normal(rows * dim, dtype), normal(rows * dim, dtype)];

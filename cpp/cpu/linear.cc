@@ -1,6 +1,8 @@
 // Linear and its two gradients: three GEMMs by oneDNN, and the column sums of the bias.
 #include "ops/linear.h"
 
+#include <cstring>
+
 #include "cpu/matmul.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
@@ -8,14 +10,20 @@
 
 namespace rz::cpu {
 
+// A GEMM adds to what is where it writes. Returns whether there is something.
+static bool begin_with(const View& to, const View& what) {
+  if (what && what.data != to.data) std::memcpy(to.data, what.data, static_cast<size_t>(to.numel * size_of(to.dtype)));
+  return static_cast<bool>(what);
+}
+
 void run(const LinearForward& op) {
   const int64_t in = op.in_features, out = op.out_features;
-  gemm(op.rows, out, in, row_major(op.x, in), row_major(op.w, in).transposed(), row_major(op.y, out), op.b, false);
+  gemm(op.rows, out, in, row_major(op.x, in), row_major(op.w, in).transposed(), row_major(op.y, out), op.b, begin_with(op.y, op.residual));
 }
 
 void run(const LinearBackwardInput& op) {
   const int64_t in = op.in_features, out = op.out_features;
-  gemm(op.rows, in, out, row_major(op.dy, out), row_major(op.w, in), row_major(op.dx, in), View{}, op.accumulate);
+  gemm(op.rows, in, out, row_major(op.dy, out), row_major(op.w, in), row_major(op.dx, in), View{}, begin_with(op.dx, op.earlier));
 }
 
 static void bias_gradient(const LinearBackwardWeight& op) {

@@ -64,7 +64,7 @@ void run(const LinearCrossEntropy& op, CudaStream& stream) {
   auto sums = stream.scratch(scratch.sums);
   auto* losses = static_cast<double*>(sums->data());
   const Denominator denominator = denominator_of(op.denominator, op.labels, losses + op.rows, stream);
-  if (op.rows == 0 && op.dw) matmul(name, vocab, dim, 0, {op.x, true}, {op.x, false}, op.dw, View{}, op.accumulate, stream);
+  if (op.rows == 0 && op.dw) matmul(name, vocab, dim, 0, {op.x, true}, {op.x, false}, op.dw, View{}, op.accumulate ? View(op.dw) : View{}, stream);
 
   const int64_t chunk = scratch.chunk;
   const bool gradients = op.dx || op.dw, separate = scratch.d > 0;
@@ -75,13 +75,13 @@ void run(const LinearCrossEntropy& op, CudaStream& stream) {
     const int64_t rows = std::min(chunk, op.rows - first);
     const View x = rows_of(op.x, first, rows, dim), logits{logits_memory->data(), DType::Float32, rows * vocab};
     const View d{separate ? d_memory->data() : gradients ? logits.data : nullptr, type, rows * vocab};
-    matmul(name, rows, vocab, dim, {x, false}, {op.w, true}, logits, View{}, false, stream);
+    matmul(name, rows, vocab, dim, {x, false}, {op.w, true}, logits, View{}, View{}, stream);
     with_floating(type, [&](auto t) {
       using T = decltype(t);
       launch_rows(d.as<T>(), losses + first, logits.as<float>(), op.labels.as<int64_t>() + first, rows, vocab, denominator, stream);
     });
-    if (op.dw) matmul(name, vocab, dim, rows, {d, true}, {x, false}, op.dw, View{}, op.accumulate || first > 0, stream);
-    if (op.dx) matmul(name, rows, dim, vocab, {d, false}, {op.w, false}, rows_of(op.dx, first, rows, dim), View{}, false, stream);
+    if (op.dw) matmul(name, vocab, dim, rows, {d, true}, {x, false}, op.dw, View{}, op.accumulate || first > 0 ? View(op.dw) : View{}, stream);
+    if (op.dx) matmul(name, rows, dim, vocab, {d, false}, {op.w, false}, rows_of(op.dx, first, rows, dim), View{}, View{}, stream);
   }
   write_loss(op.loss, losses, op.rows, denominator, false, stream);
 }

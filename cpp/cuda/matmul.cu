@@ -66,12 +66,13 @@ struct Request {
   int64_t m, n, k;
   Operand a, b;
   const View& c;
+  const void* onto;  // c itself where nothing is added
   const void* bias;  // null: none, or none that the library can add
   bool tf32;
   int proposal;
   auto key(int device) const {
     return std::tuple(device, proposal, m, n, k, a.view.dtype, c.dtype, a.transposed, b.transposed, bias ? alignment_of(bias) : 0, tf32,
-                      alignment_of(a.view.data), alignment_of(b.view.data), alignment_of(c.data));
+                      alignment_of(a.view.data), alignment_of(b.view.data), alignment_of(c.data), alignment_of(onto));
   }
 };
 
@@ -104,7 +105,7 @@ std::unique_ptr<Plan> make_plan(const Request& r) {
   prefer(lt::kMaxWorkspaceBytes, kWorkspaceBytes);
   prefer(lt::kMinAlignmentA, alignment_of(r.b.view.data));
   prefer(lt::kMinAlignmentB, alignment_of(r.a.view.data));
-  prefer(lt::kMinAlignmentC, alignment_of(r.c.data));
+  prefer(lt::kMinAlignmentC, alignment_of(r.onto));
   prefer(lt::kMinAlignmentD, alignment_of(r.c.data));
   int status = 0;
   auto choose = [&] {
@@ -160,23 +161,26 @@ void apply_bias(const View& c, const View& bias, int64_t columns, CudaStream& st
 
 }  // namespace
 
-void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand b, const View& c, const View& bias, bool accumulate,
+void matmul(const char* op, int64_t m, int64_t n, int64_t k, Operand a, Operand b, const View& c, const View& bias, const View& onto,
             CudaStream& stream) {
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    if (!accumulate) check(cudaMemsetAsync(c.data, 0, static_cast<size_t>(c.numel * size_of(c.dtype)), stream.handle()), op);
+    const auto bytes = static_cast<size_t>(c.numel * size_of(c.dtype));
+    if (!onto) check(cudaMemsetAsync(c.data, 0, bytes, stream.handle()), op);
+    else if (onto.data != c.data) check(cudaMemcpyAsync(c.data, onto.data, bytes, cudaMemcpyDeviceToDevice, stream.handle()), op);
     if (bias) apply_bias(c, bias, n, stream);
     return;
   }
   const bool fits = bias && bias.dtype == c.dtype && a.view.dtype == c.dtype;
   const bool tf32 = a.view.dtype == DType::Float32 && settings().tf32;
-  Plan& plan = plan_for({op, m, n, k, a, b, c, fits ? bias.data : nullptr, tf32, stream.context().kernels.gemm_proposal}, stream.context());
+  const void* added = onto ? onto.data : c.data;
+  Plan& plan = plan_for({op, m, n, k, a, b, c, added, fits ? bias.data : nullptr, tf32, stream.context().kernels.gemm_proposal}, stream.context());
   if (plan.adds_bias)
     check_lt(library(op).MatmulDescSetAttribute(plan.desc, lt::kBiasPointer, &bias.data, sizeof bias.data), op, "cublasLtMatmulDescSetAttribute");
   std::shared_ptr<Storage> workspace;
   if (plan.workspace > 0) workspace = stream.scratch(plan.workspace);
-  const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;
-  check_lt(library(op).Matmul(handle_of_thread(op), plan.desc, &alpha, b.view.data, plan.a, a.view.data, plan.b, &beta, c.data, plan.c, c.data,
+  const float alpha = 1.0f, beta = onto ? 1.0f : 0.0f;
+  check_lt(library(op).Matmul(handle_of_thread(op), plan.desc, &alpha, b.view.data, plan.a, a.view.data, plan.b, &beta, added, plan.c, c.data,
                               plan.c, &plan.algo, workspace ? workspace->data() : nullptr, plan.workspace, stream.handle()),
            op, "cublasLtMatmul");
   if (bias && !plan.adds_bias) apply_bias(c, bias, n, stream);

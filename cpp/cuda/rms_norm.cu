@@ -52,7 +52,8 @@ constexpr int kThreadsWithSums = 512;  // at most: with the sums a thread needs 
 // dw_parts: (walkers, dim), one row for each of the walkers that go over the rows. Without kSums they are not made.
 template <class T, bool kSums>
 static __global__ void __launch_bounds__(kSums ? kThreadsWithSums : 1024)
-    rms_norm_backward(T* dx, float* dw_parts, const T* dy, const T* x, const T* w, const float* rstd, int64_t rows, int dim, bool aligned) {
+    rms_norm_backward(T* dx, float* dw_parts, const T* dy, const T* x, const T* w, const float* rstd, const T* earlier, int64_t rows, int dim,
+                      bool aligned) {
   const int threads = static_cast<int>(blockDim.x);
   const int64_t walker = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const int64_t walkers = static_cast<int64_t>(gridDim.x) * blockDim.y;
@@ -80,6 +81,11 @@ static __global__ void __launch_bounds__(kSums ? kThreadsWithSums : 1024)
       const int i = (k * threads + static_cast<int>(threadIdx.x)) * kGroup;
 #pragma unroll
       for (int j = 0; j < kGroup; ++j) along[k][j] = along[k][j] * scale - in[k][j] * by;
+      if (earlier) {
+        load_group(in[k], earlier + row * dim + i, dim - i, aligned);
+#pragma unroll
+        for (int j = 0; j < kGroup; ++j) along[k][j] += in[k][j];
+      }
       store_group(dx + row * dim + i, along[k], dim - i, aligned);
     }
     if constexpr (!kSums) return;  // the grid has all rows
@@ -115,14 +121,14 @@ void run(const RmsNormBackward& op, CudaStream& stream) {
   const unsigned blocks = together ? std::min(all, blocks_for(op.rows * shape.threads, shape.threads * shape.rows, stream)) : all;
   const int64_t walkers = together ? static_cast<int64_t>(blocks) * shape.rows : std::min<int64_t>(op.rows, 128);
   const bool aligned = op.dim * size_of(op.x.dtype) % 16 == 0 && is_aligned(op.dx.data) && is_aligned(op.dy.data) && is_aligned(op.x.data) &&
-                       is_aligned(op.w.data);
+                       is_aligned(op.w.data) && is_aligned(op.earlier.data);
   std::shared_ptr<Storage> scratch;
   if (op.dw) scratch = stream.scratch(static_cast<size_t>(walkers * op.dim) * sizeof(float));
   auto* parts = scratch ? static_cast<float*>(scratch->data()) : nullptr;
   with_floating(op.x.dtype, [&](auto t) {
     using T = decltype(t);
     launch(together ? rms_norm_backward<T, true> : rms_norm_backward<T, false>, blocks, shape.block(), 0, stream, op.dx.as<T>(), parts,
-           op.dy.as<T>(), op.x.as<T>(), op.w.as<T>(), op.rstd.as<float>(), op.rows, op.dim, aligned);
+           op.dy.as<T>(), op.x.as<T>(), op.w.as<T>(), op.rstd.as<float>(), op.earlier.as<T>(), op.rows, op.dim, aligned);
     if (!op.dw || together) return;
     constexpr int kThreads = 128;
     const dim3 grid(static_cast<unsigned>(ceil_div(op.dim, kThreads * kGroup)), static_cast<unsigned>(walkers));

@@ -1,4 +1,4 @@
-// Linear: y = x wᵀ + b, with w (out_features, in_features) as in torch.nn.Linear; its three GEMMs.
+// Linear: y = x wᵀ + b (+ a residual), with w (out_features, in_features) as in torch.nn.Linear; its three GEMMs.
 #pragma once
 #include "ops/op.h"
 
@@ -10,33 +10,42 @@ struct LinearForward {
   View x;          // (rows, in_features)
   View w;          // (out_features, in_features)
   OptionalView b;  // (out_features)
+  OptionalView residual;  // (rows, out_features), dtype of y; may be y
   int64_t rows, in_features, out_features;
-  RZ_OPERANDS(y, x, w, b, rows, in_features, out_features)
+  RZ_OPERANDS(y, x, w, b, residual, rows, in_features, out_features)
   void check() const {
     expect_numel(name, "y", y, rows * out_features);
     expect_numel(name, "x", x, rows * in_features);
     expect_numel(name, "w", w, out_features * in_features);
     if (b) expect_numel(name, "b", b, out_features);
+    if (residual) {
+      expect_numel(name, "residual", residual, y.numel);
+      expect_dtype(name, "residual", residual, y.dtype);
+    }
     expect_floating(name, "x", x);
     expect_dtype(name, "w", w, x.dtype);
   }
 };
 
-// dx (+)= dy w
+// dx = dy w (+ earlier)
 struct LinearBackwardInput {
   static constexpr const char* name = "linear_backward_input";
   View dx;  // (rows, in_features)
   View dy;  // (rows, out_features)
   View w;   // (out_features, in_features)
+  OptionalView earlier;  // (rows, in_features), dtype of dx: the gradient from other uses of x; may be dx
   int64_t rows, in_features, out_features;
-  bool accumulate;
-  RZ_OPERANDS(dx, dy, w, rows, in_features, out_features, accumulate)
+  RZ_OPERANDS(dx, dy, w, earlier, rows, in_features, out_features)
   void check() const {
     expect_numel(name, "dx", dx, rows * in_features);
     expect_numel(name, "dy", dy, rows * out_features);
     expect_numel(name, "w", w, out_features * in_features);
     expect_floating(name, "dy", dy);
     expect_dtype(name, "w", w, dy.dtype);
+    if (earlier) {
+      expect_numel(name, "earlier", earlier, dx.numel);
+      expect_dtype(name, "earlier", earlier, dx.dtype);
+    }
   }
 };
 

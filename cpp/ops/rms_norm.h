@@ -33,9 +33,10 @@ struct RmsNormBackward {
   View x;           // (rows, dim)
   View w;           // (dim)
   View rstd;        // (rows) float32
+  OptionalView earlier;  // (rows, dim): the gradient from other uses of x, which is added to dx; may be dx
   int64_t rows, dim;
   bool accumulate;  // dw only
-  RZ_OPERANDS(dx, dw, dy, x, w, rstd, rows, dim, accumulate)
+  RZ_OPERANDS(dx, dw, dy, x, w, rstd, earlier, rows, dim, accumulate)
   void check() const {
     expect_numel(name, "dx", dx, rows * dim);
     if (dw) expect_numel(name, "dw", dw, dim);
@@ -47,6 +48,10 @@ struct RmsNormBackward {
     expect_dtype(name, "dy", dy, x.dtype);
     expect_dtype(name, "w", w, x.dtype);
     expect_dtype(name, "dx", dx, x.dtype);
+    if (earlier) {
+      expect_numel(name, "earlier", earlier, rows * dim);
+      expect_dtype(name, "earlier", earlier, x.dtype);
+    }
   }
 };
 

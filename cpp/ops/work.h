@@ -102,7 +102,7 @@ inline Work work_of(const RmsNormForward& op) {
   return {0, detail::span({op.y, op.x, op.w}), "rows dim", {op.rows, op.dim}, op.x.dtype};
 }
 inline Work work_of(const RmsNormBackward& op) {
-  return {0, detail::span({op.dx, op.dw, op.dy, op.x, op.w}), "rows dim", {op.rows, op.dim}, op.x.dtype};
+  return {0, detail::span({op.dx, op.dw, op.dy, op.x, op.w, op.earlier}), "rows dim", {op.rows, op.dim}, op.x.dtype};
 }
 inline Work work_of(const LayerNormForward& op) {
   return {0, detail::span({op.y, op.x, op.w, op.b}), "rows dim", {op.rows, op.dim}, op.x.dtype};

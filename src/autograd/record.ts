@@ -1,8 +1,10 @@
 // How an op joins the graph: allocate its output, and record what backward needs.
 import { type Handle, native } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
+import { sumInto } from '../tensor/engine.ts';
+import { fuses } from '../tensor/fusions.ts';
 import { isGradEnabled } from '../tensor/grad_mode.ts';
-import { type GradNode, type InputGrads, nextSequence } from '../tensor/node.ts';
+import { type GradNode, type InputGrads, nextSequence, type TakeGrad } from '../tensor/node.ts';
 import { track } from '../tensor/scope.ts';
 import { type Device, type Shape, Tensor } from '../tensor/tensor.ts';
 
@@ -87,6 +89,27 @@ export function writeGrad(input: Tensor, write: (target: Handle, accumulate: boo
   return grad;
 }
 
+/**
+ * The gradient of input `i` (x) of an op whose kernel can add to it: `write(dx, earlier)` writes the op's own part, plus `earlier`
+ * where it is given, which is what came from other uses of x and may be `dx` itself.
+ */
+export function addingGrad(
+  x: Tensor,
+  i: number,
+  take: TakeGrad,
+  write: (dx: Tensor, earlier: Tensor | undefined) => void,
+): Tensor {
+  const earlier = fuses(x.device, 'sums') ? take(i) : undefined;
+  const isFit = earlier?.dtype === x.dtype;
+  const inPlace = earlier && isFit && isSole(earlier);
+  const dx = inPlace ? earlier : gradient(x.shape, x.dtype, x.device);
+  write(dx, isFit ? earlier : undefined);
+  if (!earlier || inPlace) return dx;
+  if (!isFit) return sumInto(earlier, dx);
+  earlier.dispose();
+  return dx;
+}
+
 /** True when a graph is being recorded and one of the inputs wants a gradient. */
 export function wantsGrad(...inputs: (Tensor | undefined)[]): boolean {
   return isGradEnabled() && inputs.some((input) => input?.requiresGrad);
@@ -94,14 +117,14 @@ export function wantsGrad(...inputs: (Tensor | undefined)[]): boolean {
 
 /**
  * Makes `out` the result of an op. `save` is called only when a graph is recorded; it keeps what backward needs and
- * returns the backward function, which gives one gradient for each input (undefined where `needs[i]` is false). `saved`:
- * what was kept already.
+ * returns the backward function, which gives one gradient for each input (undefined where `needs[i]` is false); it may take what
+ * has reached an input already, and give the sum. `saved`: what was kept already.
  */
 export function record(
   name: string,
   out: Tensor,
   inputs: readonly (Tensor | undefined)[],
-  save: (saved: Saved, needs: readonly boolean[]) => (gradOut: Tensor) => InputGrads,
+  save: (saved: Saved, needs: readonly boolean[]) => (gradOut: Tensor, take: TakeGrad) => InputGrads,
   saved: Saved = new Saved(),
 ): Tensor {
   if (!isGradEnabled() || !inputs.some((input) => input?.requiresGrad)) return out;

@@ -73,7 +73,7 @@ function linear(dtype: 'float32' | 'bfloat16'): Test {
     const [rows, inside, out] = [33, 65, 47];
     const [x, w] = [values(rows * inside, 1), values(out * inside, 2)];
     const y = bench.empty(rows * out, dtype);
-    native.linearForward(y, bench.from(x, dtype), bench.from(w, dtype), 0, rows, inside, out);
+    native.linearForward(y, bench.from(x, dtype), bench.from(w, dtype), 0, 0, rows, inside, out);
     const wide = bench.empty(rows * out);
     native.copy(wide, y);
     const wanted = new Float64Array(rows * out);

@@ -58,13 +58,14 @@ export class GPTNeoXAttention extends Module {
     this.dense = new Linear(config.hiddenSize, config.hiddenSize, options);
   }
 
-  forward(x: Tensor, context: LayerContext, layer: number): Tensor {
+  /** `residual` is added to the result. */
+  forward(x: Tensor, context: LayerContext, layer: number, residual?: Tensor): Tensor {
     const { rope, cuQ, cuK } = context;
     const { heads, headDim } = this;
     const cache = context.caches?.[layer];
     const extend = cache && ((k: Tensor, v: Tensor) => cache.append(k, v));
     const qkv = this.query_key_value.forward(x); // (rows, heads · 3 · headDim)
-    return this.dense.forward(qkvAttention(qkv, rope, cuQ, cuK, { heads, headDim }, extend));
+    return this.dense.forward(qkvAttention(qkv, rope, cuQ, cuK, { heads, headDim }, extend), residual);
   }
 }
 
@@ -81,8 +82,9 @@ export class GPTNeoXMLP extends Module {
     this.approximate = config.hiddenAct === 'gelu' ? 'none' : 'tanh';
   }
 
-  forward(x: Tensor): Tensor {
-    return this.dense_4h_to_h.forward(gelu(this.dense_h_to_4h.forward(x), this.approximate));
+  /** `residual` is added to the result. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return this.dense_4h_to_h.forward(gelu(this.dense_h_to_4h.forward(x), this.approximate), residual);
   }
 }
 
@@ -104,10 +106,13 @@ export class GPTNeoXLayer extends Module {
 
   forward(x: Tensor, context: LayerContext, layer: number): Tensor {
     return scope(() => {
-      const attended = this.attention.forward(this.input_layernorm.forward(x), context, layer);
-      if (this.parallel) return add(add(this.mlp.forward(this.post_attention_layernorm.forward(x)), attended), x);
-      const h = add(attended, x);
-      return add(this.mlp.forward(this.post_attention_layernorm.forward(h)), h);
+      const normed = this.input_layernorm.forward(x);
+      if (this.parallel) {
+        const attended = this.attention.forward(normed, context, layer);
+        return add(this.mlp.forward(this.post_attention_layernorm.forward(x), attended), x);
+      }
+      const h = this.attention.forward(normed, context, layer, x);
+      return this.mlp.forward(this.post_attention_layernorm.forward(h), h);
     });
   }
 }

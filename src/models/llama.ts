@@ -3,7 +3,6 @@
 // their config or with a decoder layer of their own.
 
 import { swiglu } from '../autograd/functions/activation.ts';
-import { add } from '../autograd/functions/arithmetic.ts';
 import { attention } from '../autograd/functions/attention.ts';
 import { type RopeTable, rope, ropeTable } from '../autograd/functions/rope.ts';
 import { Embedding, Linear, RMSNorm } from '../nn/layers.ts';
@@ -95,7 +94,8 @@ export class LlamaAttention extends Module {
     return [this.q_proj.forward(x), this.k_proj.forward(x)];
   }
 
-  forward(x: Tensor, context: LayerContext, layer: number): Tensor {
+  /** `residual` is added to the result. */
+  forward(x: Tensor, context: LayerContext, layer: number, residual?: Tensor): Tensor {
     const { heads, kvHeads, headDim, window } = this;
     const [queries, keys] = this.queriesAndKeys(x);
     const q = rope(queries, context.rope, heads);
@@ -103,7 +103,8 @@ export class LlamaAttention extends Module {
     let v = this.v_proj.forward(x);
     const cache = context.caches?.[layer];
     if (cache) [k, v] = cache.append(k, v);
-    return this.o_proj.forward(attention(q, k, v, context.cuQ, context.cuK, { heads, kvHeads, headDim, window }));
+    const o = attention(q, k, v, context.cuQ, context.cuK, { heads, kvHeads, headDim, window });
+    return this.o_proj.forward(o, residual);
   }
 }
 
@@ -120,8 +121,9 @@ export class LlamaMLP extends Module {
     this.down_proj = new Linear(config.intermediateSize, config.hiddenSize, options);
   }
 
-  forward(x: Tensor): Tensor {
-    return this.down_proj.forward(swiglu(this.gate_proj.forward(x), this.up_proj.forward(x)));
+  /** `residual` is added to the result. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return this.down_proj.forward(swiglu(this.gate_proj.forward(x), this.up_proj.forward(x)), residual);
   }
 }
 
@@ -146,8 +148,8 @@ export class LlamaDecoderLayer extends Module {
 
   forward(x: Tensor, context: LayerContext, layer: number): Tensor {
     return scope(() => {
-      const h = add(x, this.self_attn.forward(this.input_layernorm.forward(x), context, layer));
-      return add(h, this.mlp.forward(this.post_attention_layernorm.forward(h)));
+      const h = this.self_attn.forward(this.input_layernorm.forward(x), context, layer, x);
+      return this.mlp.forward(this.post_attention_layernorm.forward(h), h);
     });
   }
 }

@@ -86,7 +86,7 @@ export class MixtralDecoderLayer extends Module {
 
   forward(x: Tensor, context: LayerContext, layer: number): Tensor {
     return scope(() => {
-      const h = add(x, this.self_attn.forward(this.input_layernorm.forward(x), context, layer));
+      const h = this.self_attn.forward(this.input_layernorm.forward(x), context, layer, x);
       return add(h, this.block_sparse_moe.forward(this.post_attention_layernorm.forward(h), context.balance, layer));
     });
   }

@@ -28,8 +28,9 @@ export class Linear extends Module {
     if (options.bias) this.bias = new Parameter([outFeatures], dtype, { kind: 'constant', value: 0 });
   }
 
-  forward(x: Tensor): Tensor {
-    return linear(x, this.weight, this.bias, x.dtype, this.deferWeightGrad);
+  /** `residual` is added. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return linear(x, this.weight, this.bias, x.dtype, this.deferWeightGrad, residual);
   }
 }
 

@@ -25,8 +25,8 @@ export function currentBackward(): object | undefined {
   return finished[0];
 }
 
-/** Sums `b` into the gradient `a`, in place when nothing else shares its storage. Disposes what it replaces. */
-function sum(a: Tensor, b: Tensor): Tensor {
+/** @internal Sums `b` into the gradient `a`, in place when nothing else shares its storage. Disposes what it replaces. */
+export function sumInto(a: Tensor, b: Tensor): Tensor {
   const target = native.tensorUseCount(a.handle) === 1 ? a : Tensor.empty(a.shape, a.dtype, 'activation', a.device);
   native.add(target.handle, a.handle, b.handle);
   b.dispose();
@@ -46,6 +46,16 @@ export function accumulateLeaf(leaf: Tensor, gradient: Tensor): void {
     leaf.grad.copyFrom(gradient);
   } else native.add(leaf.grad.handle, leaf.grad.handle, gradient.handle);
   gradient.dispose();
+}
+
+/** What has reached `input` so far; it has none then. */
+function taken(input: Tensor | undefined, grads: Map<GradNode, Tensor>): Tensor | undefined {
+  if (!input) return undefined;
+  const source = input.gradFn;
+  const earlier = source ? grads.get(source) : input.grad;
+  if (source) grads.delete(source);
+  else input.grad = undefined;
+  return earlier;
 }
 
 function reachable(root: GradNode): GradNode[] {
@@ -90,7 +100,7 @@ export function runBackward(root: Tensor, gradient?: Tensor): void {
         node.done = true;
         let inputGrads: InputGrads;
         try {
-          inputGrads = node.backward(gradOut);
+          inputGrads = node.backward(gradOut, (i) => taken(node.inputs[i], grads));
         } finally {
           gradOut.dispose();
           node.release();
@@ -107,7 +117,7 @@ export function runBackward(root: Tensor, gradient?: Tensor): void {
             return;
           }
           const earlier = grads.get(input.gradFn);
-          grads.set(input.gradFn, earlier ? sum(earlier, grad) : grad);
+          grads.set(input.gradFn, earlier ? sumInto(earlier, grad) : grad);
         });
       }
     });

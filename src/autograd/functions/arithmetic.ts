@@ -31,7 +31,7 @@ export function addBias(x: Tensor, bias: Tensor): Tensor {
   const rows = x.numel / dim;
   const y = output(x.shape, x.dtype, x.device);
   using ones = Tensor.full([rows], 1, x.dtype, 'activation', x.device);
-  native.linearForward(y.handle, ones.handle, bias.handle, NONE, rows, 1, dim);
+  native.linearForward(y.handle, ones.handle, bias.handle, NONE, NONE, rows, 1, dim);
   native.add(y.handle, y.handle, x.handle);
   return record('add_bias', y, [x, bias], (saved, [needsX, needsBias]) => {
     const kept = needsBias ? saved.keep(ones) : undefined;

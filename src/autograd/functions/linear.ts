@@ -1,14 +1,16 @@
 // Linear: y = x wᵀ + b, as torch.nn.functional.linear.
 import { NONE, native } from '../../native.ts';
 import type { DType } from '../../tensor/dtype.ts';
+import { fuses } from '../../tensor/fusions.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
 import { defer } from '../deferred.ts';
-import { gradient, output, record, writeGrad } from '../record.ts';
+import { addingGrad, gradient, output, record, writeGrad } from '../record.ts';
+import { add } from './arithmetic.ts';
 
 /**
  * x (..., in), weight (out, in), bias (out): y (..., out). `outDtype` may be float32 for bfloat16 operands (logits).
  * `deferWeightGrad`, for parameters only: backward leaves their gradients to the next flush (autograd/deferred.ts).
- * Throws a RangeError when the features disagree.
+ * `residual`, of the result's shape and dtype, is added. Throws a RangeError when the features disagree.
  */
 export function linear(
   x: Tensor,
@@ -16,18 +18,29 @@ export function linear(
   bias?: Tensor,
   outDtype: DType = x.dtype,
   deferWeightGrad = false,
+  residual?: Tensor,
 ): Tensor {
+  if (residual && !fuses(x.device, 'sums')) return add(residual, linear(x, weight, bias, outDtype, deferWeightGrad));
   const [outFeatures, inFeatures] = [weight.size(0), weight.size(1)];
   if (x.size(-1) !== inFeatures) {
     throw new RangeError(`linear: weight [${weight.shape}] wants ${inFeatures} input features but x is [${x.shape}]`);
   }
   const rows = x.numel / inFeatures;
   const y = output([...x.shape.slice(0, -1), outFeatures], outDtype, x.device);
-  native.linearForward(y.handle, x.handle, weight.handle, bias?.handle ?? NONE, rows, inFeatures, outFeatures);
-  return record('linear', y, [x, weight, bias], (saved, [needsX, needsWeight, needsBias]) => {
+  native.linearForward(
+    y.handle,
+    x.handle,
+    weight.handle,
+    bias?.handle ?? NONE,
+    residual?.handle ?? NONE,
+    rows,
+    inFeatures,
+    outFeatures,
+  );
+  return record('linear', y, [x, weight, bias, residual], (saved, [needsX, needsWeight, needsBias, needsResidual]) => {
     const keptX = needsWeight || needsBias ? saved.keep(x) : undefined;
     const keptWeight = saved.keep(weight);
-    return (dOut) => {
+    return (dOut, take) => {
       let dy = dOut;
       if (dy.dtype !== x.dtype) {
         dy = gradient(dOut.shape, x.dtype, dOut.device);
@@ -35,8 +48,17 @@ export function linear(
       }
       let dx: Tensor | undefined;
       if (needsX) {
-        dx = gradient(x.shape, x.dtype, x.device);
-        native.linearBackwardInput(dx.handle, dy.handle, keptWeight.handle, rows, inFeatures, outFeatures, false);
+        dx = addingGrad(x, 0, take, (to, earlier) =>
+          native.linearBackwardInput(
+            to.handle,
+            dy.handle,
+            keptWeight.handle,
+            earlier?.handle ?? NONE,
+            rows,
+            inFeatures,
+            outFeatures,
+          ),
+        );
       }
       const weightGrads = (): [Tensor | undefined, Tensor | undefined] => {
         const gemms = (dw: number, db: number, accumulate: boolean): void =>
@@ -56,7 +78,7 @@ export function linear(
         });
       else grads = weightGrads();
       if (dy !== dOut) dy.dispose();
-      return [dx, ...grads];
+      return [dx, ...grads, needsResidual ? dOut.detach() : undefined];
     };
   });
 }

@@ -1,7 +1,7 @@
 // RMSNorm as Llama has it: normalise in float32, cast, then multiply by the weight.
 import { NONE, native } from '../../native.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { gradient, output, record, writeGrad } from '../record.ts';
+import { addingGrad, output, record, writeGrad } from '../record.ts';
 
 /** x (..., dim), weight (dim): y (..., dim). */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
@@ -12,22 +12,26 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   native.rmsNormForward(y.handle, rstd.handle, x.handle, weight.handle, rows, dim, eps);
   const result = record('rms_norm', y, [x, weight], (saved, [, needsWeight]) => {
     const [keptX, keptWeight, keptRstd] = [saved.keep(x), saved.keep(weight), saved.keep(rstd)];
-    return (dy) => {
-      const dx = gradient(x.shape, x.dtype, x.device);
-      const run = (dw: number, accumulate: boolean): void =>
-        native.rmsNormBackward(
-          dx.handle,
-          dw,
-          dy.handle,
-          keptX.handle,
-          keptWeight.handle,
-          keptRstd.handle,
-          rows,
-          dim,
-          accumulate,
-        );
-      const dWeight = needsWeight ? writeGrad(weight, run) : void run(NONE, false);
-      return [dx, dWeight ?? undefined];
+    return (dy, take) => {
+      let dWeight: Tensor | undefined;
+      const dx = addingGrad(x, 0, take, (to, earlier) => {
+        const run = (dw: number, accumulate: boolean): void =>
+          native.rmsNormBackward(
+            to.handle,
+            dw,
+            dy.handle,
+            keptX.handle,
+            keptWeight.handle,
+            keptRstd.handle,
+            earlier?.handle ?? NONE,
+            rows,
+            dim,
+            accumulate,
+          );
+        if (needsWeight) dWeight = writeGrad(weight, run);
+        else run(NONE, false);
+      });
+      return [dx, dWeight];
     };
   });
   rstd.dispose();

@@ -1,6 +1,6 @@
 // Layers of which every rank of a tensor-parallel group holds a part. Column-parallel linears need no class: they are
 // linears with fewer rows.
-import { addBias } from '../../autograd/functions/arithmetic.ts';
+import { add, addBias } from '../../autograd/functions/arithmetic.ts';
 import { embedding } from '../../autograd/functions/embedding.ts';
 import { linear } from '../../autograd/functions/linear.ts';
 import { CausalLMHead } from '../../models/causal_lm.ts';
@@ -33,9 +33,10 @@ export class RowParallelLinear extends Linear {
     this.tp = tp;
   }
 
-  override forward(x: Tensor): Tensor {
+  override forward(x: Tensor, residual?: Tensor): Tensor {
     const sum = summed(linear(x, this.weight), this.tp);
-    return this.bias ? addBias(sum, this.bias) : sum;
+    const y = this.bias ? addBias(sum, this.bias) : sum;
+    return residual ? add(residual, y) : y;
   }
 }
 

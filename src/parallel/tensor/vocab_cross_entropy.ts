@@ -89,7 +89,7 @@ export function vocabParallelLinearCrossEntropy(
     using xRows = x.slice(from * dim, [n, dim]);
     using logitRows = logits.narrow(0, n);
     using dLogitRows = dLogits.narrow(0, n);
-    native.linearForward(logitRows.handle, xRows.handle, weight.handle, NONE, n, dim, vocab);
+    native.linearForward(logitRows.handle, xRows.handle, weight.handle, NONE, NONE, n, dim, vocab);
     const gradients = dx || dw ? dLogitRows : undefined;
     lossOfRows({ loss, dLogits: gradients, logits: logitRows, labels, own, all }, from, part);
     if (dw) {
@@ -97,7 +97,7 @@ export function vocabParallelLinearCrossEntropy(
     }
     if (dx) {
       using dxRows = dx.slice(from * dim, [n, dim]);
-      native.linearBackwardInput(dxRows.handle, dLogitRows.handle, weight.handle, n, dim, vocab, false);
+      native.linearBackwardInput(dxRows.handle, dLogitRows.handle, weight.handle, NONE, n, dim, vocab);
     }
   }
   return recordLoss('vocab_parallel_linear_cross_entropy', loss, x, dx, weight, dw);

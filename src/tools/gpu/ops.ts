@@ -1,6 +1,7 @@
 // Every op that the device has, by the op table: an op without cases is a failure, so that a new one cannot be forgotten.
 import { type AttentionKernels, native } from '../../native.ts';
 import { attentionKernels, withAttention } from './attention.ts';
+import { attentionCases } from './cases/attention.ts';
 import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
 import { lossCases } from './cases/losses.ts';
@@ -9,7 +10,7 @@ import { isDeviceLost } from './device.ts';
 import { Draw } from './draw.ts';
 import type { PartOptions, Unit, UnitResult } from './part.ts';
 
-const cases = { ...elementwiseCases, ...layerCases, ...lossCases };
+const cases = { ...elementwiseCases, ...layerCases, ...attentionCases, ...lossCases };
 const mostFailures = 6;
 
 export async function opUnits(options: PartOptions): Promise<Unit[]> {

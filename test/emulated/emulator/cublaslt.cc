@@ -43,8 +43,8 @@ void write(int type, void* data, int64_t i, float x) {
   return sum;
 }
 
-void multiply(const Desc& desc, float alpha, const void* a, const Layout& al, const void* b, const Layout& bl, float beta, void* c,
-              const Layout& cl) {
+void multiply(const Desc& desc, float alpha, const void* a, const Layout& al, const void* b, const Layout& bl, float beta, const void* c,
+              void* d, const Layout& cl) {
   const auto m = static_cast<int64_t>(cl.rows), n = static_cast<int64_t>(cl.columns);
   const auto k = static_cast<int64_t>(desc.transpose_a ? al.rows : al.columns);
   std::vector<float> rows(static_cast<size_t>(m * k)), columns(static_cast<size_t>(n * k));
@@ -57,7 +57,7 @@ void multiply(const Desc& desc, float alpha, const void* a, const Layout& al, co
       double out = alpha * dot(rows.data() + i * k, columns.data() + j * k, k);
       if (beta != 0) out += beta * read(cl.type, c, j * cl.leading + i);  // c is not read without it
       if (desc.epilogue == lt::kEpilogueBias) out += read(cl.type, desc.bias, i);
-      write(cl.type, c, j * cl.leading + i, static_cast<float>(out));
+      write(cl.type, d, j * cl.leading + i, static_cast<float>(out));
     }
 }
 
@@ -125,12 +125,12 @@ int cublasLtMatmulAlgoGetHeuristic(lt::Handle, lt::MatmulDesc desc, lt::MatrixLa
 int cublasLtMatmul(lt::Handle, lt::MatmulDesc desc, const void* alpha, const void* a, lt::MatrixLayout al, const void* b, lt::MatrixLayout bl,
                    const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout cl, const lt::Algo*, void* workspace,
                    size_t workspace_bytes, cudaStream_t stream) {
-  if (c != d || workspace_bytes < kWorkspace) return kInvalidValue;
+  if (workspace_bytes < kWorkspace) return kInvalidValue;
   rz::emulator::enqueue(stream, [desc = *static_cast<Desc*>(desc), al = *static_cast<Layout*>(al), bl = *static_cast<Layout*>(bl),
                                  cl = *static_cast<Layout*>(cl), alpha = *static_cast<const float*>(alpha), beta = *static_cast<const float*>(beta),
-                                 a, b, d, workspace] {
+                                 a, b, c, d, workspace] {
     std::memset(workspace, 0xff, kWorkspace);
-    multiply(desc, alpha, a, al, b, bl, beta, d, cl);
+    multiply(desc, alpha, a, al, b, bl, beta, c, d, cl);
   });
   return 0;
 }

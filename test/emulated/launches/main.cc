@@ -66,7 +66,7 @@ void norms(int64_t rows, int64_t dim) {
     enqueue(RmsNormForward{tensor(t, n), f32(rows), tensor(t, n), tensor(t, dim), rows, dim, 1e-5f});
     enqueue(LayerNormForward{tensor(t, n), f32(rows), f32(rows), tensor(t, n), tensor(t, dim), tensor(t, dim), rows, dim, 1e-5f});
     for (View dw : {View{}, f32(dim), tensor(t, dim)}) {
-      enqueue(RmsNormBackward{tensor(t, n), dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), rows, dim, false});
+      enqueue(RmsNormBackward{tensor(t, n), dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), tensor(t, n), rows, dim, false});
       enqueue(LayerNormBackward{tensor(t, n), dw, dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), f32(rows), rows, dim, false, false});
     }
   }
@@ -118,9 +118,9 @@ void linear(int64_t rows, int64_t in, int64_t out) {
   for (DType t : kFloating)
     for (DType y : kFloating)
       for (DType b : kFloating) {
-        enqueue(LinearForward{tensor(y, rows * out), tensor(t, rows * in), tensor(t, out * in), tensor(b, out), rows, in, out});
+        enqueue(LinearForward{tensor(y, rows * out), tensor(t, rows * in), tensor(t, out * in), tensor(b, out), tensor(y, rows * out), rows, in, out});
         enqueue(LinearBackwardWeight{tensor(y, out * in), tensor(y, out), tensor(t, rows * out), tensor(t, rows * in), rows, in, out, false});
-        enqueue(LinearBackwardInput{tensor(t, rows * in), tensor(t, rows * out), tensor(t, out * in), rows, in, out, true});
+        enqueue(LinearBackwardInput{tensor(t, rows * in), tensor(t, rows * out), tensor(t, out * in), tensor(t, rows * in), rows, in, out});
       }
 }
 

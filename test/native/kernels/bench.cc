@@ -71,9 +71,9 @@ static void bench_linear(DType t, int64_t rows, int64_t in, int64_t out) {
   double flops = 2.0 * rows * in * out;
   std::string shape = std::string(" ") + rz::name_of(t) + " " + std::to_string(rows) + "x" + std::to_string(in) + "x" +
                       std::to_string(out);
-  time("linear" + shape, flops, "GFLOP/s", [&] { rz::cpu::run(rz::LinearForward{y, x, w, {}, rows, in, out}); });
+  time("linear" + shape, flops, "GFLOP/s", [&] { rz::cpu::run(rz::LinearForward{y, x, w, {}, {}, rows, in, out}); });
   time("linear dx" + shape, flops, "GFLOP/s",
-       [&] { rz::cpu::run(rz::LinearBackwardInput{x, y, w, rows, in, out, false}); });
+       [&] { rz::cpu::run(rz::LinearBackwardInput{x, y, w, {}, rows, in, out}); });
   time("linear dw" + shape, flops, "GFLOP/s",
        [&] { rz::cpu::run(rz::LinearBackwardWeight{dw, {}, y, x, rows, in, out, false}); });
   time("linear dw +=" + shape, flops, "GFLOP/s",
@@ -119,7 +119,7 @@ static void bench_elementwise(DType t) {
   time("gelu backward" + type, 3 * bytes, "GB/s", [&] { rz::cpu::run(rz::GeluBackward{d, c, a, false}); });
   time("rms_norm" + type, 2 * bytes, "GB/s", [&] { rz::cpu::run(rz::RmsNormForward{c, rstd, a, w, rows, dim, 1e-5f}); });
   time("rms_norm backward" + type, 3 * bytes, "GB/s",
-       [&] { rz::cpu::run(rz::RmsNormBackward{d, dw, c, a, w, rstd, rows, dim, false}); });
+       [&] { rz::cpu::run(rz::RmsNormBackward{d, dw, c, a, w, rstd, {}, rows, dim, false}); });
   View mean = make(DType::Float32, rows), bias = make(t, dim), db = make(DType::Float32, dim);
   time("layer_norm" + type, 2 * bytes, "GB/s",
        [&] { rz::cpu::run(rz::LayerNormForward{c, mean, rstd, a, w, bias, rows, dim, 1e-5f}); });

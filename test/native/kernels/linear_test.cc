@@ -21,8 +21,16 @@ static void test_linear(DType t, DType wide, int64_t rows, int64_t in, int64_t o
                         [&](auto p, auto j) { return wv[j * in + p]; });
   if (bias)
     for (int64_t i = 0; i < rows * out; ++i) y_want[i] += bv[i % out];
-  execute(rz::LinearForward{y.view(), x.view(), w.view(), bias ? b.view() : View{}, rows, in, out});
+  execute(rz::LinearForward{y.view(), x.view(), w.view(), bias ? b.view() : View{}, {}, rows, in, out});
   expect_close(name + " forward", y, y_want);
+  Buffer residual = random_buffer(wide, rows * out), onto = residual;
+  Values sum_want = residual.values();
+  for (size_t i = 0; i < sum_want.size(); ++i) sum_want[i] += y_want[i];
+  execute(rz::LinearForward{y.view(), x.view(), w.view(), bias ? b.view() : View{}, residual.view(), rows, in, out});
+  expect_close(name + " forward and residual", y, sum_want);
+  report(name + " keeps the residual", residual.same_bits(onto));
+  execute(rz::LinearForward{onto.view(), x.view(), w.view(), bias ? b.view() : View{}, onto.view(), rows, in, out});
+  expect_close(name + " forward onto the residual", onto, sum_want);
 
   auto dx_want = product(rows, in, out, [&](auto i, auto p) { return dyv[i * out + p]; },
                          [&](auto p, auto j) { return wv[p * in + j]; });
@@ -41,8 +49,15 @@ static void test_linear(DType t, DType wide, int64_t rows, int64_t in, int64_t o
       old = db.values();
       for (size_t i = 0; i < old.size(); ++i) db_sum[i] += old[i];
     }
-    execute(rz::LinearBackwardInput{dx.view(), dy.view(), w.view(), rows, in, out, accumulate});
+    const Buffer earlier = dx;
+    execute(rz::LinearBackwardInput{dx.view(), dy.view(), w.view(), accumulate ? dx.view() : View{}, rows, in, out});
     expect_close(name + (accumulate ? " dx +=" : " dx"), dx, dx_sum);
+    if (accumulate) {
+      Buffer other(t, rows * in), from = earlier;
+      execute(rz::LinearBackwardInput{other.view(), dy.view(), w.view(), from.view(), rows, in, out});
+      expect_close(name + " dx and earlier", other, dx_sum);
+      report(name + " keeps the earlier gradient", from.same_bits(earlier));
+    }
     execute(rz::LinearBackwardWeight{dw.view(), bias ? db.view() : View{}, dy.view(), x.view(), rows, in, out,
                                           accumulate});
     expect_close(name + (accumulate ? " dw +=" : " dw"), dw, dw_sum);

@@ -31,7 +31,7 @@ static void test_rms_norm(DType t, DType wide, int64_t rows, int64_t dim) {
     Values dw_sum = dw_want, old = dw.values();
     for (int64_t i = 0; accumulate && i < dim; ++i) dw_sum[i] += old[i];
     auto run = [&](View weight_gradient) {
-      execute(rz::RmsNormBackward{dx.view(), weight_gradient, dy.view(), x.view(), w.view(), rstd.view(), rows, dim, accumulate});
+      execute(rz::RmsNormBackward{dx.view(), weight_gradient, dy.view(), x.view(), w.view(), rstd.view(), View{}, rows, dim, accumulate});
     };
     run(dw.view());
     expect_close(name + " dx", dx, dx_want, 0.1 * std::sqrt(rows * dim));
@@ -41,6 +41,20 @@ static void test_rms_norm(DType t, DType wide, int64_t rows, int64_t dim) {
     run(View{});
     report(name + " frozen weight: same dx", dx.same_bits(frozen) || t == DType::Float32);
     if (!accumulate) expect_thread_independent(name, dw, [&] { run(dw.view()); });
+    // The gradient from other uses of x, which is kept or becomes the sum.
+    Buffer earlier = random_buffer(t, rows * dim), onto = earlier, sum(t, rows * dim), dw_again(wide, dim);
+    Values sum_want = earlier.values();
+    for (size_t i = 0; i < sum_want.size(); ++i) sum_want[i] += dx_want[i];
+    for (View weight_gradient : {dw_again.view(), View{}}) {
+      Buffer to = onto;
+      for (Buffer* dx_sum : {&sum, &to})
+        execute(rz::RmsNormBackward{dx_sum->view(), weight_gradient, dy.view(), x.view(), w.view(), rstd.view(),
+                                    dx_sum == &to ? to.view() : earlier.view(), rows, dim, false});
+      expect_close(name + " dx and earlier", sum, sum_want);
+      expect_close(name + " dx onto earlier", to, sum_want);
+      report(name + " keeps the earlier gradient", earlier.same_bits(onto));
+    }
+    expect_close(name + " dw beside an earlier gradient", dw_again, dw_want, std::sqrt(dw_terms), t);
   }
 }
 

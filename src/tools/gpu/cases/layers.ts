@@ -1,7 +1,7 @@
-// Embedding, GEMMs, norms, rotary embedding, the fused projection, attention.
-import { reference } from '../check.ts';
+// Embedding, GEMMs, norms, rotary embedding, the fused projection.
+import type { FloatDType } from '../../../tensor/dtype.ts';
 import type { Draw } from '../draw.ts';
-import { floatDTypes, input, type OpCase, type Operand, output } from '../operand.ts';
+import { floatDTypes, input, type OpCase, type Operand, type Output, output } from '../operand.ts';
 
 type Cases = (draw: Draw) => Iterable<OpCase>;
 
@@ -64,6 +64,22 @@ const gemmSizes = (draw: Draw): number[][] =>
     ],
   );
 
+const sums = ['alone', 'onto an earlier gradient', 'and an earlier gradient'] as const;
+
+/** dx, and the gradient from other uses that is added: none, dx itself or another. */
+function gradientAndEarlier(
+  draw: Draw,
+  dtype: FloatDType,
+  numel: number,
+  sum: (typeof sums)[number],
+): [dx: Output, earlier: Operand] {
+  if (sum === 'alone') return [output('dx', dtype, numel), undefined];
+  const values = draw.normal(numel);
+  if (sum === 'and an earlier gradient') return [output('dx', dtype, numel), input(dtype, values)];
+  const dx = output('dx', dtype, numel, values);
+  return [dx, dx];
+}
+
 function* linearForward(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
     for (const [rows, inside, out] of gemmSizes(draw))
@@ -73,20 +89,26 @@ function* linearForward(draw: Draw): Iterable<OpCase> {
         const y = output('y', bias ? dtype : 'float32', rows! * out!);
         yield {
           label: `${rows}×${inside} to ${out}${bias ? ' with bias' : ''}`,
-          operands: [y, x, w, b, rows, inside, out],
+          operands: [y, x, w, b, undefined, rows, inside, out],
+        };
+        const residual = draw.normal(rows! * out!);
+        const sum = output('y', dtype, rows! * out!, bias ? residual : undefined);
+        yield {
+          label: `${rows}×${inside} to ${out}, ${bias ? 'onto a residual, with bias' : 'and a residual'}`,
+          operands: [sum, x, w, b, bias ? sum : input(dtype, residual), rows, inside, out],
         };
       }
 }
 
 function* linearBackwardInput(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
-    for (const accumulate of [false, true])
+    for (const sum of sums)
       for (const [rows, inside, out] of gemmSizes(draw)) {
-        const dx = output('dx', dtype, rows! * inside!, accumulate ? draw.normal(rows! * inside!) : undefined);
+        const [dx, earlier] = gradientAndEarlier(draw, dtype, rows! * inside!, sum);
         const [dy, w] = [input(dtype, draw.normal(rows! * out!)), input(dtype, draw.normal(out! * inside!))];
         yield {
-          label: `${rows}×${out} to ${inside}, accumulate ${accumulate}`,
-          operands: [dx, dy, w, rows, inside, out, accumulate],
+          label: `${rows}×${out} to ${inside}, ${sum}`,
+          operands: [dx, dy, w, earlier, rows, inside, out],
         };
       }
 }
@@ -135,15 +157,17 @@ function* rmsNormForward(draw: Draw): Iterable<OpCase> {
 
 function* rmsNormBackward(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
-    for (const accumulate of [false, true])
+    for (const sum of sums)
       for (const [rows, dim] of rowShapes(draw)) {
+        const accumulate = sum !== 'alone';
+        const [dx, earlier] = gradientAndEarlier(draw, dtype, rows! * dim!, sum);
         const [dy, x] = [input(dtype, draw.normal(rows! * dim!)), input(dtype, draw.normal(rows! * dim!))];
         const w = input(dtype, draw.normal(dim!));
         const rstd = input('float32', draw.uniform(rows!, 0.5, 2));
         const dw = output('dw', accumulate ? 'float32' : dtype, dim!, accumulate ? draw.normal(dim!) : undefined);
         yield {
-          label: `${rows}×${dim}, accumulate ${accumulate}`,
-          operands: [output('dx', dtype, rows! * dim!), dw, dy, x, w, rstd, rows, dim, accumulate],
+          label: `${rows}×${dim}, ${sum}`,
+          operands: [dx, dw, dy, x, w, rstd, earlier, rows, dim, accumulate],
         };
       }
 }
@@ -260,164 +284,6 @@ function* qkv(draw: Draw, merge: boolean): Iterable<OpCase> {
     }
 }
 
-interface AttentionSizes {
-  rows: number;
-  heads: number;
-  kvHeads: number;
-  dim: number;
-  sequences: number;
-  window: number;
-}
-
-const attention = (
-  rows: number,
-  heads: number,
-  kvHeads: number,
-  dim: number,
-  sequences = 1,
-  window = 0,
-): AttentionSizes => ({
-  rows,
-  heads,
-  kvHeads,
-  dim,
-  sequences,
-  window,
-});
-
-const attentionSizes = (draw: Draw): AttentionSizes[] =>
-  draw.sizes(
-    [attention(1, 1, 1, 8), attention(37, 2, 1, 24), attention(70, 2, 2, 64, 3), attention(66, 1, 1, 128, 1, 17)],
-    [
-      attention(1024, 8, 2, 128),
-      attention(1025, 4, 4, 64, 5),
-      attention(700, 4, 1, 96, 3, 128),
-      attention(300, 2, 1, 256),
-      attention(513, 3, 3, 80, 2),
-      attention(2048, 4, 1, 64, 1, 1000),
-      attention(129, 2, 2, 40, 7),
-      attention(200, 2, 1, 33),
-    ],
-  );
-
-const describeAttention = (a: AttentionSizes): string =>
-  `${a.rows} rows in ${a.sequences}, heads ${a.heads}/${a.kvHeads}×${a.dim}${a.window ? `, window ${a.window}` : ''}`;
-
-function attentionInputs(draw: Draw, a: AttentionSizes) {
-  const [wide, narrow] = [a.rows * a.heads * a.dim, a.rows * a.kvHeads * a.dim];
-  const cu = draw.borders(a.rows, a.sequences);
-  return {
-    q: draw.normal(wide),
-    k: draw.normal(narrow),
-    v: draw.normal(narrow),
-    cu,
-    wide,
-    narrow,
-    scale: 1 / Math.sqrt(a.dim),
-  };
-}
-
-function* attentionForward(draw: Draw): Iterable<OpCase> {
-  for (const dtype of floatDTypes) {
-    for (const a of attentionSizes(draw)) {
-      const { q, k, v, cu, wide, scale } = attentionInputs(draw, a);
-      const borders = input('int32', cu);
-      yield {
-        label: describeAttention(a),
-        operands: [
-          output('o', dtype, wide),
-          output('lse', 'float32', a.rows * a.heads),
-          input(dtype, q),
-          input(dtype, k),
-          input(dtype, v),
-          borders,
-          borders,
-          a.rows,
-          a.rows,
-          a.sequences,
-          a.heads,
-          a.kvHeads,
-          a.dim,
-          a.window,
-          scale,
-        ],
-      };
-    }
-    // Generation: fewer queries than keys.
-    for (const [queries, keys] of draw.sizes(
-      [[1, 40]],
-      [
-        [1, 3000],
-        [17, 1000],
-      ],
-    )) {
-      const [heads, kvHeads, dim] = [4, 2, 64];
-      yield {
-        label: `${queries} queries of ${keys} keys`,
-        operands: [
-          output('o', dtype, queries! * heads * dim),
-          output('lse', 'float32', queries! * heads),
-          input(dtype, draw.normal(queries! * heads * dim)),
-          input(dtype, draw.normal(keys! * kvHeads * dim)),
-          input(dtype, draw.normal(keys! * kvHeads * dim)),
-          input('int32', Int32Array.of(0, queries!)),
-          input('int32', Int32Array.of(0, keys!)),
-          queries,
-          keys,
-          1,
-          heads,
-          kvHeads,
-          dim,
-          0,
-          1 / Math.sqrt(dim),
-        ],
-      };
-    }
-  }
-}
-
-function* attentionBackward(draw: Draw): Iterable<OpCase> {
-  for (const dtype of floatDTypes)
-    for (const a of attentionSizes(draw)) {
-      if (a.rows === 1) continue; // its scores do not matter: the gradients of queries and keys are rounding alone
-      const { q, k, v, cu, wide, narrow, scale } = attentionInputs(draw, a);
-      const borders = input('int32', cu);
-      const [qIn, kIn, vIn] = [input(dtype, q), input(dtype, k), input(dtype, v)];
-      const sizes = [a.heads, a.kvHeads, a.dim, a.window, scale];
-      const [o, lse] = reference('attention_forward', [
-        output('o', dtype, wide),
-        output('lse', 'float32', a.rows * a.heads),
-        qIn,
-        kIn,
-        vIn,
-        borders,
-        borders,
-        a.rows,
-        a.rows,
-        a.sequences,
-        ...sizes,
-      ]);
-      yield {
-        label: describeAttention(a),
-        operands: [
-          output('dq', dtype, wide),
-          output('dk', dtype, narrow),
-          output('dv', dtype, narrow),
-          input(dtype, draw.normal(wide)),
-          input(dtype, o!),
-          qIn,
-          kIn,
-          vIn,
-          input('float32', lse!),
-          borders,
-          a.rows,
-          a.sequences,
-          ...sizes,
-        ],
-      };
-    }
-}
-
 export const layerCases: Record<string, Cases> = {
   embedding_forward: embeddingForward,
   embedding_backward: embeddingBackward,
@@ -432,6 +298,4 @@ export const layerCases: Record<string, Cases> = {
   rope,
   split_qkv: (draw) => qkv(draw, false),
   merge_qkv: (draw) => qkv(draw, true),
-  attention_forward: attentionForward,
-  attention_backward: attentionBackward,
 };

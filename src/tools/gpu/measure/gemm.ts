@@ -53,8 +53,8 @@ function measureGemms(
         operands.empty(out * inside, dtype),
       ];
       return {
-        forward: () => native.linearForward(y, x, w, 0, rows, inside, out),
-        'backward input': () => native.linearBackwardInput(dx, dy, w, rows, inside, out, false),
+        forward: () => native.linearForward(y, x, w, 0, 0, rows, inside, out),
+        'backward input': () => native.linearBackwardInput(dx, dy, w, 0, rows, inside, out),
         'backward weight': () => native.linearBackwardWeight(dw, 0, dy, x, rows, inside, out, false),
       };
     });

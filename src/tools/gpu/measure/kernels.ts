@@ -30,7 +30,7 @@ const kernels: Record<string, Maker> = {
     const [w, rstd] = [o.normal(dim), o.uniform(rows, 'float32', 0.5, 2)];
     return {
       bytes: half * 3 * rows * dim,
-      run: () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, rows, dim, false),
+      run: () => native.rmsNormBackward(dx, dw, dy, x, w, rstd, 0, rows, dim, false),
     };
   },
   layer_norm_forward(o, rows, dim) {
