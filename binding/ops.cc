@@ -89,7 +89,7 @@ Op read(Args& a, std::index_sequence<kIndex...>) {
 template <class Op>
 void count_scratch(const Op&, Runtime&, Stream*) {}
 void count_scratch(const LinearCrossEntropy& op, Runtime& runtime, Stream* stream) {
-  const cuda::LossScratch scratch(op);
+  const cuda::LossScratch scratch(op, KernelChoices::of_environment().narrow_logits);
   std::vector<std::shared_ptr<Storage>> held;
   for (size_t bytes : {scratch.sums, scratch.logits, scratch.d})
     if (bytes > 0) held.push_back(runtime.allocate(bytes, stream, MemoryKind::Other));

@@ -121,6 +121,14 @@ napi_value cuda_set_attention(Args& a) {
   return a.from(std::string(name_of(previous)));
 }
 
+// (narrow); returns what it was
+napi_value cuda_set_narrow_logits(Args& a) {
+  bool& narrow = a.runtime().cuda().kernels().narrow_logits;
+  const bool previous = narrow;
+  narrow = a.boolean(0);
+  return a.from(previous);
+}
+
 // (proposal); returns the previous one
 napi_value cuda_set_gemm_proposal(Args& a) {
   int& proposal = a.runtime().cuda().kernels().gemm_proposal;
@@ -227,6 +235,7 @@ void register_runtime(Napi::Object exports) {
   define<memory_trim>(exports, "memoryTrim");
   define<cuda_set_memory_limit>(exports, "cudaSetMemoryLimit");
   define<cuda_set_attention>(exports, "cudaSetAttention");
+  define<cuda_set_narrow_logits>(exports, "cudaSetNarrowLogits");
   define<cuda_set_gemm_proposal>(exports, "cudaSetGemmProposal");
   define<cuda_timestamp>(exports, "cudaTimestamp");
   define<cuda_milliseconds>(exports, "cudaMilliseconds");

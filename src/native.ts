@@ -110,6 +110,8 @@ interface NativeRuntime {
   cudaSetMemoryLimit(bytes: number): void;
   /** Which kernels attention on the device takes from now on; returns what it was. By default as RANKZERO_ATTENTION says. */
   cudaSetAttention(kernels: AttentionKernels): AttentionKernels;
+  /** Whether logits of the head and its loss have the dtype of their operands from now on, or float32; returns what it was. */
+  cudaSetNarrowLogits(narrow: boolean): boolean;
   /** Which of cuBLASLt's proposals for a GEMM is taken from now on, 0 to 15; returns what it was. */
   cudaSetGemmProposal(proposal: number): number;
   /** A place in a stream of the device, counted from 0, for measurements. */

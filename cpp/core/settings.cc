@@ -52,6 +52,9 @@ KernelChoices KernelChoices::of_environment() {
   if (!attention.empty() && attention != "mma" && attention != "hopper")
     fail("ERR_ARGUMENT", "RANKZERO_ATTENTION must be mma or hopper but is ", attention);
   if (!attention.empty()) choices.attention = attention_kernels(attention);
+  const std::string logits = variable("RANKZERO_LOGITS");
+  if (!logits.empty() && logits != "float32") fail("ERR_ARGUMENT", "RANKZERO_LOGITS must be float32 but is ", logits);
+  choices.narrow_logits = logits.empty();
   choices.gemm_proposal = std::clamp(number("RANKZERO_CUBLASLT_PROPOSAL"), 0, kMostProposals - 1);
   const std::string seconds = variable("RANKZERO_BARRIER_SECONDS");
   if (!seconds.empty()) choices.barrier_seconds = number("RANKZERO_BARRIER_SECONDS");

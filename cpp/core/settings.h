@@ -28,12 +28,13 @@ struct KernelChoices {
   static constexpr int kMostProposals = 16;
   // Auto: those for Hopper where they suit and a trial found them right. Hopper: without the trial. Mma: those for all devices.
   AttentionKernels attention = AttentionKernels::Auto;
+  bool narrow_logits = true;  // the head's logits have the dtype of its operands, as in PyTorch; else float32
   // Before a kernel that waits in shared memory for what never comes is ended as an error. Sanitizers want more.
   int barrier_seconds = 20;
   int gemm_proposal = 0;  // which of the algorithms that cuBLASLt proposes is taken, below kMostProposals
 
-  // RANKZERO_ATTENTION (ERR_ARGUMENT unless it is mma, hopper or unset), RANKZERO_CUBLASLT_PROPOSAL and
-  // RANKZERO_BARRIER_SECONDS (ERR_ARGUMENT unless it is a positive number or unset).
+  // RANKZERO_ATTENTION (ERR_ARGUMENT unless it is mma, hopper or unset), RANKZERO_LOGITS (float32 or unset),
+  // RANKZERO_CUBLASLT_PROPOSAL and RANKZERO_BARRIER_SECONDS (ERR_ARGUMENT unless it is a positive number or unset).
   static KernelChoices of_environment();
 };
 // By name: "auto", "mma" or "hopper".

@@ -1,4 +1,4 @@
-// Cross entropy, alone and fused with the head. The fused form holds one chunk of float32 logits: a GEMM, then one kernel for
+// Cross entropy, alone and fused with the head. The fused form holds one chunk of logits: a GEMM, then one kernel for
 // loss and gradient, then two GEMMs. Rows without a label are computed too, with a gradient of zero: how many have one is
 // known on the device only. So is a label beyond the vocabulary, which makes the loss NaN here.
 #include "ops/cross_entropy.h"
@@ -9,10 +9,10 @@
 namespace rz::cuda {
 
 // Block r does row r. d may be null, or the logits themselves.
-template <class D, bool kAligned>
-static __global__ void cross_entropy_rows(D* d, double* losses, const float* logits, const int64_t* labels, int64_t vocab, Denominator denominator) {
+template <class D, class L, bool kAligned>
+static __global__ void cross_entropy_rows(D* d, double* losses, const L* logits, const int64_t* labels, int64_t vocab, Denominator denominator) {
   const int64_t r = blockIdx.x, label = labels[r];
-  const float* row = logits + r * vocab;
+  const L* row = logits + r * vocab;
   D* d_row = d + r * vocab;
   if (label < 0) {
     if (threadIdx.x == 0) losses[r] = 0;
@@ -21,7 +21,7 @@ static __global__ void cross_entropy_rows(D* d, double* losses, const float* log
       for (int64_t tile = 0; tile < vocab; tile += kRowTile) store_tile<kAligned>(d_row, zeros, tile, vocab);
     return;
   }
-  const float target = label < vocab ? row[label] : NAN;
+  const float target = label < vocab ? widen(row[label]) : NAN;
   const SoftmaxStats stats = softmax_stats<kAligned>(row, vocab);
   if (threadIdx.x == 0) losses[r] = log(static_cast<double>(stats.sum)) - (static_cast<double>(target) - static_cast<double>(stats.top));
   if (!d) return;
@@ -36,11 +36,12 @@ static __global__ void cross_entropy_rows(D* d, double* losses, const float* log
 }
 
 // d: in the dtype D, null if absent.
-template <class D>
-static void launch_rows(D* d, double* losses, const float* logits, const int64_t* labels, int64_t rows, int64_t vocab, Denominator denominator,
+template <class D, class L>
+static void launch_rows(D* d, double* losses, const L* logits, const int64_t* labels, int64_t rows, int64_t vocab, Denominator denominator,
                         CudaStream& stream) {
-  const bool aligned = vocab % 4 == 0 && vocab * static_cast<int64_t>(sizeof(D)) % 16 == 0 && is_aligned(logits) && is_aligned(d);
-  launch(aligned ? cross_entropy_rows<D, true> : cross_entropy_rows<D, false>, static_cast<unsigned>(rows), kRowThreads, 0, stream, d, losses,
+  const auto starts = [&](int64_t width) { return vocab * width % 16 == 0; };
+  const bool aligned = starts(sizeof(L)) && starts(sizeof(D)) && is_aligned(logits) && is_aligned(d);
+  launch(aligned ? cross_entropy_rows<D, L, true> : cross_entropy_rows<D, L, false>, static_cast<unsigned>(rows), kRowThreads, 0, stream, d, losses,
          logits, labels, vocab, denominator);
 }
 
@@ -60,7 +61,7 @@ void run(const LinearCrossEntropy& op, CudaStream& stream) {
   const char* name = LinearCrossEntropy::name;
   const DType type = op.x.dtype;
   const int64_t vocab = op.vocab, dim = op.dim;
-  const LossScratch scratch(op);
+  const LossScratch scratch(op, stream.context().kernels.narrow_logits);
   auto sums = stream.scratch(scratch.sums);
   auto* losses = static_cast<double*>(sums->data());
   const Denominator denominator = denominator_of(op.denominator, op.labels, losses + op.rows, stream);
@@ -73,12 +74,15 @@ void run(const LinearCrossEntropy& op, CudaStream& stream) {
   if (separate) d_memory = stream.scratch(scratch.d);
   for (int64_t first = 0; first < op.rows; first += chunk) {
     const int64_t rows = std::min(chunk, op.rows - first);
-    const View x = rows_of(op.x, first, rows, dim), logits{logits_memory->data(), DType::Float32, rows * vocab};
+    const View x = rows_of(op.x, first, rows, dim), logits{logits_memory->data(), scratch.type, rows * vocab};
     const View d{separate ? d_memory->data() : gradients ? logits.data : nullptr, type, rows * vocab};
     matmul(name, rows, vocab, dim, {x, false}, {op.w, true}, logits, View{}, View{}, stream);
     with_floating(type, [&](auto t) {
       using T = decltype(t);
-      launch_rows(d.as<T>(), losses + first, logits.as<float>(), op.labels.as<int64_t>() + first, rows, vocab, denominator, stream);
+      auto launch_of = [&](auto l) {
+        launch_rows(d.as<T>(), losses + first, logits.as<decltype(l)>(), op.labels.as<int64_t>() + first, rows, vocab, denominator, stream);
+      };
+      scratch.type == type ? launch_of(T{}) : launch_of(float{});
     });
     if (op.dw) matmul(name, vocab, dim, rows, {d, true}, {x, false}, op.dw, View{}, op.accumulate || first > 0 ? View(op.dw) : View{}, stream);
     if (op.dx) matmul(name, rows, dim, vocab, {d, false}, {op.w, false}, rows_of(op.dx, first, rows, dim), View{}, View{}, stream);

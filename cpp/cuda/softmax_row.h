@@ -1,4 +1,4 @@
-// Softmax of a row of float32 logits by one block, for rows too long to keep: one pass for the maximum and the sum, and what
+// Softmax of a row of logits by one block, in float32, for rows too long to keep: one pass for the maximum and the sum, and what
 // callers do in a second one. And what cross entropies have in common: the denominator and the sum of the rows' losses.
 #pragma once
 #include <cmath>
@@ -69,8 +69,8 @@ __device__ __forceinline__ SoftmaxStats warp_merge(SoftmaxStats stats) {
 }
 
 // Every thread gets the statistics of columns 0 … n − 1. Has a barrier after the last read of the row.
-template <bool kAligned>
-__device__ __forceinline__ SoftmaxStats softmax_stats(const float* row, int64_t n) {
+template <bool kAligned, class T>
+__device__ __forceinline__ SoftmaxStats softmax_stats(const T* row, int64_t n) {
   constexpr int kWarps = kRowThreads / kWarp;
   RZ_SHARED(SoftmaxStats, partial, kWarps + 1);
   SoftmaxStats stats;

@@ -7,7 +7,7 @@
 
 namespace rz {
 
-// Head and loss in one: logits = x wᵀ exist only as one float32 chunk of rows. dx and dw are written in the same pass
+// Head and loss in one: logits = x wᵀ exist only as one chunk of rows, in float32 or, on a device, in 16 bits (LossScratch). dx and dw are written in the same pass
 // (the gradient of the loss itself; backward scales them when its incoming gradient is not 1).
 struct LinearCrossEntropy {
   static constexpr const char* name = "linear_cross_entropy";
@@ -119,19 +119,23 @@ void run(const VocabCrossEntropy&);
 
 namespace cuda {
 // Every chunk passes over all of dw, which takes as long as its GEMM where a chunk is about 900 rows (H100, float32 dw). So
-// it is 1024 rows, or more (up to 4096) while logits stay below 512 MiB.
-inline int64_t loss_chunk_rows(int64_t vocab, int64_t rows) {
-  const int64_t fitting = (int64_t{512} << 20) / (4 * vocab) / 128 * 128;
+// it is 1024 rows, or more (up to 4096) while logits of the given dtype stay below 512 MiB, or 1 GiB in 16 bits, which their
+// gradients overwrite.
+inline int64_t loss_chunk_rows(int64_t vocab, int64_t rows, DType logits = DType::Float32) {
+  const int64_t most = logits == DType::Float32 ? int64_t{512} << 20 : int64_t{1} << 30;
+  const int64_t fitting = most / (size_of(logits) * vocab) / 128 * 128;
   return std::min(rows, std::clamp<int64_t>(fitting, 1024, 4096));
 }
 
 // Memory of the op's own: sums, and the logits and their gradients of one chunk. In bytes.
 struct LossScratch {
+  DType type;     // of the logits: that of x if `narrow`
   int64_t chunk;  // rows
   size_t sums, logits, d;
-  explicit LossScratch(const LinearCrossEntropy& op)
-      : chunk(loss_chunk_rows(op.vocab, op.rows)), sums(static_cast<size_t>(op.rows + 1) * sizeof(double)), logits(static_cast<size_t>(chunk * op.vocab) * sizeof(float)) {
-    const bool separate = (op.dx || op.dw) && op.x.dtype != DType::Float32;  // float32 gradients overwrite the logits
+  LossScratch(const LinearCrossEntropy& op, bool narrow)
+      : type(narrow ? op.x.dtype : DType::Float32), chunk(loss_chunk_rows(op.vocab, op.rows, type)),
+        sums(static_cast<size_t>(op.rows + 1) * sizeof(double)), logits(static_cast<size_t>(chunk * op.vocab * size_of(type))) {
+    const bool separate = (op.dx || op.dw) && op.x.dtype != type;  // gradients of the logits' dtype overwrite them
     d = separate ? static_cast<size_t>(chunk * op.vocab * size_of(op.x.dtype)) : 0;
   }
 };

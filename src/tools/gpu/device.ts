@@ -7,6 +7,16 @@ export function isDeviceLost(error: unknown): boolean {
   return code === 'ERR_DEVICE' || code === 'ERR_CUDA';
 }
 
+/** Runs `work` with a setting of the device; `set` returns what it was before. */
+export function withSetting<V, T>(set: (value: V) => V, value: V, work: () => T): T {
+  const before = set(value);
+  try {
+    return work();
+  } finally {
+    set(before);
+  }
+}
+
 // Dense bfloat16 with float32 accumulation, TFLOP/s, by the vendor's datasheets. First match.
 const peaks: readonly [pattern: RegExp, peak: number][] = [
   [/H100 PCIe/, 756],

@@ -6,7 +6,7 @@ import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
 import { lossCases } from './cases/losses.ts';
 import { checkCase } from './check.ts';
-import { isDeviceLost } from './device.ts';
+import { isDeviceLost, withSetting } from './device.ts';
 import { Draw } from './draw.ts';
 import type { PartOptions, Unit, UnitResult } from './part.ts';
 
@@ -32,6 +32,12 @@ export async function opUnits(options: PartOptions): Promise<Unit[]> {
   return [
     table,
     ...known.map((op) => ({ name: op, run: () => checkOp(op, op, options) })),
+    ...known
+      .filter((op) => op === 'linear_cross_entropy')
+      .map((op) => {
+        const name = `${op} float32 logits`;
+        return { name, run: () => withSetting(native.cudaSetNarrowLogits, false, () => checkOp(op, name, options)) };
+      }),
     ...attention.flatMap((op) => attentionKernels.map((kernels) => checkAttention(op, kernels, options))),
   ];
 }

@@ -59,6 +59,8 @@ export interface Part {
   kind: 'check' | 'measurement';
   /** After so many seconds without a unit's end its process is killed. */
   patience: Record<Size, number>;
+  /** Each of its units has a process of its own. */
+  apart?: boolean | undefined;
   units: (options: PartOptions) => Promise<Unit[]>;
 }
 
@@ -109,6 +111,7 @@ export const parts: Record<PartName, Part> = {
     title: 'A training step of a 1B-class Llama',
     kind: 'measurement',
     patience: { small: 120, full: 150 },
+    apart: true,
     units: async (options) => (await import('./measure/step.ts')).stepUnits(options),
   },
   load: {
@@ -135,5 +138,5 @@ export interface WorkerRequest extends PartOptions {
 
 export type WorkerLine = { units: string[] } | { begin: string } | { result: UnitResult; seconds: number };
 
-/** The worker's exit code when the device is lost: a fresh process goes on. */
-export const deviceLostCode = 9;
+/** The worker's exit code when a fresh process must go on: the device is lost, or units have processes of their own. */
+export const goOnCode = 9;

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { LineSplitter } from '../../distributed/lines.ts';
 import {
-  deviceLostCode,
+  goOnCode,
   type PartName,
   type PartOptions,
   parts,
@@ -120,7 +120,7 @@ function runOnce(
       clearTimeout(slow);
       clearTimeout(late);
       process.off('exit', stop);
-      const outcome = killed === 'late' ? 'late' : code === 0 ? 'ended' : code === deviceLostCode ? 'lost' : 'died';
+      const outcome = killed === 'late' ? 'late' : code === 0 ? 'ended' : code === goOnCode ? 'lost' : 'died';
       const how =
         killed === 'slow'
           ? `was killed after ${patience} s without a result`

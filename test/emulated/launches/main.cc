@@ -107,11 +107,14 @@ void embedding(int64_t rows, int64_t vocab, int64_t dim, int64_t skew) {
 void losses(int64_t rows, int64_t vocab, int64_t dim) {
   enqueue(CrossEntropy{f32(1), f32(rows * vocab), f32(rows * vocab), i64(rows), rows, vocab, 0});
   enqueue(VocabStats{f32(rows * 3), f32(rows * vocab), i64(rows), rows, vocab, 0, vocab});
-  for (DType t : kFloating) {
+  for (DType t : kFloating)
+    for (bool narrow : {false, true}) {
+      stream->context().kernels.narrow_logits = narrow;
+      enqueue(LinearCrossEntropy{f32(1), tensor(t, rows * dim), f32(vocab * dim), tensor(t, rows * dim), tensor(t, vocab * dim), i64(rows), rows, dim,
+                                 vocab, 0, false});
+    }
+  for (DType t : kFloating)
     enqueue(VocabCrossEntropy{f32(1), tensor(t, rows * vocab), f32(rows * vocab), f32(2 * rows * 3), i64(rows), 2, 0, rows, vocab, 0, vocab, 0, false});
-    enqueue(LinearCrossEntropy{f32(1), tensor(t, rows * dim), f32(vocab * dim), tensor(t, rows * dim), tensor(t, vocab * dim), i64(rows), rows, dim,
-                               vocab, 0, false});
-  }
 }
 
 void linear(int64_t rows, int64_t in, int64_t out) {

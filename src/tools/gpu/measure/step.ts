@@ -2,10 +2,12 @@
 // Host clock around steps that are waited for, since the host's work is part of a step.
 import { dist } from '../../../distributed/index.ts';
 import { AutoModelForCausalLM } from '../../../models/auto.ts';
+import { native } from '../../../native.ts';
 import { initEmptyWeights } from '../../../nn/init_empty_weights.ts';
 import { AdamW } from '../../../optim/adamw.ts';
 import { DelayedParamIniter } from '../../../parallel/delayed_param.ts';
 import { FullyShardedDataParallel as FSDP } from '../../../parallel/fsdp/fsdp.ts';
+import { fusionNames, setFusions } from '../../../tensor/fusions.ts';
 import { memoryStats } from '../../../tensor/memory.ts';
 import { scope } from '../../../tensor/scope.ts';
 import { useDevice } from '../../../tensor/streams.ts';
@@ -14,9 +16,26 @@ import { flopsPerToken, measuredConfig } from './model.ts';
 
 export async function stepUnits(options: PartOptions): Promise<Unit[]> {
   const { batch, length } = options.size === 'small' ? { batch: 2, length: 8 } : { batch: 8, length: 2048 };
+  const unit = (name: string, set: () => void = () => {}): Unit => ({
+    name,
+    run: () => {
+      set(); // the process is this unit's own
+      return trainingStep(name, batch, length, options);
+    },
+  });
   const name = `${batch}×${length} tokens`;
-  return [{ name, run: () => trainingStep(name, batch, length, options) }];
+  const variants = Object.entries(settings).map(([what, set]) => unit(`${name}, ${what}`, set));
+  return [unit(name), ...variants].slice(0, options.filter.length > 0 ? undefined : 1);
 }
+
+/** The same step with one setting other than the default, for whoever asks for units by name. */
+const settings: Readonly<Record<string, () => void>> = {
+  'nothing fused': () => setFusions([]),
+  ...Object.fromEntries(
+    fusionNames.map((left) => [`without ${left}`, () => setFusions(fusionNames.filter((name) => name !== left))]),
+  ),
+  'float32 logits': () => native.cudaSetNarrowLogits(false),
+};
 
 async function trainingStep(
   unit: string,
