@@ -128,7 +128,7 @@ export { ProcessGroup } from './distributed/process_group.ts';
 
 // Parallelism
 
-export { applyActivationCheckpointing } from './parallel/checkpointing.ts';
+export { applyActivationCheckpointing, type Recomputation } from './parallel/checkpointing.ts';
 export {
   DelayedParamIniter,
   type DelayedParamIniterOptions,

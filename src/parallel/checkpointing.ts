@@ -1,5 +1,6 @@
-// Activation checkpointing: a module keeps only its inputs and runs its forward again during backward.
+// Activation checkpointing: a module keeps only its inputs, or few things more, and runs its forward again during backward.
 
+import { KeptResults } from '../autograd/recompute.ts';
 import { hook } from '../nn/hook.ts';
 import type { Module } from '../nn/module.ts';
 import { runBackward } from '../tensor/engine.ts';
@@ -8,27 +9,45 @@ import { type GradNode, nextSequence } from '../tensor/node.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
 
+/** @internal The one list of them: types, options and flags come from it. */
+export const recomputations = ['all', 'selective'] as const;
+
+/**
+ * What a checkpointed module runs again in backward. `selective`: it keeps the result of attention too and, where a device adds the
+ * residual in a GEMM, the sum of attention and residual, which is the input of the MLP: three tensors of a layer instead of one. The
+ * attention itself, the projection behind it and the last projection of the layer do not run again.
+ */
+export type Recomputation = (typeof recomputations)[number];
+
 /**
  * Checkpoints the modules that `choose` accepts; default: the decoder layers of a model of this package. Call it before
  * FSDP wraps the model. A module's forward takes tensors first and must return one tensor. Returns how many were changed.
+ * `recompute`: default `all`; gradients are the same bits with either.
  */
-export function applyActivationCheckpointing(model: Module, choose?: (module: Module) => boolean): number {
+export function applyActivationCheckpointing(
+  model: Module,
+  choose?: (module: Module) => boolean,
+  { recompute = 'all' }: { recompute?: Recomputation | undefined } = {},
+): number {
   const chosen = choose ? [...model.modules()].filter(choose) : model.repeatedModules;
-  for (const module of chosen) checkpointModule(module);
+  for (const module of chosen) checkpointModule(module, recompute === 'selective');
   return chosen.length;
 }
 
-function checkpointModule(module: Module): void {
+function checkpointModule(module: Module, isSelective: boolean): void {
   hook(module, 'forward', (inner, args) =>
-    isGradEnabled() ? checkpoint(inner as (...args: unknown[]) => Tensor, args) : inner(...args),
+    isGradEnabled()
+      ? checkpoint(inner as (...args: unknown[]) => Tensor, args, isSelective ? new KeptResults() : undefined)
+      : inner(...args),
   );
 }
 
-function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[]): Tensor {
+function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[], results: KeptResults | undefined): Tensor {
   // A graph is recorded even when no input wants a gradient: the parameters inside do.
   const inputs = args.map((arg) => (arg instanceof Tensor && arg.requiresGrad ? arg : undefined));
   const kept = args.map((arg) => (arg instanceof Tensor ? arg.detach() : keepDeep(arg)));
-  const out = noGrad(() => fn(...args));
+  const first = (): Tensor => fn(...args);
+  const out = noGrad(() => results?.keep(first) ?? first());
   const node: GradNode = {
     name: 'checkpoint',
     sequence: nextSequence(),
@@ -44,7 +63,8 @@ function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[]): Tensor
         return arg;
       });
       scope(() => {
-        const result = withGrad(true, () => fn(...again));
+        const once = (): Tensor => fn(...again);
+        const result = withGrad(true, () => results?.replay(once) ?? once());
         runBackward(result, gradOut);
       });
       return again.map((leaf, i) => {
@@ -56,6 +76,7 @@ function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[]): Tensor
       });
     },
     release: () => {
+      results?.release();
       for (const arg of kept) disposeDeep(arg);
     },
     done: false,

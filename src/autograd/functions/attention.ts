@@ -1,7 +1,8 @@
 // Causal attention over packed sequences (cpp/ops/attention.h): never a T×T matrix.
 import { type Handle, native } from '../../native.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { gradient, output, record, type Saved } from '../record.ts';
+import { keptResults } from '../recompute.ts';
+import { gradient, record, type Saved } from '../record.ts';
 import type { RopeTable } from './rope.ts';
 
 export interface AttentionShape {
@@ -80,24 +81,28 @@ function run(
   const { heads, kvHeads, headDim, scale = headDim ** -0.5, window = 0 } = shape;
   const rows = q.numel / (heads * headDim);
   const keyRows = k.numel / (kvHeads * headDim);
-  const o = output(q.shape, q.dtype, q.device);
-  const lse = Tensor.empty([heads, rows], 'float32', 'activation', q.device);
-  native.attentionForward(
-    o.handle,
-    lse.handle,
-    q.handle,
-    k.handle,
-    v.handle,
-    cuQ.handle,
-    cuK.handle,
-    rows,
-    keyRows,
-    cuQ.numel - 1,
-    heads,
-    kvHeads,
-    headDim,
-    window,
-    scale,
+  const allocate = (): [o: Tensor, lse: Tensor] => [
+    Tensor.empty(q.shape, q.dtype, 'activation', q.device),
+    Tensor.empty([heads, rows], 'float32', 'activation', q.device),
+  ];
+  const [o, lse] = keptResults(allocate, ([o, lse]) =>
+    native.attentionForward(
+      o.handle,
+      lse.handle,
+      q.handle,
+      k.handle,
+      v.handle,
+      cuQ.handle,
+      cuK.handle,
+      rows,
+      keyRows,
+      cuQ.numel - 1,
+      heads,
+      kvHeads,
+      headDim,
+      window,
+      scale,
+    ),
   );
   return { o, lse };
 }

@@ -2,8 +2,9 @@
 import { NONE, native } from '../../native.ts';
 import type { DType } from '../../tensor/dtype.ts';
 import { fuses } from '../../tensor/fusions.ts';
-import type { Tensor } from '../../tensor/tensor.ts';
+import { Tensor } from '../../tensor/tensor.ts';
 import { defer } from '../deferred.ts';
+import { keptResults } from '../recompute.ts';
 import { addingGrad, gradient, output, record, writeGrad } from '../record.ts';
 import { add } from './arithmetic.ts';
 
@@ -26,17 +27,29 @@ export function linear(
     throw new RangeError(`linear: weight [${weight.shape}] wants ${inFeatures} input features but x is [${x.shape}]`);
   }
   const rows = x.numel / inFeatures;
-  const y = output([...x.shape.slice(0, -1), outFeatures], outDtype, x.device);
-  native.linearForward(
-    y.handle,
-    x.handle,
-    weight.handle,
-    bias?.handle ?? NONE,
-    residual?.handle ?? NONE,
-    rows,
-    inFeatures,
-    outFeatures,
-  );
+  const shape = [...x.shape.slice(0, -1), outFeatures];
+  const gemm = (y: Tensor): void =>
+    native.linearForward(
+      y.handle,
+      x.handle,
+      weight.handle,
+      bias?.handle ?? NONE,
+      residual?.handle ?? NONE,
+      rows,
+      inFeatures,
+      outFeatures,
+    );
+  let y: Tensor;
+  // Between the parts of a layer: kept, it spares the GEMMs of the first part.
+  if (residual)
+    [y] = keptResults(
+      () => [Tensor.empty(shape, outDtype, 'activation', x.device)],
+      ([sum]) => gemm(sum!),
+    ) as [Tensor];
+  else {
+    y = output(shape, outDtype, x.device);
+    gemm(y);
+  }
   return record('linear', y, [x, weight, bias, residual], (saved, [needsX, needsWeight, needsBias, needsResidual]) => {
     const keptX = needsWeight || needsBias ? saved.keep(x) : undefined;
     const keptWeight = saved.keep(weight);
