@@ -7,6 +7,7 @@ import type { Device } from './tensor.ts';
 /** @internal With what each does; RANKZERO_FUSIONS names those that a device has. */
 export const fusions = {
   sums: 'the op that makes the last term of a sum of activations or gradients adds the others to it',
+  casts: 'the optimizer writes its shard in the compute dtype beside the masters, so that a gather casts nothing',
 } as const;
 
 /** @internal */

@@ -3,13 +3,15 @@
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { fusionNames, parseFusions } from '../../src/tensor/fusions.ts';
+import { expectRanks } from '../multi/helpers.ts';
 import { relative } from '../multi/reference_run.ts';
-import { available, buildEmulated, runNode } from './emulated.ts';
+import { available, buildEmulated, nodeVariables } from './emulated.ts';
 
 interface Result {
   losses: number[];
   norms: number[];
   calls: Record<string, number>;
+  units: number;
 }
 
 const fixture = join(import.meta.dirname, 'fixtures/fusions.mjs');
@@ -17,9 +19,13 @@ const layers = 2;
 const steps = 2;
 
 async function train(fusions: readonly string[], options: object = {}, seed = 1): Promise<Result> {
-  const { code, stdout, stderr } = await runNode([fixture, JSON.stringify({ fusions, ...options })], seed);
-  expect(code, stderr).toBe(0);
-  return JSON.parse(stdout);
+  return (await trainRanks(1, fusions, options, seed))[0]!;
+}
+
+async function trainRanks(world: number, fusions: readonly string[], options: object, seed: number): Promise<Result[]> {
+  const env = { ...nodeVariables(seed), RANKZERO_EMULATED_DEVICES: String(world) };
+  const { stdout } = await expectRanks(world, fixture, { args: [JSON.stringify({ fusions, ...options })], env });
+  return stdout.map((text) => JSON.parse(text.replace(/^RESULT /, '')));
 }
 
 function expectSame(got: Result, wanted: Result, tolerance = 2e-6): void {
@@ -31,13 +37,22 @@ function expectSame(got: Result, wanted: Result, tolerance = 2e-6): void {
 describe.skipIf(!available)('fusions of the emulated device', () => {
   beforeAll(buildEmulated, 600_000);
 
-  it.each([false, true])('leave no sum of its own in a layer, checkpointed %s', async (checkpoint) => {
+  it.each([undefined, 'all'])('leave no sum of its own in a layer, checkpointed %s', async (checkpoint) => {
     const apart = await train([], { checkpoint });
     const fused = await train(['sums'], { checkpoint }, 2);
     // Two residuals, in checkpointing again in backward; there two residuals, two of three inputs, one of two.
     expect(apart.calls.add).toBe(steps * layers * (2 + 5 + (checkpoint ? 2 : 0)));
     expect(fused.calls.add ?? 0).toBe(0);
     expectSame(fused, apart);
+  });
+
+  it('spare a selective checkpoint the GEMMs before a sum that it keeps', async () => {
+    const whole = await train(['sums'], { checkpoint: 'all' });
+    const selective = await train(['sums'], { checkpoint: 'selective' }, 2);
+    expect(whole.calls.attention_forward).toBe(2 * steps * layers);
+    expect(selective.calls.attention_forward).toBe(steps * layers);
+    expect(whole.calls.linear_forward! - selective.calls.linear_forward!).toBe(2 * steps * layers);
+    expect({ ...selective, calls: {} }).toEqual({ ...whole, calls: {} });
   });
 
   it.each(['gpt_neox', 'mixtral'])('of sums leave those between other ops in %s', async (model) => {
@@ -48,6 +63,18 @@ describe.skipIf(!available)('fusions of the emulated device', () => {
     const [apart, fused] = [await train([], config), await train(['sums'], config, 3)];
     expect(fused.calls.add).toBeLessThan(apart.calls.add!);
     expectSame(fused, apart);
+  });
+
+  it.each([1, 2])('cast nothing in gathers but the first, and change no bit, %i ranks', async (world) => {
+    const options = { mixedPrecision: { paramDtype: 'bfloat16', reduceDtype: 'float32' } };
+    const apart = await trainRanks(world, [], options, 1);
+    const fused = await trainRanks(world, ['casts'], options, 2);
+    for (const [rank, { losses, norms, calls, units }] of fused.entries()) {
+      expect({ losses, norms }).toEqual({ losses: apart[rank]!.losses, norms: apart[rank]!.norms });
+      expect(calls.copy).toBe(units);
+      expect(apart[rank]!.calls.copy).toBeGreaterThan(3 * units);
+      expect(calls.all_gather).toBe(apart[rank]!.calls.all_gather);
+    }
   });
 });
 

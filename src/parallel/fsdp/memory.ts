@@ -3,6 +3,7 @@
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { settings } from '../../environment.ts';
 import { type DType, dtypeNumber } from '../../tensor/dtype.ts';
+import { fuses } from '../../tensor/fusions.ts';
 import { communicationStream, computeDevice, numLoadingStreams, onStream } from '../../tensor/streams.ts';
 import { type MemoryKind, memoryKindNumber, Tensor } from '../../tensor/tensor.ts';
 import type { ShardGroups } from './groups.ts';
@@ -80,9 +81,10 @@ export class MappedMemory implements BucketMemory {
 /** A shard of this rank's own: gathering copies the others' into a buffer that exists until it is disposed. */
 export class GatheredMemory implements BucketMemory {
   readonly shard: Tensor;
-  readonly computeShard = undefined;
+  readonly computeShard: Tensor | undefined;
   readonly isMapped = false;
   readonly isStale = true;
+  private isUncast = true;
   private readonly groups: ShardGroups;
   private readonly compute: DType;
 
@@ -90,29 +92,40 @@ export class GatheredMemory implements BucketMemory {
     this.groups = groups;
     this.shard = shard;
     this.compute = compute;
+    if (compute !== shard.dtype && fuses(shard.device, 'casts'))
+      this.computeShard = Tensor.empty([shard.numel], compute, 'unshard', shard.device);
   }
 
-  markWritten(): void {}
+  markWritten(withCopy: boolean): void {
+    if (!withCopy) this.isUncast = true;
+  }
 
   gather(): Tensor {
     const { gather } = this.groups;
-    if (gather.size === 1 && this.compute === this.shard.dtype) return this.shard.detach();
-    return this.gatherBy(gather, this.compute, 'unshard');
+    if (this.isUncast) this.computeShard?.copyFrom(this.shard);
+    this.isUncast = false;
+    const own = this.computeShard ?? this.shard;
+    if (gather.size === 1 && this.compute === own.dtype) return own.detach();
+    return this.gatherBy(gather, own, this.compute, 'unshard');
   }
 
   gatherValues(): Tensor {
-    return this.gatherBy(this.groups.shard, this.shard.dtype, 'staging');
+    return this.gatherBy(this.groups.shard, this.shard, this.shard.dtype, 'staging');
   }
 
-  private gatherBy(group: ProcessGroup, dtype: DType, kind: MemoryKind): Tensor {
-    const { numel } = this.shard;
+  private gatherBy(group: ProcessGroup, own: Tensor, dtype: DType, kind: MemoryKind): Tensor {
+    const { numel } = own;
     // What one rank of a host receives its neighbours read there.
     const full =
       group.hosts > 1
         ? sharedTensor(group, numel * group.size, dtype, kind)
         : Tensor.empty([numel * group.size], dtype, kind, this.shard.device);
+    if (own === this.computeShard) {
+      group.allGather(full.handle, own.handle);
+      return full;
+    }
     using part = full.slice(group.rank * numel, [numel]);
-    part.copyFrom(this.shard);
+    part.copyFrom(own);
     group.allGather(full.handle, part.handle);
     return full;
   }
