@@ -128,7 +128,7 @@ export { ProcessGroup } from './distributed/process_group.ts';
 
 // Parallelism
 
-export { applyActivationCheckpointing, type Recomputation } from './parallel/checkpointing.ts';
+export { applyActivationCheckpointing } from './parallel/checkpointing.ts';
 export {
   DelayedParamIniter,
   type DelayedParamIniterOptions,
@@ -150,6 +150,7 @@ export {
   transformerAutoWrapPolicy,
   type WrapPolicy,
 } from './parallel/fsdp/wrap_policy.ts';
+export type { Recomputation } from './parallel/recomputation.ts';
 export {
   type InitConfig,
   init,

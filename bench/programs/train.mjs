@@ -8,6 +8,7 @@ import {
   AdamW,
   AutoConfig,
   AutoModelForCausalLM,
+  applyActivationCheckpointing,
   DelayedParamIniter,
   dist,
   FullyShardedDataParallel as FSDP,
@@ -27,6 +28,8 @@ const { values: options } = parseArgs({
     dir: { type: 'string' },
     config: { type: 'string' }, // the text of a config.json; fresh weights
     precision: { type: 'string', default: 'float32' },
+    reduce: { type: 'string', default: 'float32' }, // precision of gradients on the way, with bfloat16
+    checkpointing: { type: 'string' }, // all, selective
     steps: { type: 'string', default: '8' }, // measured ones; two come before
     batch: { type: 'string', default: '2' },
     length: { type: 'string', default: '256' },
@@ -70,13 +73,15 @@ const model =
         sequenceParallel: options['sequence-parallel'],
       })
     : whole;
+if (options.checkpointing) applyActivationCheckpointing(model, undefined, { recompute: options.checkpointing });
 const initer = options.dir && rank === 0 ? undefined : new DelayedParamIniter(model);
 const fsdp = new FSDP(model, {
   syncModuleStates: options.dir !== undefined,
   shardingStrategy: options.strategy,
   paramInitFn: initer?.getParamInitFn(),
   postParamInitFn: initer?.getPostParamInitFn(),
-  mixedPrecision: options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
+  mixedPrecision:
+    options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: options.reduce } : undefined,
 });
 dist.barrier();
 say('loaded');

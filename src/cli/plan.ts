@@ -30,6 +30,8 @@ const flags = [
   'hybridShardDegree',
   'precision',
   'activationCheckpointing',
+  'recompute',
+  'reducePrecision',
   'batchSize',
   'gradAccum',
   'seqLength',

@@ -8,16 +8,7 @@ import { isGradEnabled, noGrad, withGrad } from '../tensor/grad_mode.ts';
 import { type GradNode, nextSequence } from '../tensor/node.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { Tensor } from '../tensor/tensor.ts';
-
-/** @internal The one list of them: types, options and flags come from it. */
-export const recomputations = ['all', 'selective'] as const;
-
-/**
- * What a checkpointed module runs again in backward. `selective`: it keeps the result of attention too and, where a device adds the
- * residual in a GEMM, the sum of attention and residual, which is the input of the MLP: three tensors of a layer instead of one. The
- * attention itself, the projection behind it and the last projection of the layer do not run again.
- */
-export type Recomputation = (typeof recomputations)[number];
+import type { Recomputation } from './recomputation.ts';
 
 /**
  * Checkpoints the modules that `choose` accepts; default: the decoder layers of a model of this package. Call it before

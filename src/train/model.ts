@@ -45,13 +45,14 @@ export function wrapModel(
 ): FullyShardedDataParallel<CausalLM> {
   const sync = resume === undefined;
   const model = options.tp > 1 ? divide(whole, options, sync) : whole;
-  if (options.activationCheckpointing) applyActivationCheckpointing(model);
+  if (options.activationCheckpointing) applyActivationCheckpointing(model, undefined, options);
   const initer = sync && dist.getRank() > 0 ? new DelayedParamIniter(model) : undefined;
   const wrap = (): FullyShardedDataParallel<CausalLM> =>
     new FullyShardedDataParallel(model, {
       shardingStrategy: options.strategy,
       hybridShardDegree: options.hybridShardDegree,
-      mixedPrecision: options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: 'float32' } : undefined,
+      mixedPrecision:
+        options.precision === 'bfloat16' ? { paramDtype: 'bfloat16', reduceDtype: options.reducePrecision } : undefined,
       syncModuleStates: sync,
       paramInitFn: initer?.getParamInitFn(),
       postParamInitFn: initer?.getPostParamInitFn(),

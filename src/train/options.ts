@@ -2,6 +2,7 @@
 // Types only, so that `import 'rankzero'` does not pay for zod; the schema behind them is options_schema.ts.
 import type { DeviceChoice } from '../distributed/compute_device.ts';
 import type { ShardingStrategy } from '../parallel/fsdp/options.ts';
+import type { Recomputation } from '../parallel/recomputation.ts';
 
 /** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
 export type StrategyName = ShardingStrategy;
@@ -64,6 +65,10 @@ export interface FinetuneOptions {
   sequenceParallel: boolean;
   /** Recomputes each decoder layer in backward instead of keeping its activations. */
   activationCheckpointing: boolean;
+  /** What it recomputes: `all`, or `selective`, which keeps the results of attention too. Default `all`. */
+  recompute: Recomputation;
+  /** Of gradients while they are reduced, with `precision` bfloat16. Default float32. */
+  reducePrecision: 'float32' | 'bfloat16';
 
   /** Evaluates every so many steps. Default: after each epoch. */
   evalSteps?: number | undefined;

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import { nearest } from '../core/nearest.ts';
 import { divisors, neighbours } from '../distributed/degrees.ts';
 import { shardingStrategies } from '../parallel/fsdp/options.ts';
+import { recomputations } from '../parallel/recomputation.ts';
 import type { FinetuneOptions } from './options.ts';
 import { parseSteps } from './profile_steps.ts';
 
@@ -144,6 +145,18 @@ export const finetuneFields: Fields = {
     group: 'Parallelism',
     default: false,
     help: 'recompute decoder layers in backward to save memory',
+  },
+  recompute: {
+    ...oneOf(...recomputations),
+    group: 'Parallelism',
+    default: 'all',
+    help: 'with --activation-checkpointing: selective keeps the results of attention too',
+  },
+  reducePrecision: {
+    ...oneOf('float32', 'bfloat16'),
+    group: 'Parallelism',
+    default: 'float32',
+    help: 'of gradients while they are reduced, with --precision bfloat16',
   },
 
   evalSteps: {

@@ -11,6 +11,7 @@ const reference = (name: string): string => join(import.meta.dirname, '../refere
 const cases: [string, string, number, Record<string, unknown>][] = [
   ['FULL_SHARD', 'llama', 2, {}],
   ['bfloat16', 'llama', 2, { precision: 'bfloat16', strategy: 'SHARD_GRAD_OP' }],
+  ['bfloat16 throughout', 'llama', 2, { precision: 'bfloat16', reducePrecision: 'bfloat16' }],
   ['replicas', 'llama', 4, { strategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
   ['tensor parallelism', 'llama', 2, { tp: 2 }],
 ];

@@ -69,6 +69,7 @@ describe('a plan equals the run', () => {
 
   const cases: [string, string, number, Settings][] = [
     ['bfloat16 and checkpointing', 'llama', 2, { precision: 'bfloat16', activationCheckpointing: true }],
+    ['a selective one', 'llama', 2, { activationCheckpointing: true, recompute: 'selective' }],
     ['shards that are padded', 'llama-bias', 3, { gradAccum: 2 }],
     ['NO_SHARD', 'llama', 2, { shardingStrategy: 'NO_SHARD', gradAccum: 2 }],
     ['SHARD_GRAD_OP', 'llama3-rope-tied', 2, { shardingStrategy: 'SHARD_GRAD_OP', precision: 'bfloat16' }],

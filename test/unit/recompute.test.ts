@@ -7,7 +7,7 @@ import {
   manualSeed,
   profile,
 } from '../../src/index.ts';
-import type { Recomputation } from '../../src/parallel/checkpointing.ts';
+import type { Recomputation } from '../../src/parallel/recomputation.ts';
 import { memoryStats } from '../../src/tensor/memory.ts';
 import { scope } from '../../src/tensor/scope.ts';
 

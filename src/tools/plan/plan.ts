@@ -20,6 +20,8 @@ export interface PlanOptions
       | 'seqLength'
       | 'gradAccum'
       | 'activationCheckpointing'
+      | 'recompute'
+      | 'reducePrecision'
       | 'sequenceParallel'
     >
   > {
