@@ -117,7 +117,7 @@ class Run {
       state.evalBefore = this.lastEval ?? null;
       await this.sample(0);
     }
-    await this.train();
+    await this.trainAndSave(total);
     if (!this.stoppedBy) await this.finish();
     const { step, tokens } = this.trainer;
     const { deviceMemoryBytes, deviceReservedBytes } = deviceMemory();
@@ -183,13 +183,19 @@ class Run {
     });
   }
 
-  private async train(): Promise<void> {
+  private async trainAndSave(total: number): Promise<void> {
+    using interrupt = new Interrupt((signal) => {
+      const goesOn = this.trainer.step < total ? 'saving after this step' : 'stopping when the model is saved';
+      const [name, how] = signal === 'SIGINT' ? ['Ctrl-C', '; press it again to stop at once'] : [signal, ''];
+      this.prepared.reporter.onNote?.(`${name}: ${goesOn}${how}`);
+    });
+    await this.train(interrupt);
+    if (!this.stoppedBy) await this.saveModel(interrupt);
+  }
+
+  private async train(interrupt: Interrupt): Promise<void> {
     const { options, reporter, data } = this.prepared;
     using profiler = this.prepared.profiler;
-    using interrupt = new Interrupt((signal) => {
-      const [name, how] = signal === 'SIGINT' ? ['Ctrl-C', '; press it again to stop at once'] : [signal, ''];
-      reporter.onNote?.(`${name}: saving after this step${how}`);
-    });
     const stopped = await this.trainer.train({
       before: (step) => profiler?.before(step),
       shouldStop: () => interrupt.requested !== undefined,
@@ -217,12 +223,17 @@ class Run {
     await this.save();
   }
 
+  private async saveModel(interrupt: Interrupt): Promise<void> {
+    dist.setPhase('save');
+    await this.fsdp.savePretrained(this.prepared.options.out);
+    this.stoppedBy = interrupt.agreed(dist.group);
+    if (this.stoppedBy) await this.save(); // so that --resume does what is left
+  }
+
+  /** What takes long and can be repeated, when the model is saved. */
   private async finish(): Promise<void> {
-    const { options } = this.prepared;
     const { step } = this.trainer;
     if (this.lastEval?.step !== step) await this.evaluate(step);
-    dist.setPhase('save');
-    await this.fsdp.savePretrained(options.out);
     await this.sample(step);
   }
 

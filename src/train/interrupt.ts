@@ -26,9 +26,10 @@ export class Interrupt implements Disposable {
     process.on('SIGINT', this.#handler).on('SIGTERM', this.#handler);
   }
 
-  /** What stopped the ranks of `group`: SIGTERM if any of them got it. Collective; blocks. */
-  agreed(group: ProcessGroup): StopSignal {
-    return allGatherJson(group, this.requested ?? null).includes('SIGTERM') ? 'SIGTERM' : 'SIGINT';
+  /** What asked any rank of `group` to stop: SIGTERM before Ctrl-C; undefined for nothing. Collective; blocks. */
+  agreed(group: ProcessGroup): StopSignal | undefined {
+    const requested = allGatherJson(group, this.requested ?? null);
+    return (['SIGTERM', 'SIGINT'] as const).find((signal) => requested.includes(signal));
   }
 
   [Symbol.dispose](): void {

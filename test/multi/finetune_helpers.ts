@@ -9,7 +9,14 @@ import { fixture, type RanksOptions, type RanksResult, runRanks } from './helper
 const examples = join(import.meta.dirname, '../../examples');
 
 export interface Sabotage {
-  kind: 'kill-in-load' | 'kill-in-step' | 'kill-in-save' | 'full-disk' | 'file-limit' | 'interrupt';
+  kind:
+    | 'kill-in-load'
+    | 'kill-in-step'
+    | 'kill-in-save'
+    | 'terminate-in-save'
+    | 'full-disk'
+    | 'file-limit'
+    | 'interrupt';
   rank: number;
   /** Number of the native call, of the file or of the step. */
   at: number;

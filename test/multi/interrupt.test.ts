@@ -39,6 +39,22 @@ test('Ctrl-C: the ranks agree on a step, save and end with 130; the run can go o
   expect(rest.steps.map(({ step }) => step)).toEqual([steps + 1]);
 });
 
+test('SIGTERM while the model is saved: it is saved whole, with a checkpoint from which a run does what is left', async () => {
+  const given = { ...options, maxSteps: 2, out: 'at-the-end', samplePrompts: ['Who are you?'] };
+  const first = await finetune(2, dir, given, { sabotage: { kind: 'terminate-in-save', rank: 0, at: 1 } });
+  expect(first.code).toBe(143);
+  expect(first.failure).toBeUndefined();
+  expect(first.summary).toMatchObject({ interrupted: true, steps: 2 });
+  expect(first.samples.filter(({ step }) => step === 2)).toEqual([]);
+  const saved = await readdir(join(dir, given.out));
+  expect(saved).toContain('checkpoint-2');
+  expect(saved).toContain('model.safetensors');
+  const rest = await expectFinetune(2, dir, { ...given, resume: 'auto' });
+  expect(rest.steps).toEqual([]);
+  expect(rest.samples.map(({ step }) => step)).toEqual([2]);
+  expect(rest.summary).toMatchObject({ interrupted: false, steps: 2 });
+});
+
 test.each([
   { kind: 'kill-in-load' as const, rank: 1, at: 3, saved: [] },
   { kind: 'kill-in-step' as const, rank: 1, at: 30, saved: [2] }, // nine units a step
