@@ -125,13 +125,14 @@ export async function doctorGpu(options: GpuOptions): Promise<number> {
     return finish();
   }
   const filter = options.units?.split(',').filter((text) => text !== '') ?? [];
-  const partOptions: PartOptions = { seed, size, peak, filter };
+  const partOptions: PartOptions = { seed, size, peak, filter, secondsLeft: 0 };
   for (const part of chosen) {
     log.line(`\n${parts[part].title}`);
     const run = await runPart(part, partOptions, deadline, (result) => {
       for (const line of describeResult(result)) log.line(line);
     });
     found.parts[part] = run;
+    if (run.failure === undefined && run.results.length + run.left.length === 0) log.line('  nothing for this device');
     if (run.failure !== undefined) log.line(`  FAILED ${run.failure}`);
     if (run.left.length > 0) log.line(`  left out, since the time was over: ${run.left.join(', ')}`);
     partOptions.copyBandwidth ??= copyBandwidthOf(run);
@@ -171,7 +172,7 @@ function describeMeasure({ name, value, unit, fraction, of, milliseconds, spread
   return `  ${name.padEnd(70)} ${`${short(value)} ${unit}`.padStart(16)}  ${time.padStart(16)}  ${share}`.trimEnd();
 }
 
-function describeResult({ unit, failures, cases, errors, measures, seconds }: TimedResult): string[] {
+function describeResult({ unit, failures, cases, errors, measures, note, seconds }: TimedResult): string[] {
   const lines: string[] = [];
   const worst = Object.entries(errors ?? {}).map(([dtype, error]) => `${dtype} ${error.toExponential(1)}`);
   if (cases !== undefined || failures.length > 0)
@@ -179,6 +180,7 @@ function describeResult({ unit, failures, cases, errors, measures, seconds }: Ti
       `  ${failures.length === 0 ? 'ok    ' : 'FAILED'} ${unit.padEnd(28)} ${String(cases ?? 0).padStart(4)} cases  ${`${seconds.toFixed(1)} s`.padStart(7)}  ${worst.join('  ')}`.trimEnd(),
     );
   for (const failure of failures) lines.push(`         ${failure.replaceAll('\n', '\n         ')}`);
+  if (note !== undefined) lines.push(`  left out: ${unit} is ${note}`);
   for (const measure of measures ?? []) lines.push(describeMeasure(measure));
   return lines;
 }

@@ -1,6 +1,6 @@
 // `rankzero doctor --gpu` with small shapes on the emulated device: every op passes, every measurement gives numbers, and a
 // device that computes wrongly is found out.
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -21,13 +21,18 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
 
   it('proves every op of the table, the memory and the collectives', async () => {
     const out = join(folder, 'checks');
-    const { code, stdout } = await doctor('--only', 'checks', '--out', out);
+    const { code, stdout } = await doctor('--only', 'ops,allocator,collectives,hopper', '--out', out);
     expect(stdout).toMatch(/\d+ passed, 0 failed\. All is well\.\n$/);
     expect(code).toBe(0);
     const found = JSON.parse(readFileSync(join(out, 'doctor-gpu.json'), 'utf8')) as Findings;
     const ops = found.parts.ops!.results;
     expect(ops.length).toBeGreaterThan(37);
     expect(ops.filter(({ unit }) => unit !== 'table of ops').every(({ cases }) => cases! >= 2)).toBe(true);
+    expect(found.parts.hopper!.results.map(({ unit }) => unit)).toEqual([
+      'attention_forward hopper',
+      'attention_backward hopper',
+    ]);
+    expect(found.parts.hopper!.results.every(({ cases }) => cases! >= 2)).toBe(true);
     expect(found.parts.allocator!.results[0]!.cases).toBeGreaterThan(50);
     expect(found.parts.collectives!.results[0]!.cases).toBeGreaterThan(6);
     expect(readFileSync(join(out, 'doctor-gpu.txt'), 'utf8')).toBe(stdout);
@@ -48,7 +53,8 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     const { code, stdout } = await doctor('--only', 'measurements', '--json', '--peak', '100');
     expect(code).toBe(0);
     const { parts } = JSON.parse(stdout) as Findings;
-    expect(Object.keys(parts)).toEqual(['bandwidth', 'gemm', 'kernels', 'attention', 'step', 'load']);
+    const names = ['bandwidth', 'gemm', 'kernels', 'attention', 'step', 'load', 'hopper_attention', 'hopper_step'];
+    expect(Object.keys(parts)).toEqual(names);
     const measures = Object.values(parts).flatMap((run) => run.results.flatMap((result) => result.measures ?? []));
     expect(measures.length).toBeGreaterThan(40);
     expect(measures.filter(({ value }) => !(value > 0 && Number.isFinite(value)))).toEqual([]);
@@ -59,17 +65,47 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     const out = join(folder, 'visit');
     const visit = join(import.meta.dirname, '../../bench/gpu/visit.mjs');
     const { code, stdout } = await runNode(
-      [visit, out, '--size', 'small', '--python', '', '--only', 'doctor,training,load'],
+      [visit, out, '--size', 'small', '--python', '', '--only', 'benches,doctor,allocator'],
       1,
     );
-    expect(stdout).toMatch(/doctor +ok\ntraining +ok\nload +ok\n/);
+    expect(stdout).toMatch(/doctor +ok\nallocator +ok\nbench-load +ok\nbench-training +ok\n/);
     expect(code).toBe(0);
-    for (const name of ['training', 'load']) {
-      const { results } = JSON.parse(readFileSync(join(out, `${name}.json`), 'utf8'));
-      expect(results[0].sides.rankzero).toBeDefined();
-    }
-    expect(JSON.parse(readFileSync(join(out, 'doctor.json'), 'utf8')).accelerator.devices).toHaveLength(1);
+    const { steps } = JSON.parse(readFileSync(join(out, 'visit.json'), 'utf8'));
+    for (const name of ['bench-load', 'bench-training'])
+      expect(steps[name].found.results[0].sides.rankzero).toBeDefined();
+    expect(steps.doctor.found.accelerator.devices).toHaveLength(1);
+    expect(steps.allocator.found.parts.allocator.results[0].cases).toBeGreaterThan(50);
+    expect(readdirSync(out).sort()).toEqual(['visit.json', 'visit.txt']);
     expect(readFileSync(join(out, 'visit.txt'), 'utf8')).toBe(stdout);
+  });
+
+  it('runs its ops under compute-sanitizer where that is, and says what it found', async () => {
+    const tools = join(folder, 'tools');
+    mkdirSync(tools);
+    const tool = `#!/bin/sh
+[ "$1" = --version ] && exit
+echo "$RANKZERO_BARRIER_SECONDS $1 $2 $3 $4" >> ${join(folder, 'asked')}
+tool=$2
+shift 8
+"$@" || exit
+echo "========= ERROR SUMMARY: 0 errors"
+[ $tool = memcheck ] || { echo "========= Error: Race reported between Write access at"; exit 77; }\n`;
+    writeFileSync(join(tools, 'compute-sanitizer'), tool, { mode: 0o755 });
+    const args = [cli, 'doctor', '--gpu', '--size', 'small', '--only', 'sanitizers'];
+    const { code, stdout } = await runNode([...args, '--units', 'memcheck,racecheck,rms_norm'], 1, {
+      PATH: `${tools}:${process.env.PATH}`,
+    });
+    expect(stdout).toMatch(/ok +memcheck +[1-9]\d* cases/);
+    expect(stdout).toMatch(
+      /FAILED racecheck.*\n.*errors:\n.*ERROR SUMMARY: 0 errors\n.*Error: Race reported between Write/,
+    );
+    expect(stdout).toContain('1 passed, 1 failed');
+    expect(code).toBe(1);
+    const asked = readFileSync(join(folder, 'asked'), 'utf8').trim().split('\n');
+    expect(asked).toContain('600 --tool memcheck --error-exitcode 77');
+    const without = await runNode(args, 1, { PATH: '/usr/bin:/bin' });
+    if (!existsSync('/usr/local/cuda/bin/compute-sanitizer'))
+      expect(without.stdout).toContain('left out: compute-sanitizer is not on this machine');
   });
 
   it('leaves out what the time does not suffice for, and says so', async () => {

@@ -8,7 +8,7 @@ import { relativeError } from '../../src/tools/gpu/check.ts';
 import type { PartOptions } from '../../src/tools/gpu/part.ts';
 import { runPart, type TimedResult } from '../../src/tools/gpu/run_part.ts';
 
-const options: PartOptions = { seed: 1, size: 'small', filter: [] };
+const options: PartOptions = { seed: 1, size: 'small', filter: [], secondsLeft: 60 };
 
 describe('a part in its processes', () => {
   let folder: string;

@@ -2,7 +2,10 @@
 // all devices.
 import { type AttentionKernels, native } from '../../native.ts';
 
-export const attentionKernels: readonly AttentionKernels[] = ['hopper', 'mma'];
+/** Whether the device can have those for Hopper. */
+export function isHopper(): boolean {
+  return native.acceleratorInfo().devices[0]?.capability === '9.0';
+}
 
 /** Runs `work` with the kernels asked for. */
 export function withAttention<T>(kernels: AttentionKernels, work: () => T): T {

@@ -1,6 +1,6 @@
 // Every op that the device has, by the op table: an op without cases is a failure, so that a new one cannot be forgotten.
 import { type AttentionKernels, native } from '../../native.ts';
-import { attentionKernels, withAttention } from './attention.ts';
+import { isHopper, withAttention } from './attention.ts';
 import { attentionCases } from './cases/attention.ts';
 import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
@@ -28,24 +28,33 @@ export async function opUnits(options: PartOptions): Promise<Unit[]> {
     }),
   };
   const known = onDevice.filter((op) => Object.hasOwn(cases, op));
-  const attention = known.filter((op) => op.startsWith('attention_'));
   return [
     table,
-    ...known.map((op) => ({ name: op, run: () => checkOp(op, op, options) })),
+    ...known.filter((op) => !isAttention(op)).map((op) => ({ name: op, run: () => checkOp(op, op, options) })),
     ...known
       .filter((op) => op === 'linear_cross_entropy')
       .map((op) => {
         const name = `${op} float32 logits`;
         return { name, run: () => withSetting(native.cudaSetNarrowLogits, false, () => checkOp(op, name, options)) };
       }),
-    ...attention.flatMap((op) => attentionKernels.map((kernels) => checkAttention(op, kernels, options))),
+    ...known
+      .filter(isAttention)
+      .flatMap((op) => [attentionUnit(op, 'mma', false, options), attentionUnit(op, 'mma', true, options)]),
   ];
 }
 
-/** Of each kind of its kernels, at aligned addresses, which tensor cores want. */
-function checkAttention(op: string, kernels: AttentionKernels, options: PartOptions): Unit {
-  const name = `${op} ${kernels}`;
-  return { name, run: () => withAttention(kernels, () => checkOp(op, name, options, true)) };
+/** Attention by the kernels for Hopper; none where there is no Hopper. */
+export async function hopperUnits(options: PartOptions): Promise<Unit[]> {
+  const attention = isHopper() ? native.opNames(1).filter(isAttention) : [];
+  return attention.map((op) => attentionUnit(op, 'hopper', true, options));
+}
+
+const isAttention = (op: string): boolean => op.startsWith('attention_');
+
+/** `aligned`: all addresses are, as tensor cores want them; else some. */
+function attentionUnit(op: string, kernels: AttentionKernels, aligned: boolean, options: PartOptions): Unit {
+  const name = aligned ? `${op} ${kernels}` : op;
+  return { name, run: () => withAttention(kernels, () => checkOp(op, name, options, aligned)) };
 }
 
 function checkOp(op: string, unit: string, { seed, size }: PartOptions, aligned = false): UnitResult {

@@ -22,6 +22,8 @@ export interface UnitResult {
   /** Cases of a check, and the greatest error of each dtype. */
   cases?: number | undefined;
   errors?: Record<string, number> | undefined;
+  /** Why nothing was run. */
+  note?: string | undefined;
   measures?: Measure[] | undefined;
 }
 
@@ -32,6 +34,8 @@ export interface PartOptions {
   peak?: number | undefined;
   /** Of device copies, GB/s, where it was measured before. */
   copyBandwidth?: number | undefined;
+  /** Until the time for the part is over. */
+  secondsLeft: number;
   /** Names of units to run must contain one of these; empty: all. */
   filter: readonly string[];
 }
@@ -50,7 +54,11 @@ export type PartName =
   | 'kernels'
   | 'attention'
   | 'step'
-  | 'load';
+  | 'load'
+  | 'hopper'
+  | 'hopper_attention'
+  | 'hopper_step'
+  | 'sanitizers';
 
 export interface Part {
   /** For the heading. */
@@ -64,6 +72,7 @@ export interface Part {
   units: (options: PartOptions) => Promise<Unit[]>;
 }
 
+// What is most likely to take the device down comes last.
 export const parts: Record<PartName, Part> = {
   ops: {
     title: 'Every op against the CPU',
@@ -105,20 +114,45 @@ export const parts: Record<PartName, Part> = {
     title: 'Attention',
     kind: 'measurement',
     patience: { small: 60, full: 60 },
-    units: async (options) => (await import('./measure/attention.ts')).attentionUnits(options),
+    units: async (options) => (await import('./measure/attention.ts')).attentionUnits(options, 'mma'),
   },
   step: {
     title: 'A training step of a 1B-class Llama',
     kind: 'measurement',
     patience: { small: 120, full: 150 },
     apart: true,
-    units: async (options) => (await import('./measure/step.ts')).stepUnits(options),
+    units: async (options) => (await import('./measure/step.ts')).stepUnits(options, 'mma'),
   },
   load: {
     title: 'From a file to shards on the device',
     kind: 'measurement',
     patience: { small: 60, full: 120 },
     units: async (options) => (await import('./measure/load.ts')).loadUnits(options),
+  },
+  hopper: {
+    title: 'Attention by the kernels for Hopper against the CPU',
+    kind: 'check',
+    patience: { small: 60, full: 60 },
+    units: async (options) => (await import('./ops.ts')).hopperUnits(options),
+  },
+  hopper_attention: {
+    title: 'Attention by the kernels for Hopper',
+    kind: 'measurement',
+    patience: { small: 60, full: 60 },
+    units: async (options) => (await import('./measure/attention.ts')).attentionUnits(options, 'hopper'),
+  },
+  hopper_step: {
+    title: 'A training step of a 1B-class Llama, attention by the kernels for Hopper',
+    kind: 'measurement',
+    patience: { small: 120, full: 150 },
+    apart: true,
+    units: async (options) => (await import('./measure/step.ts')).stepUnits(options, 'hopper'),
+  },
+  sanitizers: {
+    title: 'Every op under compute-sanitizer',
+    kind: 'check',
+    patience: { small: 600, full: 600 },
+    units: async (options) => (await import('./sanitizers.ts')).sanitizerUnits(options),
   },
 };
 

@@ -44,7 +44,8 @@ export async function runPart(
   };
   for (;;) {
     const done = run.results.map(({ unit }) => unit);
-    const child = await runOnce(script, { ...options, part, skip: done }, deadline, take);
+    const secondsLeft = (deadline - performance.now()) / 1000;
+    const child = await runOnce(script, { ...options, secondsLeft, part, skip: done }, deadline, take);
     run.left = child.units.filter((name) => !run.results.some(({ unit }) => unit === name));
     if (child.outcome === 'ended') return run;
     if (child.outcome === 'late') {

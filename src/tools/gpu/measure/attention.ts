@@ -1,6 +1,6 @@
 // Attention, causal, by head size and length: the arithmetic of the visible pairs, two GEMMs forward and five backward.
 import { type AttentionKernels, native } from '../../../native.ts';
-import { attentionKernels, withAttention } from '../attention.ts';
+import { isHopper, withAttention } from '../attention.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
 import { withOperands } from './operands.ts';
 import { medianTime } from './timing.ts';
@@ -37,15 +37,14 @@ function shapesOf(size: PartOptions['size']): Shape[] {
 const nameOf = ({ headDim, heads, kvHeads, length, sequences, window }: Shape): string =>
   `heads ${heads}/${kvHeads}×${headDim}, ${sequences}×${length}${window ? `, window ${window}` : ''}`;
 
-const kernelsFor = ({ headDim }: Shape): readonly AttentionKernels[] => (headDim > 128 ? ['mma'] : attentionKernels);
-
-export async function attentionUnits(options: PartOptions): Promise<Unit[]> {
-  return shapesOf(options.size).flatMap((shape) =>
-    kernelsFor(shape).map((kernels) => {
-      const name = `${nameOf(shape)}, ${kernels}`;
-      return { name, run: () => withAttention(kernels, () => measure(shape, name, options)) };
-    }),
-  );
+/** By the kernels for all devices, or those for Hopper where they are and suit. */
+export async function attentionUnits(options: PartOptions, kernels: AttentionKernels): Promise<Unit[]> {
+  const all = shapesOf(options.size);
+  const shapes = kernels === 'mma' ? all : isHopper() ? all.filter(({ headDim }) => headDim <= 128) : [];
+  return shapes.map((shape) => {
+    const name = `${nameOf(shape)}, ${kernels}`;
+    return { name, run: () => withAttention(kernels, () => measure(shape, name, options)) };
+  });
 }
 
 function visiblePairs({ length, sequences, window }: Shape): number {

@@ -1,8 +1,9 @@
 // One training step of the 1B-class model as finetune takes it: FSDP with float32 masters and bfloat16 compute, clipping, AdamW.
 // Host clock around steps that are waited for, since the host's work is part of a step.
+
 import { dist } from '../../../distributed/index.ts';
 import { AutoModelForCausalLM } from '../../../models/auto.ts';
-import { native } from '../../../native.ts';
+import { type AttentionKernels, native } from '../../../native.ts';
 import { initEmptyWeights } from '../../../nn/init_empty_weights.ts';
 import { AdamW } from '../../../optim/adamw.ts';
 import { DelayedParamIniter } from '../../../parallel/delayed_param.ts';
@@ -11,19 +12,22 @@ import { fusionNames, setFusions } from '../../../tensor/fusions.ts';
 import { memoryStats } from '../../../tensor/memory.ts';
 import { scope } from '../../../tensor/scope.ts';
 import { useDevice } from '../../../tensor/streams.ts';
+import { isHopper } from '../attention.ts';
 import type { Measure, PartOptions, Unit, UnitResult } from '../part.ts';
 import { flopsPerToken, measuredConfig } from './model.ts';
 
-export async function stepUnits(options: PartOptions): Promise<Unit[]> {
+export async function stepUnits(options: PartOptions, kernels: AttentionKernels): Promise<Unit[]> {
   const { batch, length } = options.size === 'small' ? { batch: 2, length: 8 } : { batch: 8, length: 2048 };
+  if (kernels === 'hopper' && !isHopper()) return [];
   const unit = (name: string, set: () => void = () => {}): Unit => ({
     name,
     run: () => {
-      set(); // the process is this unit's own
+      native.cudaSetAttention(kernels); // the process is this unit's own
+      set();
       return trainingStep(name, batch, length, options);
     },
   });
-  const name = `${batch}×${length} tokens`;
+  const name = `${batch}×${length} tokens, ${kernels}`;
   const variants = Object.entries(settings).map(([what, set]) => unit(`${name}, ${what}`, set));
   return [unit(name), ...variants].slice(0, options.filter.length > 0 ? undefined : 1);
 }
