@@ -75,12 +75,12 @@ CachingAllocator& allocator_of(Args& a, Device device) {
 // (device)
 napi_value memory_stats(Args& a) {
   MemoryStats stats = allocator_of(a, a.device(0)).stats();
-  constexpr const char* kinds[] = {"other", "parameter", "gradient", "optimizer", "activation", "unshard", "staging"};
   Napi::Env env(a.env());
   Napi::Object out = Napi::Object::New(env), current = Napi::Object::New(env), peak = Napi::Object::New(env);
   for (int i = 0; i < kMemoryKinds; ++i) {
-    current.Set(kinds[i], static_cast<double>(stats.current[static_cast<size_t>(i)]));
-    peak.Set(kinds[i], static_cast<double>(stats.peak[static_cast<size_t>(i)]));
+    const char* kind = name_of(static_cast<MemoryKind>(i));
+    current.Set(kind, static_cast<double>(stats.current[static_cast<size_t>(i)]));
+    peak.Set(kind, static_cast<double>(stats.peak[static_cast<size_t>(i)]));
   }
   out.Set("current", current);
   out.Set("peak", peak);

@@ -74,7 +74,10 @@ void NcclCollectives::enqueue(const char* operation, Stream* stream, const Opera
   Doing doing{operation, ++sequence_, group_.c_str()};
   if (watch_->state().aborted()) watch_->state().throw_abort(doing);
   if (!comm_) fail("ERR_GROUP_CLOSED", "[", operation, "] the process group was used after destroyProcessGroup()");
-  on(stream).make_room(8);  // before the call: an abort waits until it returns
+  // Before the call, since an abort waits until that returns. NCCL connects and loads what it needs when it needs it, which may
+  // wait for the device.
+  on(stream).context().await_host();
+  on(stream).make_room(8);
   Event before = stream->record();
   if (!watch_->begin_call(comm_)) watch_->state().throw_abort(doing);
   on(stream).enqueue(operation, [&] {

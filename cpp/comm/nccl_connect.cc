@@ -71,7 +71,9 @@ std::unique_ptr<DeviceCollectives> connect_devices(ProcessGroup& group, std::sha
   bytes = group.broadcast_bytes(bytes, 0, host);
   if (bytes.size() != sizeof id.bytes) fail("ERR_NCCL", "rank ", group.ranks()[0], " could not make an id for group ", group.name());
   std::memcpy(id.bytes, bytes.data(), sizeof id.bytes);
-  nccl::Comm comm = connect(group, *state, id, static_cast<cuda::CudaStream*>(device)->context().device());
+  const cuda::Context& context = static_cast<cuda::CudaStream*>(device)->context();
+  context.await_host();  // the call may wait for the device
+  nccl::Comm comm = connect(group, *state, id, context.device());
   return std::make_unique<NcclCollectives>(group.name(), group.rank(), group.size(), comm, NcclWatch::of(std::move(state)));
 }
 

@@ -20,9 +20,35 @@ bool CachingAllocator::grow(Pool& pool, size_t bytes) {
 }
 
 bool CachingAllocator::take(size_t bytes, MemoryKind kind, Arena::Block& block) {
-  std::lock_guard lock(mutex_);
   Pool& pool = pool_for(bytes, kind);
-  return pool.arena.take(bytes, block) || (grow(pool, bytes) && pool.arena.take(bytes, block));
+  {
+    std::lock_guard lock(mutex_);
+    if (pool.arena.take(bytes, block)) return true;
+  }
+  before_growth();
+  std::lock_guard lock(mutex_);
+  return pool.arena.take(bytes, block) || ((grow(pool, bytes) || regroup(pool, bytes)) && pool.arena.take(bytes, block));
+}
+
+// When the system gives no more: with what it gave last, from the pages of free blocks, wherever they are.
+bool CachingAllocator::regroup(Pool& pool, size_t bytes) {
+  const size_t page = page_bytes();
+  if (page == 0) return false;
+  const size_t range = rounded(bytes, std::max(page, sizes_.range_unit));
+  std::array<Pool*, 3> pools{&pool, &pool, &pool};
+  int others = 0;
+  for (Pool* other : {&small_, &large_, &gathered_})
+    if (other != &pool) pools[static_cast<size_t>(++others)] = other;
+  size_t got = spare_pages(range), free = got;
+  for (Pool* from : pools) free += from->arena.free_pages(page);
+  if (free < range) return false;
+  std::vector<Arena::Block> moved;
+  std::vector<Event> pending;
+  for (Pool* from : pools)
+    if (got < range) got += from->arena.cut(page, range - got, moved);
+  for (const Arena::Block& block : moved) merge_events(pending, block.pending);
+  pool.arena.add(map_pages(range, moved), range, std::move(pending));
+  return true;
 }
 
 class PooledStorage final : public Storage {
@@ -50,7 +76,7 @@ class PooledStorage final : public Storage {
 std::shared_ptr<Storage> CachingAllocator::allocate(size_t bytes, Stream* home, MemoryKind kind) {
   size_t want = rounded(bytes + sizes_.gap, sizes_.unit);
   Arena::Block block;
-  if (!take(want, kind, block) && !(make_room() && take(want, kind, block))) out_of_memory(bytes);
+  if (!take(want, kind, block) && !(make_room() && take(want, kind, block))) out_of_memory(bytes, kind);
   account(kind, static_cast<int64_t>(want));
   for (const Event& event : block.pending) {
     home->wait_for_reuse(event);
@@ -89,12 +115,29 @@ void CachingAllocator::reset_peak() {
   stats_.reserved_peak = static_cast<int64_t>(reserved());
 }
 
+std::string CachingAllocator::in_use_by_kind() const {
+  std::lock_guard lock(mutex_);
+  std::string text;
+  for (int i = 0; i < kMemoryKinds; ++i) {
+    if (const int64_t bytes = stats_.current[static_cast<size_t>(i)]; bytes != 0)
+      text += (text.empty() ? "" : ", ") + std::to_string(bytes) + " " + name_of(static_cast<MemoryKind>(i));
+  }
+  return text.empty() ? "nothing" : text;
+}
+
 void CachingAllocator::trim() {
+  before_growth();
   std::lock_guard lock(mutex_);
   for (Pool* pool : {&small_, &large_, &gathered_}) {
+    if (const size_t page = page_bytes()) {
+      std::vector<Arena::Block> free;
+      pool->arena.cut(page, SIZE_MAX, free);
+      for (const Arena::Block& block : free) unmap_range(block.data, block.bytes);
+    }
     pool->arena.trim([this](std::byte* data, size_t bytes) { drop_pages(data, bytes); },
                      [this](std::byte* data, size_t bytes) { unmap_range(data, bytes); });
   }
+  release_spare();
 }
 
 }  // namespace rz

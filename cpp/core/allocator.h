@@ -1,9 +1,11 @@
 // Caching allocator of one device's memory, ordered by stream. A freed block is reusable at once on its own stream; another
 // stream that takes it first waits (on the stream, not on the host) for the events recorded when it was freed. Blocks are
-// cut from ranges of address space; what a range is and costs, each device says for itself.
+// cut from ranges of address space; what a range is and costs, each device says for itself. Where that can map pages at will, a
+// block for which there is no room in one place is made of pages that are free elsewhere, and nobody waits for that.
 #pragma once
 #include <array>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "core/arena.h"
@@ -49,9 +51,22 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
   virtual size_t reserved() const { return small_.arena.backed() + large_.arena.backed() + gathered_.arena.backed(); }
   // After a refusal: true when something was done about it, so that another try is worth it.
   virtual bool make_room() { return false; }
+  // Called before map_range, without the mutex.
+  virtual void before_growth() {}
+
+  // Where ranges are made of pages that can be mapped at any address: their size; else 0.
+  virtual size_t page_bytes() const { return 0; }
+  // Takes pages from the system until so many bytes of them are mapped nowhere, as far as it gives them. Returns how many are.
+  virtual size_t spare_pages(size_t) { return 0; }
+  virtual void release_spare() {}
+  // A range of spare pages and of `moved`, which is free memory that was in other ranges: work that was enqueued before still
+  // finds it at its old addresses.
+  virtual std::byte* map_pages(size_t, const std::vector<Arena::Block>&) { return nullptr; }
   // A block of `taken` bytes is about to be used by `home`, `bytes` of it.
   virtual void prepare(const Arena::Block&, size_t, Stream*) {}
-  [[noreturn]] virtual void out_of_memory(size_t bytes) const = 0;
+  [[noreturn]] virtual void out_of_memory(size_t bytes, MemoryKind kind) const = 0;
+  // "12 parameter, 34 gradient": what is in use, for that.
+  std::string in_use_by_kind() const;
 
   size_t rounded_to_range(size_t bytes) const;
 
@@ -69,6 +84,7 @@ class CachingAllocator : public std::enable_shared_from_this<CachingAllocator> {
   }
   bool take(size_t bytes, MemoryKind kind, Arena::Block& block);
   bool grow(Pool& pool, size_t bytes);
+  bool regroup(Pool& pool, size_t bytes);
   void release(Arena::Block block, MemoryKind kind);
 
   static constexpr size_t kLarge = size_t{256} << 10;

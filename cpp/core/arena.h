@@ -1,6 +1,6 @@
 // Best fit with splitting and coalescing over address ranges, which are never touched: the bookkeeping of an allocator on
 // any device. What lies between two blocks in use is one free block, so memory of many small activations can hold one large
-// gradient a moment later.
+// gradient a moment later. Where a device maps pages at addresses of choice, whole pages of free blocks can be cut out.
 #pragma once
 #include <cstddef>
 #include <map>
@@ -12,6 +12,9 @@
 
 namespace rz {
 
+// Of each stream the latest event.
+void merge_events(std::vector<Event>& events, const std::vector<Event>& others);
+
 class Arena {
  public:
   struct Block {
@@ -20,11 +23,17 @@ class Arena {
     std::vector<Event> pending;  // reuse comes after these; at most one of each stream
   };
 
-  // Adds a range, all of it free and without pages.
-  void add(std::byte* base, size_t bytes);
+  // Adds a range, all of it free and without pages; it is used after `pending`.
+  void add(std::byte* base, size_t bytes, std::vector<Event> pending = {});
   // The smallest free block that holds `bytes`, cut to that size; of equal ones the lowest.
   bool take(size_t bytes, Block& block);
   void release(Block block);
+
+  // Whole pages in free blocks, in bytes.
+  size_t free_pages(size_t page) const;
+  // Takes so many bytes of them out of the arena, whose ranges end there from then on: those of the largest blocks first, as runs
+  // in `out`. Returns how many there were.
+  size_t cut(size_t page, size_t bytes, std::vector<Block>& out);
 
   // Bytes in use, and in free blocks that were used before: what the ranges cost their device.
   size_t backed() const { return used_ + backed_free_; }

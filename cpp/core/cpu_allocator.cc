@@ -39,10 +39,10 @@ void* CpuAllocator::dry_address(size_t bytes) {
   return reinterpret_cast<void*>(next_dry_address_.fetch_add((bytes + 63) & ~size_t{63}));
 }
 
-void CpuAllocator::out_of_memory(size_t bytes) const {
+void CpuAllocator::out_of_memory(size_t bytes, MemoryKind kind) const {
   MemoryStats now = stats();
-  fail("ERR_OUT_OF_MEMORY", "out of host memory: ", bytes, " bytes were asked for, ", now.total, " are in use and ", now.reserved,
-       " reserved");
+  fail("ERR_OUT_OF_MEMORY", "out of host memory: ", bytes, " bytes of ", name_of(kind), " were asked for, ", now.total, " are in use (",
+       in_use_by_kind(), ") and ", now.reserved, " reserved");
 }
 
 }  // namespace rz

@@ -20,7 +20,7 @@ class CpuAllocator final : public CachingAllocator {
   std::byte* map_range(size_t bytes) override;
   void unmap_range(std::byte* data, size_t bytes) override;
   void drop_pages(std::byte* data, size_t bytes) override;
-  [[noreturn]] void out_of_memory(size_t bytes) const override;
+  [[noreturn]] void out_of_memory(size_t bytes, MemoryKind kind) const override;
 
   bool dry_ = false;
   std::atomic<uintptr_t> next_dry_address_{uintptr_t{1} << 48};  // above what a process can map

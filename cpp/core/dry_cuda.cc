@@ -34,7 +34,7 @@ class DryAllocator final : public CachingAllocator {
   }
   void unmap_range(std::byte*, size_t bytes) override { held_ -= bytes; }
   size_t reserved() const override { return held_; }
-  [[noreturn]] void out_of_memory(size_t bytes) const override { fail("ERR_OUT_OF_MEMORY", "a dry run cannot count ", bytes, " more bytes"); }
+  [[noreturn]] void out_of_memory(size_t bytes, MemoryKind) const override { fail("ERR_OUT_OF_MEMORY", "a dry run cannot count ", bytes, " more bytes"); }
 
   size_t held_ = 0;
   uintptr_t next_ = uintptr_t{1} << 56;  // neither of a process nor of the host's dry memory

@@ -14,6 +14,10 @@ namespace rz {
 // What memory is for: the counters behind `memoryStats()` and the pre-flight plan.
 enum class MemoryKind : uint8_t { Other = 0, Parameter = 1, Gradient = 2, Optimizer = 3, Activation = 4, Unshard = 5, Staging = 6 };
 constexpr int kMemoryKinds = 7;
+constexpr const char* name_of(MemoryKind kind) {
+  constexpr const char* names[kMemoryKinds] = {"other", "parameter", "gradient", "optimizer", "activation", "unshard", "staging"};
+  return names[static_cast<int>(kind)];
+}
 
 class Storage {
  public:

@@ -102,8 +102,13 @@ double CudaBackend::milliseconds(int from, int to) {
 double CudaBackend::pinned_copy_milliseconds(size_t bytes, bool to_device, Stream& stream) {
   context_.bind();
   void* pinned = nullptr;
+  context_.await_host();
   check(cudaHostAlloc(&pinned, bytes, cudaHostAllocDefault), "allocating pinned memory");
-  std::unique_ptr<void, cudaError_t (*)(void*)> freed(pinned, cudaFreeHost);
+  auto free = [this](void* memory) {
+    context_.await_host();
+    cudaFreeHost(memory);
+  };
+  std::unique_ptr<void, decltype(free)> freed(pinned, free);
   std::memset(pinned, 1, bytes);
   auto& queue = static_cast<CudaStream&>(stream);
   std::shared_ptr<Storage> device = queue.scratch(bytes);

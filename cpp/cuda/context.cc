@@ -87,6 +87,12 @@ void Context::await_host() const {
     while (signals_[i].value.load(std::memory_order_acquire) < last_signal_[i].load()) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
+bool Context::awaits_host() const {
+  for (size_t i = 0; i < kSignals; ++i)
+    if (signals_[i].value.load(std::memory_order_acquire) < last_signal_[i].load()) return true;
+  return false;
+}
+
 void Context::before_launch(const void* kernel) {
   std::lock_guard lock(loaded_mutex_);
   if (loaded_.insert(kernel).second) await_host();

@@ -51,6 +51,7 @@ class Context {
   // Until no stream of the device waits for the host any more. Called by the thread that launches, before what makes the driver
   // load code: that may wait for the whole device, with locks that calls of the threads below CPU streams need too.
   void await_host() const;
+  bool awaits_host() const;
   // The same before the first launch of a kernel.
   void before_launch(const void* kernel);
 

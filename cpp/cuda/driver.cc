@@ -12,6 +12,14 @@ static Driver load() {
   library.load(table.cuTensorMapEncodeTiled, "cuTensorMapEncodeTiled", false);
   library.load(table.cuDeviceGet, "cuDeviceGet", false);
   library.load(table.cuDeviceGetAttribute, "cuDeviceGetAttribute", false);
+  library.load(table.cuMemGetAllocationGranularity, "cuMemGetAllocationGranularity", false);
+  library.load(table.cuMemAddressReserve, "cuMemAddressReserve", false);
+  library.load(table.cuMemAddressFree, "cuMemAddressFree", false);
+  library.load(table.cuMemCreate, "cuMemCreate", false);
+  library.load(table.cuMemRelease, "cuMemRelease", false);
+  library.load(table.cuMemMap, "cuMemMap", false);
+  library.load(table.cuMemUnmap, "cuMemUnmap", false);
+  library.load(table.cuMemSetAccess, "cuMemSetAccess", false);
   if (library.report.usable() && table.cuDriverGetVersion(&table.version) == 0)
     library.report.version = "CUDA " + version_text(table.version);
   table.report = library.report;

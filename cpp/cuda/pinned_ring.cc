@@ -4,15 +4,14 @@
 
 namespace rz::cuda {
 
-PinnedRing::~PinnedRing() {
-  if (memory_) cudaFreeHost(memory_);
+PinnedRing::PinnedRing() {
+  check(cudaHostAlloc(&memory_, kSlots * kSlotBytes, cudaHostAllocPortable), "allocating pinned memory");
+  for (size_t i = 0; i < kSlots; ++i) slots_[i].data = static_cast<std::byte*>(memory_) + i * kSlotBytes;
 }
 
+PinnedRing::~PinnedRing() { cudaFreeHost(memory_); }
+
 PinnedRing::Slot& PinnedRing::next() {
-  if (!memory_) {
-    check(cudaHostAlloc(&memory_, kSlots * kSlotBytes, cudaHostAllocPortable), "allocating pinned memory");
-    for (size_t i = 0; i < kSlots; ++i) slots_[i].data = static_cast<std::byte*>(memory_) + i * kSlotBytes;
-  }
   Slot& slot = slots_[next_];
   next_ = (next_ + 1) % kSlots;
   return slot;

@@ -17,8 +17,11 @@ class PinnedRing {
     Event free_after;
   };
 
+  // Pins its memory, which a driver may only do when the device is idle.
+  PinnedRing();
   ~PinnedRing();
-  Slot& next();  // pinned at the first call
+  PinnedRing(const PinnedRing&) = delete;
+  Slot& next();
 
  private:
   std::array<Slot, kSlots> slots_;

@@ -40,6 +40,8 @@ describe.skipIf(!available)('device cuda, emulated', () => {
   it('names the devices that an op mixes', () => scenario('mixed', 1));
   it('counts its memory, and says what is wrong when there is none left', () =>
     scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20) }));
+  it('counts its memory where pages cannot be moved', () =>
+    scenario('memory', 1, { RANKZERO_EMULATED_MEMORY: String(600 << 20), RANKZERO_EMULATED_WITHOUT_VMM: '1' }));
   it.each([1, 2])('gets values that the host has yet to compute, seed %i', (seed) => scenario('fromHost', seed));
   it.each(seeds)('is in profiles, in its own time, seed %i', (seed) => scenario('profile', seed));
   it('draws the random bits of the CPU', () => scenario('random', 1));

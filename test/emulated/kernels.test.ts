@@ -22,6 +22,13 @@ describe.skipIf(!available)('kernels on the emulated device', () => {
     expect(code).toBe(0);
   });
 
+  it('are in order on streams where pages cannot be moved', async () => {
+    const env = environment(2, { RANKZERO_EMULATED_WITHOUT_VMM: '1' });
+    const { code, stdout, stderr } = await run(join(emulated, 'kernels_test_emulated'), ['--cuda', 'streams'], env);
+    expect(stdout + stderr).toMatch(/^ok \d+ checks, device cuda/m);
+    expect(code).toBe(0);
+  });
+
   it('add a bias of their own where cuBLASLt does not', async () => {
     const env = environment(1, { RANKZERO_EMULATED_WITHOUT_EPILOGUES: '1' });
     const { code, stdout, stderr } = await run(join(emulated, 'kernels_test_emulated'), ['--cuda', 'linear'], env);

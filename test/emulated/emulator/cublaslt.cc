@@ -67,6 +67,7 @@ extern "C" {
 
 size_t cublasLtGetVersion() { return 130000; }
 int cublasLtCreate(lt::Handle* handle) {
+  if (!rz::emulator::wait_for_device("cublasLtCreate")) return kInvalidValue;
   static int one;
   *handle = &one;
   return 0;
@@ -126,6 +127,7 @@ int cublasLtMatmul(lt::Handle, lt::MatmulDesc desc, const void* alpha, const voi
                    const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout cl, const lt::Algo*, void* workspace,
                    size_t workspace_bytes, cudaStream_t stream) {
   if (workspace_bytes < kWorkspace) return kInvalidValue;
+  if (!rz::emulator::first_use(desc, "the first cublasLtMatmul of a shape")) return kInvalidValue;
   rz::emulator::enqueue(stream, [desc = *static_cast<Desc*>(desc), al = *static_cast<Layout*>(al), bl = *static_cast<Layout*>(bl),
                                  cl = *static_cast<Layout*>(cl), alpha = *static_cast<const float*>(alpha), beta = *static_cast<const float*>(beta),
                                  a, b, c, d, workspace] {

@@ -23,16 +23,19 @@ int cuDeviceGet(int* device, int ordinal) {
   return 0;
 }
 
+// RANKZERO_EMULATED_WITHOUT_VMM: it has no virtual memory management.
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  if (attribute != 122) return kInvalidValue;
-  *value = can_wait_for_values();
+  if (attribute == 122) *value = can_wait_for_values();
+  else if (attribute == 102) *value = !std::getenv("RANKZERO_EMULATED_WITHOUT_VMM");
+  else if (attribute == 110) *value = 0;
+  else return kInvalidValue;
   return 0;
 }
 
 int cuStreamWaitValue64_v2(CUstream_st* stream, unsigned long long address, unsigned long long value, unsigned) {
   if (!can_wait_for_values()) return kNotSupported;
   auto* signal = reinterpret_cast<std::atomic<unsigned long long>*>(address);
-  rz::emulator::enqueue(stream, [] {}, [signal, value] { return signal->load(std::memory_order_acquire) >= value; });
+  rz::emulator::enqueue_wait_for_host(stream, "cuStreamWaitValue64", [signal, value] { return signal->load(std::memory_order_acquire) >= value; });
   return 0;
 }
 

@@ -43,6 +43,7 @@ struct Comm {
   int rank, size, index;
   uint64_t calls = 0;
   std::vector<uint64_t> sent, received;
+  std::set<std::string> called;
   std::atomic<bool> aborted{false};
   std::atomic<int> running{0};  // calls whose kernels are on the device
 };
@@ -203,6 +204,7 @@ class HostCall {
  public:
   HostCall(nccl::Comm comm, const char* what, size_t count) : comm_(*as_comm(comm)) {
     expect_alive();
+    if (comm_.called.insert(what).second) rz::emulator::wait_for_device(std::string("the first nccl") + what + " of a communicator");
     const char* prefix = std::getenv("RANKZERO_EMULATED_NCCL_LOG");
     if (!prefix) return;
     FILE* log = std::fopen((prefix + std::to_string(getpid())).c_str(), "a");
@@ -220,7 +222,7 @@ class HostCall {
     std::fprintf(stderr, "emulated NCCL: a call used a communicator that was aborted\n");
     _exit(70);
   }
-  const Comm& comm_;
+  Comm& comm_;
 };
 
 // What the real library does to free memory: waits for the device, and so for the kernels of communicators that are not aborted.
@@ -272,6 +274,7 @@ int ncclGetUniqueId(nccl::UniqueId* id) {
 int ncclCommInitRank(nccl::Comm* out, int size, nccl::UniqueId id, int rank) {
   if (rank < 0 || rank >= size) return kInvalidArgument;
   if (std::getenv("RANKZERO_EMULATED_DIES_CONNECTING")) kill(getpid(), SIGKILL);
+  if (!rz::emulator::wait_for_device("ncclCommInitRank")) return kSystemError;
   auto* comm = new Comm;
   comm->rank = rank;
   comm->size = size;

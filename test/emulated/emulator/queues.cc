@@ -4,12 +4,14 @@
 #include <cuda_runtime_api.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <mutex>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,7 @@ struct Task {
   std::function<void()> run;
   Ready ready;
   bool is_command;
+  const char* host = nullptr;  // the call that made it wait for the host
 };
 
 }  // namespace
@@ -97,15 +100,51 @@ cudaError_t run_until(Done done) {
 
 }  // namespace
 
-void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready, bool is_command) {
+static void push(CUstream_st* stream, Task task) {
   std::lock_guard lock(mutex);
   // As a driver whose queue is full: nobody else comes in before the device has made room.
-  while (is_command && stream->commands >= capacity() && failed.empty())
+  while (task.is_command && stream->commands >= capacity() && failed.empty())
     if (!step()) usleep(20);
-  stream->tasks.push_back({std::move(run), std::move(ready), is_command});
-  stream->commands += is_command;
+  stream->commands += task.is_command;
+  stream->tasks.push_back(std::move(task));
   for (uint64_t some = random_source()() % 4 == 0 ? random_source()() % 8 : 0; some > 0 && step(); --some) {
   }
+}
+
+void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready, bool is_command) {
+  push(stream, {std::move(run), std::move(ready), is_command});
+}
+
+void enqueue_wait_for_host(CUstream_st* stream, const char* call, Ready ready) { push(stream, {[] {}, std::move(ready), true, call}); }
+
+// With the mutex.
+static bool fail(const std::string& why) {
+  if (failed.empty()) std::fprintf(stderr, "emulator: %s\n", (failed = why).c_str());
+  return false;
+}
+
+bool expect_no_wait_for_host(const std::string& call) {
+  std::lock_guard lock(mutex);
+  for (CUstream_st* stream : streams)
+    for (const Task& task : stream->tasks)
+      if (task.host && !task.ready())
+        return fail(call + " may wait for the device with locks held, and there a " + task.host + " waits for the host");
+  return true;
+}
+
+bool wait_for_device(const std::string& call) {
+  std::lock_guard lock(mutex);
+  if (!expect_no_wait_for_host(call)) return false;
+  auto is_idle = [] { return std::all_of(streams.begin(), streams.end(), [](const CUstream_st* stream) { return stream->tasks.empty(); }); };
+  while (failed.empty() && !is_idle())
+    if (!step()) usleep(20);
+  return failed.empty();
+}
+
+bool first_use(const void* code, const std::string& call) {
+  static std::set<const void*> loaded;
+  std::lock_guard lock(mutex);
+  return !loaded.insert(code).second || wait_for_device(call);
 }
 
 bool advance() {

@@ -13,9 +13,10 @@
 #include <string>
 #include <thread>
 
+#include "memory.h"
 #include "queues.h"
 
-using rz::emulator::enqueue;
+using namespace rz::emulator;
 
 namespace {
 
@@ -25,17 +26,29 @@ std::mutex memory_mutex;
 std::map<void*, size_t> allocations;
 size_t used = 0;
 
-size_t capacity() {
-  const char* bytes = std::getenv("RANKZERO_EMULATED_MEMORY");
-  return bytes ? std::strtoull(bytes, nullptr, 10) : size_t{4} << 30;
-}
-
 int devices() {
   const char* count = std::getenv("RANKZERO_EMULATED_DEVICES");
   return count ? std::atoi(count) : 1;
 }
 
 }  // namespace
+
+size_t rz::emulator::memory_capacity() {
+  const char* bytes = std::getenv("RANKZERO_EMULATED_MEMORY");
+  return bytes ? std::strtoull(bytes, nullptr, 10) : size_t{4} << 30;
+}
+
+bool rz::emulator::take_memory(size_t bytes) {
+  std::lock_guard lock(memory_mutex);
+  if (used + bytes > memory_capacity()) return false;
+  used += bytes;
+  return true;
+}
+
+void rz::emulator::give_memory(size_t bytes) {
+  std::lock_guard lock(memory_mutex);
+  used -= bytes;
+}
 
 extern "C" {
 
@@ -74,7 +87,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->minor = version % 10;
   properties->multiProcessorCount = 2;
   properties->maxThreadsPerMultiProcessor = 1024;
-  properties->totalGlobalMem = capacity();
+  properties->totalGlobalMem = memory_capacity();
   return cudaSuccess;
 }
 
@@ -95,21 +108,21 @@ const char* cudaGetErrorString(cudaError_t error) {
 }
 
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (!wait_for_device("cudaMalloc")) return cudaErrorLaunchFailure;
+  if (!take_memory(bytes)) return cudaErrorMemoryAllocation;
   std::lock_guard lock(memory_mutex);
-  if (used + bytes > capacity()) return cudaErrorMemoryAllocation;
   auto* base = static_cast<char*>(std::aligned_alloc(kGap, (bytes + kGap - 1) / kGap * kGap + 2 * kGap));
   if (!base) return cudaErrorMemoryAllocation;
   __asan_poison_memory_region(base, kGap);
   __asan_poison_memory_region(base + kGap + bytes, kGap);
   *data = base + kGap;
   allocations[*data] = bytes;
-  used += bytes;
   return cudaSuccess;
 }
 
 cudaError_t cudaFree(void* data) {
   if (!data) return cudaSuccess;
-  cudaDeviceSynchronize();
+  if (!wait_for_device("cudaFree")) return cudaErrorLaunchFailure;
   std::lock_guard lock(memory_mutex);
   const size_t bytes = allocations.at(data);
   used -= bytes;
@@ -121,12 +134,13 @@ cudaError_t cudaFree(void* data) {
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   std::lock_guard lock(memory_mutex);
-  *total = capacity();
+  *total = memory_capacity();
   *free = *total - used;
   return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  if (!wait_for_device("cudaHostAlloc")) return cudaErrorLaunchFailure;
   *data = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   if (!*data) return cudaErrorMemoryAllocation;
   std::memset(*data, kGarbage, bytes);
@@ -134,6 +148,7 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
 }
 
 cudaError_t cudaFreeHost(void* data) {
+  wait_for_device("cudaFreeHost");
   std::free(data);
   return cudaSuccess;
 }

@@ -1,6 +1,7 @@
 // Order between streams, devices and memory, on the device under test: what is only right when every wait is there.
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <thread>
@@ -117,6 +118,13 @@ void test_large(rz::CpuStream* host, Stream* device) {
   report("copies larger than the pinned ring", back == source && read == source);
 }
 
+// Their kernels are loaded.
+void launched_before(Stream* stream) {
+  Floats x(stream, kNumel), y(stream, kNumel);
+  fill(stream, x, 1);
+  copy(stream, y, x);
+}
+
 void launched_nowhere_else() {}
 
 // Loading a kernel may wait for the whole device, so no stream may then wait for the host.
@@ -148,6 +156,7 @@ void test_first_launch(rz::CpuStream* host, Stream* device) {
 void test_gathered_memory(rz::CpuStream* host, Stream* device, Stream* reduces) {
   constexpr size_t kBytes = 4 * kNumel;
   Stream* gathers = runtime().create_stream("gathers", Device::Cuda);
+  runtime().allocate(kBytes, gathers, MemoryKind::Unshard);  // a range, for which cudaMalloc would wait for the device
   std::atomic<bool> go = false;
   {
     Floats gradient(device, kNumel);
@@ -164,6 +173,58 @@ void test_gathered_memory(rz::CpuStream* host, Stream* device, Stream* reduces) 
   go = true;
   for (Stream* stream : {static_cast<Stream*>(host), reduces, gathers}) stream->synchronize();
   report("a gather does not wait for memory that a reduction still reads", is_free);
+}
+
+// Near capacity a block of a new size is made of pages that are free elsewhere, at once, although the device has yet to do what
+// used them. Where pages cannot be moved, the device is waited for.
+void test_capacity(rz::CpuStream* host, Stream* device, Stream* other) {
+  const bool moves = !std::getenv("RANKZERO_EMULATED_WITHOUT_VMM");
+  constexpr int64_t kMany = 6 << 20;  // 24 MiB
+  auto& cuda = runtime().cuda();
+  runtime().synchronize_all();
+  cuda.allocator().trim();
+  const auto before = static_cast<size_t>(cuda.allocator().stats().reserved);
+  cuda.set_memory_limit(before + (size_t{80} << 20));
+  Floats seen(other, kNumel);
+  launched_before(device);
+  std::atomic<bool> go = false;
+  {
+    Floats one(device, kMany), two(device, kMany);
+    const View some{one.storage->data(), DType::Float32, kNumel};
+    rz::cuda::enqueue<rz::Fill>({some, 1}, *device);
+    device->synchronize();
+    host->enqueue("held", [&] {
+      while (!go) std::this_thread::yield();
+    });
+    device->wait(host->record());
+    rz::cuda::enqueue<rz::Copy>({seen.view(device), some}, *device);
+  }
+  std::thread later([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(moves ? 200 : 20));
+    go = true;
+  });
+  bool waited = false;
+  {
+    Floats large(other, 12 << 20);
+    waited = go;
+    auto& stream = static_cast<rz::cuda::CudaStream&>(*other);
+    stream.enqueue("set", [&] { cudaMemsetAsync(large.storage->data(), 0, large.storage->bytes(), stream.handle()); });
+    other->synchronize();
+  }
+  later.join();
+  report("pages that are free elsewhere become a block of a new size, without a wait", waited != moves);
+  report("and earlier work on them comes first", all_are(seen, 1));
+  std::string got;
+  try {
+    Floats none(other, 20 << 20);
+  } catch (const rz::Error& error) {
+    got = error.what();
+  }
+  const bool names = got.find("83886080 bytes of other were asked for after [") != std::string::npos && got.find(" other) and ") != std::string::npos;
+  report("a block that is larger than all is refused, with what is held", names, got);
+  cuda.set_memory_limit(0);
+  Floats again(other, 20 << 20);
+  fill(other, Floats(other, kNumel), 1);
 }
 
 // What fails on the host fails for whoever waits on the device for it, and nothing hangs.
@@ -194,6 +255,7 @@ void test_all() {
   test_first_launch(host, device);
   test_gathered_memory(host, device, other);
   test_large(host, device);
+  test_capacity(host, device, other);
   test_failure();
 }
 Test registered(test_all);

@@ -84,7 +84,29 @@ static void test_best_fit() {
   report("then a larger one, not new memory", arena.take(1024, block) && block.data == holes[0].data);
 }
 
+// Whole pages leave a range, which falls into those around them; what is left of their blocks stays and keeps its events.
+static void test_cut() {
+  constexpr size_t kPage = 4096;
+  Arena arena;
+  auto* base = reinterpret_cast<std::byte*>(uintptr_t{1} << 40);
+  auto* stream = reinterpret_cast<rz::Stream*>(0x10);
+  arena.add(base, 8 * kPage);
+  Arena::Block first, free, last, block;
+  arena.take(512, first), arena.take(5 * kPage, free), arena.take(3 * kPage - 512, last);
+  free.pending = {{stream, 5}};
+  arena.release(free);
+  report("whole pages of free blocks", arena.free_pages(kPage) == 4 * kPage);
+  std::vector<Arena::Block> cut;
+  report("as many as are wanted are cut", arena.cut(kPage, 3 * kPage, cut) == 3 * kPage && cut.size() == 1 && cut[0].data == base + kPage &&
+                                              cut[0].bytes == 3 * kPage && cut[0].pending.size() == 1 && arena.free_pages(kPage) == kPage);
+  arena.release(first), arena.release(last);
+  report("no block goes across the hole", !arena.take(5 * kPage, block) && arena.take(4 * kPage, block) && block.data == base + 4 * kPage &&
+                                              block.pending.size() == 1);
+  report("what was before it is a range of its own", arena.take(kPage, block) && block.data == base);
+}
+
 static void test_all() {
+  test_cut();
   test_random();
   test_events();
   test_best_fit();

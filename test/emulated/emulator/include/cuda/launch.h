@@ -23,6 +23,7 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
   if (threads == 0 || threads > 1024 || shared_bytes > kMostShared || grid.y > 65535 || grid.z > 65535)
     check(cudaErrorInvalidConfiguration, "launching a kernel");
   stream.context().before_launch(reinterpret_cast<const void*>(kernel));
+  emulator::first_use(reinterpret_cast<const void*>(kernel), "loading a kernel");
   std::tuple<Params...> values{static_cast<Params>(std::forward<Args>(args))...};
   CudaStream::Command command(stream);
   emulator::enqueue(stream.handle(), [=, seed = emulator::next_seed()] {
