@@ -133,18 +133,18 @@ bool expect_no_wait_for_host(const std::string& call) {
 }
 
 bool wait_for_device(const std::string& call) {
-  std::lock_guard lock(mutex);
   if (!expect_no_wait_for_host(call)) return false;
   auto is_idle = [] { return std::all_of(streams.begin(), streams.end(), [](const CUstream_st* stream) { return stream->tasks.empty(); }); };
-  while (failed.empty() && !is_idle())
-    if (!step()) usleep(20);
-  return failed.empty();
+  return run_until(is_idle) == cudaSuccess;
 }
 
 bool first_use(const void* code, const std::string& call) {
   static std::set<const void*> loaded;
-  std::lock_guard lock(mutex);
-  return !loaded.insert(code).second || wait_for_device(call);
+  {
+    std::lock_guard lock(mutex);
+    if (!loaded.insert(code).second) return true;
+  }
+  return wait_for_device(call);
 }
 
 bool advance() {

@@ -19,8 +19,9 @@ void enqueue(CUstream_st* stream, std::function<void()> run, Ready ready = {}, b
 // A wait of the stream until `ready`, which the host brings about; `call` made it.
 void enqueue_wait_for_host(CUstream_st* stream, const char* call, Ready ready);
 
-// In a call that may wait for all of the device's work with the driver's locks held, which this does. If there is work then that
-// waits for the host, which may need these locks, the device fails with an error that names both. False: it has failed.
+// In a call that may wait for all of the device's work, which this does. If there is work then that waits for the host, which may
+// need locks that a driver holds in such a call, the device fails with an error that names both. False: it has failed. Other calls
+// go on meanwhile, since work that waits for a peer which died is cut off by one.
 bool wait_for_device(const std::string& call);
 // The same where a driver is not known to wait, but should not be relied on.
 bool expect_no_wait_for_host(const std::string& call);
