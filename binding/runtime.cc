@@ -182,6 +182,7 @@ Napi::Object library_info(Napi::Env env, const LibraryReport& library) {
   Napi::Array tried = Napi::Array::New(env);
   for (const std::string& line : library.tried) tried.Set(tried.Length(), line);
   out.Set("tried", tried);
+  out.Set("remedy", library.remedy);
   return out;
 }
 

@@ -1,7 +1,7 @@
 // `npm run bundle`: one folder for hosts without Node, compilers or network. Holds Node, the addon with the libraries that it
 // needs, compiled JavaScript, run-time packages, benches and the quickstart; `run.sh` in it says what it does. Nothing in it
 // names a place, so it may be moved. What is large is compressed, and unpacked by the first run.
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   chmodSync,
@@ -20,17 +20,19 @@ import { basename, dirname, join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { brotliCompressSync, gzipSync, constants as zlib } from 'node:zlib';
 import { root } from './addon.mjs';
+import { architecturesFor, nvccRelease } from './architectures.mjs';
 
 const limit = 60e6;
 
 const usage = `usage: node scripts/bundle.mjs [options]
 
   --out DIR              the folder to make, which is emptied before [out/bundle]
-  --architectures LIST   of the GPUs, e.g. "80;90a;100;120" [90a]
+  --architectures LIST   of the GPUs, e.g. 90a [80, 90, 100 and 120, where nvcc has them]
   --addon FILE           take this addon and compile none
-  --xz                   10 MB smaller, for hosts that have xz or python3 beside sh and gzip
+  --xz                   10 MB smaller, for hosts that have xz or python3 beside sh and gzip; taken where it must be
 
-With nvcc the addon has the CUDA backend; without it, CPU ranks only.
+With nvcc the addon has the CUDA backend; without it, CPU ranks only. CUDACXX names another nvcc: what that of CUDA 12 compiled runs
+on drivers from 525 on, what that of CUDA 13 compiled on drivers from 580 on.
 `;
 
 function readOptions() {
@@ -48,29 +50,30 @@ function readOptions() {
   }
   return {
     out: resolve(values.out ?? join(root, 'out/bundle')),
-    architectures: values.architectures ?? '90a',
+    architectures: values.architectures,
     addon: values.addon,
     nodeKind: values.xz ? 'xz' : 'gz',
   };
 }
 
-const hasTool = (name) => spawnSync(name, ['--version'], { stdio: 'ignore' }).error === undefined;
-
 /** The addon to ship: compiled in a folder of its own, so that the checkout's stays what it is. */
 function addonFor({ addon, architectures }) {
   if (addon) return resolve(addon);
-  if (!hasTool(process.env.CUDACXX ?? 'nvcc')) {
+  const release = nvccRelease();
+  if (release === undefined) {
     console.log('bundle: nvcc was not found, so this bundle is for CPU ranks only');
     return join(root, 'build/Release/rankzero.node');
   }
-  console.log(`bundle: compiling the addon with CUDA for ${architectures}`);
+  const list = architectures ?? architecturesFor(release);
+  const folder = `build/cuda-${release}`;
+  console.log(`bundle: compiling the addon with CUDA ${release} for ${list}`);
   const cli = join(root, 'node_modules/cmake-js/bin/cmake-js');
-  execFileSync(process.execPath, [cli, 'compile', '--out', 'build/cuda', '--log-level', 'warn', '--parallel', '2'], {
+  execFileSync(process.execPath, [cli, 'compile', '--out', folder, '--log-level', 'warn', '--parallel', '2'], {
     cwd: root,
     stdio: 'inherit',
-    env: { ...process.env, RANKZERO_CUDA: 'on', RANKZERO_CUDA_ARCHITECTURES: architectures },
+    env: { ...process.env, RANKZERO_CUDA: 'on', RANKZERO_CUDA_ARCHITECTURES: list },
   });
-  return join(root, 'build/cuda/Release/rankzero.node');
+  return join(root, folder, 'Release/rankzero.node');
 }
 
 /** Libraries that `file` needs, directly or through others: name → path here. */
@@ -190,13 +193,20 @@ function makeBundle(options) {
     if (statSync(file).size > 1e6) pack(file, 'br');
   writeFileSync(join(out, 'machine'), `${execFileSync('uname', ['-m'], { encoding: 'utf8' })}`);
 
-  const bytes = bytesBelow(out);
+  let bytes = bytesBelow(out);
+  if (bytes > limit && options.nodeKind === 'gz') {
+    rmSync(join(out, 'bin/node.gz'));
+    stripped(realpathSync(process.execPath), join(out, 'bin/node'));
+    pack(join(out, 'bin/node'), 'xz');
+    bytes = bytesBelow(out);
+    console.log('bundle: with --xz, since it is too large without: the host needs xz or python3');
+  }
   console.log(
     `bundle: ${relative(process.cwd(), out) || out}, ${(bytes / 1e6).toFixed(1)} MB; ${basename(out)}/run.sh doctor`,
   );
   if (bytes > limit)
     throw new Error(
-      `the bundle has ${(bytes / 1e6).toFixed(1)} MB and must have less than ${limit / 1e6}: --xz makes it smaller, and so do fewer --architectures`,
+      `the bundle has ${(bytes / 1e6).toFixed(1)} MB and must have less than ${limit / 1e6}: name fewer --architectures`,
     );
 }
 

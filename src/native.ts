@@ -58,6 +58,8 @@ export interface NativeLibrary {
   problem: string;
   /** Every place that did not do, with the reason. */
   tried: string[];
+  /** What brings it; empty: unknown. */
+  remedy: string;
 }
 
 /** A GPU of this host. */

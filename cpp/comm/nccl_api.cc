@@ -11,6 +11,7 @@ std::string version_text(int version) {
 
 Nccl load() {
   Library library = Library::open("NCCL", "RANKZERO_NCCL_PATH", {"libnccl.so.2"});
+  library.report.remedy = "pip install nvidia-nccl-cu12 or nvidia-nccl-cu13, as the driver is; RANKZERO_NCCL_PATH names the file where it is elsewhere";
   // First: whatever else is missing, the version is what people ask for.
   int (*get_version)(int*) = nullptr;
   library.load(get_version, "ncclGetVersion", true);

@@ -49,6 +49,7 @@ std::string LibraryReport::explain() const {
   std::string text = path.empty() ? name + " was not found; tried:" : name + " at " + path + " cannot be used: " + problem;
   if (path.empty())
     for (const std::string& line : tried) text += "\n  " + line;
+  if (!remedy.empty()) text += "\n  To have it: " + remedy;
   return text;
 }
 

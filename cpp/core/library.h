@@ -12,6 +12,7 @@ struct LibraryReport {
   std::string version;  // as the library itself says
   std::string problem;  // why it is not used although a file was found
   std::vector<std::string> tried;
+  std::string remedy;  // what brings it, where there is none: "CUDA's toolkit, or …"
   bool usable() const { return !path.empty() && problem.empty(); }
   // "NCCL was not found; tried:\n  …", for an error.
   std::string explain() const;

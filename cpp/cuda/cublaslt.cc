@@ -12,6 +12,9 @@ static std::vector<std::string> names() {
 
 static CublasLt load() {
   Library library = Library::open("cuBLASLt", "RANKZERO_CUBLASLT_PATH", names());
+  const bool old_driver = driver().version > 0 && driver().version < 13000;
+  library.report.remedy = std::string(old_driver ? "pip install nvidia-cublas-cu12" : "pip install nvidia-cublas") +
+                          ", or CUDA's toolkit; RANKZERO_CUBLASLT_PATH names the file where it is elsewhere";
   CublasLt table;
   library.load(table.GetVersion, "cublasLtGetVersion", true);
 #define RZ_LOAD(name, arguments) library.load(table.name, "cublasLt" #name, true);

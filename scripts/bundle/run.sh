@@ -62,10 +62,18 @@ gpu_libraries() {
   [ ! -f $driver ] || export RANKZERO_CUDA_DRIVER_PATH="${RANKZERO_CUDA_DRIVER_PATH:-$driver}"
   { [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ]; } && command -v python3 >/dev/null || return 0
   found=$(python3 -c 'import nvidia; print(*nvidia.__path__, sep="\n")' 2>/dev/null) || return 0
-  for folder in $found; do
-    for file in "$folder"/*/lib/libcublasLt.so.1[23]; do
-      [ ! -f "$file" ] || export RANKZERO_CUBLASLT_PATH="${RANKZERO_CUBLASLT_PATH:-$file}"
+  # cuBLASLt 13 wants a driver of CUDA 13, whose kernel module is 580 or newer.
+  module=$(sed -n 's/^NVRM.* \([0-9][0-9]*\)\.[0-9.]*  .*/\1/p' /proc/driver/nvidia/version 2>/dev/null | head -n 1)
+  versions='13 12'
+  [ "${module:-580}" -ge 580 ] || versions='12 13'
+  for version in $versions; do
+    for folder in $found; do
+      for file in "$folder"/*/lib/libcublasLt.so.$version; do
+        [ ! -f "$file" ] || export RANKZERO_CUBLASLT_PATH="${RANKZERO_CUBLASLT_PATH:-$file}"
+      done
     done
+  done
+  for folder in $found; do
     for file in "$folder"/*/lib/libnccl.so.2; do
       [ ! -f "$file" ] || export RANKZERO_NCCL_PATH="${RANKZERO_NCCL_PATH:-$file}"
     done

@@ -16,9 +16,11 @@ function describeCuda(found: NativeAccelerator): string {
   return reason ? `${built}; not used: ${reason}` : `${built}, ${seen}`;
 }
 
-/** Where it is, or every place that was tried. */
+/** Where it is, or every place that was tried, and what brings it. */
 export function describeLibrary(library: NativeLibrary): string {
-  if (library.path === '') return ['not found; tried:', ...library.tried.map((line) => `  ${line}`)].join('\n');
+  const remedy = library.remedy === '' ? [] : [`  to have it: ${library.remedy}`];
+  if (library.path === '')
+    return ['not found; tried:', ...library.tried.map((line) => `  ${line}`), ...remedy].join('\n');
   const where = `${library.version || 'of unknown version'}, ${library.path}`;
   return library.problem ? `${where}: cannot be used: ${library.problem}` : where;
 }

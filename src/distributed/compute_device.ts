@@ -102,8 +102,9 @@ function ownProblem({ unavailable, libraries }: NativeAccelerator, worldSize: nu
   const needed = libraries.filter(({ name }) => name !== 'NCCL' || worldSize > 1);
   const missing = needed.find(({ path, problem }) => path === '' || problem !== '');
   if (!missing) return '';
-  const { name, path, problem, tried } = missing;
-  return path === '' ? `${name} was not found; tried: ${tried.join('; ')}` : `${name} cannot be used: ${problem}`;
+  const { name, path, problem, tried, remedy } = missing;
+  if (path !== '') return `${name} cannot be used: ${problem}`;
+  return `${name} was not found; tried: ${tried.join('; ')}${remedy && `. To have it: ${remedy}`}`;
 }
 
 /**

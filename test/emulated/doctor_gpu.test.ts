@@ -108,6 +108,18 @@ echo "========= ERROR SUMMARY: 0 errors"
       expect(without.stdout).toContain('left out: compute-sanitizer is not on this machine');
   });
 
+  it.each([
+    ['12020', 'pip install nvidia-cublas-cu12,'],
+    ['13000', 'pip install nvidia-cublas,'],
+  ])('says what brings cuBLASLt to a host with a driver of CUDA %s', async (driver, remedy) => {
+    const nowhere = join(folder, 'libcublasLt.so');
+    const extra = { RANKZERO_CUBLASLT_PATH: nowhere, RANKZERO_EMULATED_DRIVER: driver };
+    const { stdout } = await runNode([cli, 'doctor'], 1, extra);
+    expect(stdout).toMatch(/cuBLASLt +not found; tried:\n/);
+    expect(stdout).toContain(nowhere);
+    expect(stdout).toContain(remedy);
+  });
+
   it('leaves out what the time does not suffice for, and says so', async () => {
     const { code, stdout } = await doctor('--only', 'ops', '--time-limit', '0.01');
     expect(code).toBe(1);

@@ -67,7 +67,14 @@ describe('the module that connects hosts', () => {
       'npm rebuild rankzero',
     ])
       expect(stdout).toContain(text);
-    const found = { name: 'Gloo', path: '/x/rankzero_gloo.so', version: 'Gloo 0.5.0', problem: '', tried: [] };
+    const found = {
+      name: 'Gloo',
+      path: '/x/rankzero_gloo.so',
+      version: 'Gloo 0.5.0',
+      problem: '',
+      tried: [],
+      remedy: '',
+    };
     expect(describeEngine(found)).toBe('Gloo 0.5.0, /x/rankzero_gloo.so');
   });
 });

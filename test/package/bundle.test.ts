@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { newest } from '../../scripts/addon.mjs';
+import { architecturesFor } from '../../scripts/architectures.mjs';
 
 const root = join(import.meta.dirname, '../..');
 const missing = ['gzip', 'strip', 'ldd'].filter((tool) => spawnSync(tool, ['--version']).error);
@@ -24,7 +25,7 @@ function hasCuda(addon: string): boolean {
 }
 
 const ownAddon = join(root, 'build/Release/rankzero.node');
-const withCuda = [ownAddon, join(root, 'build/cuda/Release/rankzero.node')].find(hasCuda);
+const withCuda = [ownAddon].find(hasCuda);
 if (!withCuda) console.log('bundle.test.ts: no addon with CUDA is at hand, so the bundle has none');
 
 let folder: string;
@@ -34,6 +35,14 @@ function run(...args: string[]): { status: number | null; stdout: string; stderr
   const env = { PATH: '/usr/bin:/bin' };
   return spawnSync(join(bundle, 'run.sh'), args, { cwd: folder, env, encoding: 'utf8', timeout: 100_000 });
 }
+
+it.each([
+  ['12.4', '80;90a-real'],
+  ['12.8', '80-real;90a-real;100-real;120'],
+  ['13.0', '80-real;90a-real;100-real;120'],
+])('a bundle of nvcc %s has machine code for every GPU that it knows', (release, list) => {
+  expect(architecturesFor(release)).toBe(list);
+});
 
 describe.skipIf(missing.length > 0)('the bundle', () => {
   beforeAll(() => {

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { acceleratorRows } from '../../src/cli/accelerator.ts';
+import { acceleratorRows, describeLibrary } from '../../src/cli/accelerator.ts';
 import { relativeError } from '../../src/tools/gpu/check.ts';
 import type { PartOptions } from '../../src/tools/gpu/part.ts';
 import { runPart, type TimedResult } from '../../src/tools/gpu/run_part.ts';
@@ -99,4 +99,12 @@ describe('what doctor says of CUDA', () => {
       `compiled for 90a with runtime 13.0; not used: ${reason}`,
     ]),
   );
+
+  it('has, of a library that is not there, the places that were tried and what brings it', () => {
+    const library = { name: 'NCCL', path: '', version: '', problem: '', tried: ['libnccl.so.2: none'] };
+    expect(describeLibrary({ ...library, remedy: 'pip install it' })).toBe(
+      'not found; tried:\n  libnccl.so.2: none\n  to have it: pip install it',
+    );
+    expect(describeLibrary({ ...library, remedy: '' })).toBe('not found; tried:\n  libnccl.so.2: none');
+  });
 });

@@ -1,0 +1,2 @@
+export function architecturesFor(release: string): string;
+export function nvccRelease(): string | undefined;
