@@ -140,6 +140,17 @@ napi_value cuda_set_gemm_proposal(Args& a) {
   return a.from(static_cast<double>(previous));
 }
 
+// (trials); returns what they were
+napi_value cuda_set_gemm_trials(Args& a) {
+  int& trials = a.runtime().cuda().kernels().gemm_trials;
+  const int64_t wanted = a.integer(0);
+  if (wanted < 1 || wanted > KernelChoices::kMostProposals)
+    fail("ERR_ARGUMENT", "1 to ", KernelChoices::kMostProposals, " proposals of cuBLASLt may be timed but not ", wanted);
+  const int previous = trials;
+  trials = static_cast<int>(wanted);
+  return a.from(static_cast<double>(previous));
+}
+
 Stream& cuda_stream(Args& a, size_t i) {
   Stream* stream = a.runtime().stream(static_cast<int>(a.integer(i)));
   if (stream->device() != Device::Cuda) fail("ERR_DEVICE", "stream ", stream->name(), " is on cpu; timestamps are of streams on cuda");
@@ -238,6 +249,7 @@ void register_runtime(Napi::Object exports) {
   define<cuda_set_attention>(exports, "cudaSetAttention");
   define<cuda_set_narrow_logits>(exports, "cudaSetNarrowLogits");
   define<cuda_set_gemm_proposal>(exports, "cudaSetGemmProposal");
+  define<cuda_set_gemm_trials>(exports, "cudaSetGemmTrials");
   define<cuda_timestamp>(exports, "cudaTimestamp");
   define<cuda_milliseconds>(exports, "cudaMilliseconds");
   define<cuda_pinned_copy>(exports, "cudaPinnedCopy");

@@ -116,6 +116,11 @@ interface NativeRuntime {
   cudaSetNarrowLogits(narrow: boolean): boolean;
   /** Which of cuBLASLt's proposals for a GEMM is taken from now on, 0 to 15; returns what it was. */
   cudaSetGemmProposal(proposal: number): number;
+  /**
+   * How many of them are timed from now on at the first GEMM of a shape, 1 to 16; returns what it was. 1: none, the first is taken.
+   * With more, which one is fastest may be another in each run, and so may be the last bits of results.
+   */
+  cudaSetGemmTrials(trials: number): number;
   /** A place in a stream of the device, counted from 0, for measurements. */
   cudaTimestamp(stream: number): number;
   /** Of the device's time between two of them. Waits for the later. */

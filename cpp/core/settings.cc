@@ -59,6 +59,7 @@ KernelChoices KernelChoices::of_environment() {
   const std::string seconds = variable("RANKZERO_BARRIER_SECONDS");
   if (!seconds.empty()) choices.barrier_seconds = number("RANKZERO_BARRIER_SECONDS");
   if (choices.barrier_seconds <= 0) fail("ERR_ARGUMENT", "RANKZERO_BARRIER_SECONDS must be a positive number but is ", seconds);
+  choices.gemm_trials = std::clamp(number("RANKZERO_CUBLASLT_TRIALS"), 1, kMostProposals);
   return choices;
 }
 

@@ -32,9 +32,11 @@ struct KernelChoices {
   // Before a kernel that waits in shared memory for what never comes is ended as an error. Sanitizers want more.
   int barrier_seconds = 20;
   int gemm_proposal = 0;  // which of the algorithms that cuBLASLt proposes is taken, below kMostProposals
+  int gemm_trials = 1;    // more: so many of its proposals are timed at the first GEMM of a shape, and the fastest is taken
+  int64_t gemm_least_timed = int64_t{1} << 30;  // m · n · k: small ones may have to have the same bits on all ranks, as those of routers
 
   // RANKZERO_ATTENTION (ERR_ARGUMENT unless it is mma, hopper or unset), RANKZERO_LOGITS (float32 or unset),
-  // RANKZERO_CUBLASLT_PROPOSAL and RANKZERO_BARRIER_SECONDS (ERR_ARGUMENT unless it is a positive number or unset).
+  // RANKZERO_CUBLASLT_PROPOSAL, RANKZERO_CUBLASLT_TRIALS and RANKZERO_BARRIER_SECONDS (ERR_ARGUMENT unless it is a positive number or unset).
   static KernelChoices of_environment();
 };
 // By name: "auto", "mma" or "hopper".

@@ -49,6 +49,9 @@ static_assert(sizeof(HeuristicResult) == 64 + 8 + 4 + 4 + 16);
   X(MatmulAlgoGetHeuristic,                                                                                                   \
     (lt::Handle handle, lt::MatmulDesc desc, lt::MatrixLayout a, lt::MatrixLayout b, lt::MatrixLayout c, lt::MatrixLayout d,  \
      lt::Preference preference, int wanted, lt::HeuristicResult* results, int* found))                                        \
+  X(MatmulAlgoCheck,                                                                                                          \
+    (lt::Handle handle, lt::MatmulDesc desc, lt::MatrixLayout a, lt::MatrixLayout b, lt::MatrixLayout c, lt::MatrixLayout d,  \
+     const lt::Algo* algo, lt::HeuristicResult* result))                                                                      \
   X(Matmul, (lt::Handle handle, lt::MatmulDesc desc, const void* alpha, const void* a, lt::MatrixLayout a_layout,             \
              const void* b, lt::MatrixLayout b_layout, const void* beta, const void* c, lt::MatrixLayout c_layout, void* d,   \
              lt::MatrixLayout d_layout, const lt::Algo* algo, void* workspace, size_t workspace_bytes, cudaStream_t stream))

@@ -61,6 +61,16 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     expect(measures.some(({ of }) => of === 'peak (MFU)')).toBe(true);
   });
 
+  it('measures a step with another setting for who asks, each in a process of its own', async () => {
+    const asked = ['nothing fused', 'without sums', 'four GEMM proposals timed', 'layers run again, selectively'];
+    const units = asked.map((name) => name.split(', ').at(-1)).join(',');
+    const { code, stdout, stderr } = await doctor('--only', 'step', '--json', '--units', units);
+    expect(code, stderr).toBe(0);
+    const { parts } = JSON.parse(stdout) as Findings;
+    expect(parts.step!.results.map(({ unit }) => unit)).toEqual(asked.map((name) => `2×8 tokens, ${name}`));
+    expect(parts.step!.results.flatMap(({ failures }) => failures)).toEqual([]);
+  });
+
   it('is part of the one command for a GPU host, with the benches on the device', async () => {
     const out = join(folder, 'visit');
     const visit = join(import.meta.dirname, '../../bench/gpu/visit.mjs');

@@ -1,6 +1,8 @@
 // In place of libcublasLt.so.13: the same calls, with a plain product. Column-major, as the real one.
 #include "cuda/cublaslt.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -14,6 +16,19 @@ namespace {
 
 constexpr size_t kWorkspace = 1024;
 constexpr int kInvalidValue = 7, kNotSupported = 15;
+constexpr int kProposals = 5;
+
+// A line for each call, in the file that RANKZERO_EMULATED_GEMM_LOG names.
+void log_call(const char* what, uint64_t a, uint64_t b, uint64_t c, int d) {
+  const char* path = std::getenv("RANKZERO_EMULATED_GEMM_LOG");
+  FILE* file = path ? std::fopen(path, "a") : nullptr;
+  if (!file) return;
+  std::fprintf(file, "%s %llu %llu %llu %d\n", what, static_cast<unsigned long long>(a), static_cast<unsigned long long>(b),
+               static_cast<unsigned long long>(c), d);
+  std::fclose(file);
+}
+
+int beta_of(const void* beta) { return *static_cast<const float*>(beta) != 0; }
 
 struct Desc {
   int transpose_a = 0, transpose_b = 0, epilogue = lt::kEpilogueDefault;
@@ -110,24 +125,39 @@ int cublasLtMatmulPreferenceDestroy(lt::Preference) { return 0; }
 int cublasLtMatmulPreferenceSetAttribute(lt::Preference, int, const void*, size_t) { return 0; }
 
 int cublasLtMatmulAlgoGetHeuristic(lt::Handle, lt::MatmulDesc desc, lt::MatrixLayout a, lt::MatrixLayout b, lt::MatrixLayout c,
-                                   lt::MatrixLayout, lt::Preference, int, lt::HeuristicResult* results, int* found) {
+                                   lt::MatrixLayout, lt::Preference, int wanted, lt::HeuristicResult* results, int* found) {
   auto *al = static_cast<Layout*>(a), *bl = static_cast<Layout*>(b), *cl = static_cast<Layout*>(c);
   auto* d = static_cast<Desc*>(desc);
   if (d->epilogue == lt::kEpilogueBias && std::getenv("RANKZERO_EMULATED_WITHOUT_EPILOGUES")) return kNotSupported;
   const uint64_t m = d->transpose_a ? al->columns : al->rows, k = d->transpose_a ? al->rows : al->columns;
   const uint64_t k_of_b = d->transpose_b ? bl->columns : bl->rows, n = d->transpose_b ? bl->rows : bl->columns;
   if (m != cl->rows || n != cl->columns || k != k_of_b) return kInvalidValue;
-  *results = {};
-  results->workspace_bytes = kWorkspace;
-  *found = 1;
+  log_call("proposals", m, n, k, wanted);
+  *found = std::min(wanted, kProposals);
+  for (int i = 0; i < *found; ++i) {
+    results[i] = {};
+    results[i].algo.data[0] = static_cast<uint64_t>(i);
+    results[i].workspace_bytes = kWorkspace;
+  }
+  return 0;
+}
+
+int cublasLtMatmulAlgoCheck(lt::Handle, lt::MatmulDesc desc, lt::MatrixLayout, lt::MatrixLayout, lt::MatrixLayout, lt::MatrixLayout, const lt::Algo* algo,
+                            lt::HeuristicResult* result) {
+  if (static_cast<Desc*>(desc)->epilogue == lt::kEpilogueBias && std::getenv("RANKZERO_EMULATED_WITHOUT_EPILOGUES")) return kNotSupported;
+  if (algo->data[0] >= static_cast<uint64_t>(kProposals)) return kInvalidValue;
+  *result = {};
+  result->algo = *algo;
+  result->workspace_bytes = kWorkspace;
   return 0;
 }
 
 int cublasLtMatmul(lt::Handle, lt::MatmulDesc desc, const void* alpha, const void* a, lt::MatrixLayout al, const void* b, lt::MatrixLayout bl,
-                   const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout cl, const lt::Algo*, void* workspace,
+                   const void* beta, const void* c, lt::MatrixLayout, void* d, lt::MatrixLayout cl, const lt::Algo* algo, void* workspace,
                    size_t workspace_bytes, cudaStream_t stream) {
-  if (workspace_bytes < kWorkspace) return kInvalidValue;
+  if (workspace_bytes < kWorkspace || algo->data[0] >= static_cast<uint64_t>(kProposals)) return kInvalidValue;
   if (!rz::emulator::first_use(desc, "the first cublasLtMatmul of a shape")) return kInvalidValue;
+  log_call("gemm", static_cast<Layout*>(cl)->rows, static_cast<Layout*>(cl)->columns, algo->data[0], beta_of(beta));
   rz::emulator::enqueue(stream, [desc = *static_cast<Desc*>(desc), al = *static_cast<Layout*>(al), bl = *static_cast<Layout*>(bl),
                                  cl = *static_cast<Layout*>(cl), alpha = *static_cast<const float*>(alpha), beta = *static_cast<const float*>(beta),
                                  a, b, c, d, workspace] {

@@ -6,8 +6,11 @@ import { AutoModelForCausalLM } from '../../../models/auto.ts';
 import { type AttentionKernels, native } from '../../../native.ts';
 import { initEmptyWeights } from '../../../nn/init_empty_weights.ts';
 import { AdamW } from '../../../optim/adamw.ts';
+import { applyActivationCheckpointing } from '../../../parallel/checkpointing.ts';
 import { DelayedParamIniter } from '../../../parallel/delayed_param.ts';
 import { FullyShardedDataParallel as FSDP } from '../../../parallel/fsdp/fsdp.ts';
+import type { Recomputation } from '../../../parallel/recomputation.ts';
+import type { FloatDType } from '../../../tensor/dtype.ts';
 import { fusionNames, setFusions } from '../../../tensor/fusions.ts';
 import { memoryStats } from '../../../tensor/memory.ts';
 import { scope } from '../../../tensor/scope.ts';
@@ -19,12 +22,13 @@ import { flopsPerToken, measuredConfig } from './model.ts';
 export async function stepUnits(options: PartOptions, kernels: AttentionKernels): Promise<Unit[]> {
   const { batch, length } = options.size === 'small' ? { batch: 2, length: 8 } : { batch: 8, length: 2048 };
   if (kernels === 'hopper' && !isHopper()) return [];
-  const unit = (name: string, set: () => void = () => {}): Unit => ({
+  const unit = (name: string, set: (training: Training) => void = () => {}): Unit => ({
     name,
     run: () => {
       native.cudaSetAttention(kernels); // the process is this unit's own
-      set();
-      return trainingStep(name, batch, length, options);
+      const training: Training = { unit: name, batch, length, recompute: undefined, reduceDtype: 'float32' };
+      set(training);
+      return trainingStep(training, options);
     },
   });
   const name = `${batch}×${length} tokens, ${kernels}`;
@@ -32,19 +36,35 @@ export async function stepUnits(options: PartOptions, kernels: AttentionKernels)
   return [unit(name), ...variants].slice(0, options.filter.length > 0 ? undefined : 1);
 }
 
+interface Training {
+  readonly unit: string;
+  readonly batch: number;
+  readonly length: number;
+  recompute: Recomputation | undefined;
+  reduceDtype: FloatDType;
+}
+
 /** The same step with one setting other than the default, for whoever asks for units by name. */
-const settings: Readonly<Record<string, () => void>> = {
+const settings: Readonly<Record<string, (training: Training) => void>> = {
   'nothing fused': () => setFusions([]),
   ...Object.fromEntries(
     fusionNames.map((left) => [`without ${left}`, () => setFusions(fusionNames.filter((name) => name !== left))]),
   ),
+  'four GEMM proposals timed': () => native.cudaSetGemmTrials(4),
   'float32 logits': () => native.cudaSetNarrowLogits(false),
+  'gradients reduced in bfloat16': (training) => {
+    training.reduceDtype = 'bfloat16';
+  },
+  'layers run again': (training) => {
+    training.recompute = 'all';
+  },
+  'layers run again, selectively': (training) => {
+    training.recompute = 'selective';
+  },
 };
 
 async function trainingStep(
-  unit: string,
-  batch: number,
-  length: number,
+  { unit, batch, length, recompute, reduceDtype }: Training,
   { size, peak }: PartOptions,
 ): Promise<UnitResult> {
   const [warmUp, steps] = size === 'small' ? [1, 2] : [3, 10];
@@ -54,11 +74,12 @@ async function trainingStep(
   const model = initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config));
   let numParams = 0;
   for (const [, parameter] of model.namedParameters()) numParams += parameter.numel;
+  if (recompute) applyActivationCheckpointing(model, undefined, { recompute });
   const initer = new DelayedParamIniter(model);
   const fsdp = new FSDP(model, {
     paramInitFn: initer.getParamInitFn(),
     postParamInitFn: initer.getPostParamInitFn(),
-    mixedPrecision: { paramDtype: 'bfloat16', reduceDtype: 'float32' },
+    mixedPrecision: { paramDtype: 'bfloat16', reduceDtype },
   });
   const optimizer = new AdamW(fsdp.namedParameters(), { lr: 1e-4 });
   let random = 1;
