@@ -26,6 +26,17 @@ export interface GradSink {
   accumulate: boolean;
 }
 
+/**
+ * Room for the gradient of a leaf before backward has come, where it will be wanted. Until then it counts for nothing: others may
+ * need the place, and move what is there.
+ */
+export interface GradClaim {
+  /** float32. Of the claim's owner; it may be another tensor each time. */
+  readonly target: Tensor;
+  /** Backward is here. Whether the gradient is in its place, and counts from now on; else the caller adds `target` and disposes it. */
+  settle(): boolean;
+}
+
 /** Ranks whose parts of a gradient are added up. */
 export interface GradSum {
   allReduce(tensor: Handle, op: 'sum'): void;
@@ -34,6 +45,8 @@ export interface GradSum {
 /** @internal A parameter decides itself where its gradient lives (nn/parameter.ts, parallel/fsdp). */
 export interface HasGradSink {
   gradSink(): GradSink;
+  /** Undefined where there is no such room. */
+  claimGrad(): GradClaim | undefined;
   gradSum: GradSum | undefined;
   /** Read at backward time: FSDP frees and gathers again in between. */
   readonly isParameter: true;

@@ -1,6 +1,6 @@
 // A parameter: a tensor that may be on meta, lazy (a recipe that nobody has read), real, or owned by an FSDP unit.
 
-import type { GradSink, GradSum } from '../autograd/record.ts';
+import type { GradClaim, GradSink, GradSum } from '../autograd/record.ts';
 import { processState } from '../core/context.ts';
 import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
@@ -16,6 +16,7 @@ export interface ParameterOwner {
   /** The unsharded values. Throws when the unit is sharded. */
   parameterData(parameter: Parameter): Tensor;
   gradSink(parameter: Parameter): GradSink;
+  claimGrad(parameter: Parameter): GradClaim | undefined;
   /** What an optimizer updates; undefined where nothing is trained. */
   readonly trainableSlice: TrainableSlice | undefined;
 }
@@ -225,6 +226,11 @@ export class Parameter extends Tensor {
     const accumulate = this.grad !== undefined;
     this.grad ??= Tensor.empty(this.shape, this.dtype, 'gradient', this.device);
     return { target: this.grad, accumulate };
+  }
+
+  /** @internal */
+  claimGrad(): GradClaim | undefined {
+    return this.gradSum ? undefined : this.owner?.claimGrad(this);
   }
 
   override dispose(): void {

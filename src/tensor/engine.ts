@@ -30,6 +30,7 @@ export function sumInto(a: Tensor, b: Tensor): Tensor {
   const target = native.tensorUseCount(a.handle) === 1 ? a : Tensor.empty(a.shape, a.dtype, 'activation', a.device);
   native.add(target.handle, a.handle, b.handle);
   b.dispose();
+  target.hostValues = undefined;
   if (target !== a) a.dispose();
   return target;
 }
@@ -79,6 +80,7 @@ export function runBackward(root: Tensor, gradient?: Tensor): void {
     throw new Error(`backward() without a gradient wants a one-element tensor but the shape is [${root.shape}]`);
   }
   const seed = gradient ? gradient.detach() : Tensor.full(root.shape, 1, root.dtype, 'activation', root.device);
+  if (!gradient) seed.hostValues = [1];
   if (!root.gradFn) {
     accumulateLeaf(root, seed);
     return;

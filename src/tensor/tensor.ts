@@ -54,7 +54,10 @@ export class Tensor implements Disposable {
   grad: Tensor | undefined = undefined;
   /** The node that made this tensor, when it is part of a graph. */
   gradFn: GradNode | undefined = undefined;
-  /** @internal The values of an integer tensor made by from(), so that ids are checked without waiting for the device. */
+  /**
+   * @internal The values of an integer tensor made by from(), so that ids are checked without waiting for the device; and of the
+   * gradient with which backward begins.
+   */
   hostValues: ArrayLike<number | bigint> | undefined = undefined;
   protected handle_: Handle | undefined;
 
@@ -163,7 +166,9 @@ export class Tensor implements Disposable {
   /** The same elements under another shape. Shares storage; detached. */
   view(shape: Shape): Tensor {
     if (numelOf(shape) !== this.numel) throw new RangeError(`a view of shape [${shape}] does not fit [${this.shape}]`);
-    return new Tensor(native.tensorRetain(this.handle), shape, this.dtype);
+    const view = new Tensor(native.tensorRetain(this.handle), shape, this.dtype);
+    if (this.numel === 1) view.hostValues = this.hostValues;
+    return view;
   }
 
   /** Rows `start` to `start + length` of the first dimension. Shares storage; detached. */

@@ -1,28 +1,81 @@
 // The loss of a causal language model. Gradients are made in the forward pass, where the logits are; backward only
 // multiplies them by its incoming gradient.
-import { NONE, native } from '../../native.ts';
+import { type Handle, NONE, native } from '../../native.ts';
+import { fuses } from '../../tensor/fusions.ts';
 import { isGradEnabled } from '../../tensor/grad_mode.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { output, record, writeGrad } from '../record.ts';
+import { type GradClaim, hasGradSink, output, record, type Saved, writeGrad } from '../record.ts';
+
+/**
+ * @internal The gradient of a head's weight, which is made with the loss: in the place where backward wants it, if that can be had
+ * (tensor/fusions.ts), else in float32 of its own.
+ */
+export class HeadGradient {
+  readonly weight: Tensor;
+  private readonly claim: GradClaim | undefined;
+  private own: Tensor | undefined;
+
+  constructor(weight: Tensor) {
+    this.weight = weight;
+    if (hasGradSink(weight) && fuses(weight.device, 'sinks')) this.claim = weight.claimGrad();
+    if (!this.claim) this.own = Tensor.empty(weight.shape, 'float32', 'gradient', weight.device);
+  }
+
+  /** What the loss writes. */
+  get handle(): Handle {
+    return (this.own ?? this.claim!.target).handle;
+  }
+
+  /** To be called once, with the gradient of the loss: that of the weight, if it flows on. */
+  multiplied(by: Tensor): Tensor | undefined {
+    if (this.claim?.settle()) {
+      scaleInPlace(this.claim.target, by);
+      return undefined;
+    }
+    const made = this.own ?? this.claim!.target;
+    const grad = writeGrad(this.weight, (target, accumulate) =>
+      native.scale(target, made.handle, by.handle, 1, accumulate),
+    );
+    if (!this.own) made.dispose(); // it was moved
+    return grad;
+  }
+
+  /** Its own tensor is that of the graph. */
+  keepIn(saved: Saved): void {
+    const { own } = this;
+    this.own = own && saved.keep(own);
+    own?.dispose();
+  }
+
+  /** Where there is no graph. */
+  dispose(): void {
+    this.own?.dispose();
+  }
+}
+
+function scaleInPlace(x: Tensor, by: Tensor): void {
+  const isOne = fuses(x.device, 'sinks') && by.hostValues?.length === 1 && by.hostValues[0] === 1;
+  if (!isOne) native.scale(x.handle, x.handle, by.handle, 1, false);
+}
 
 /**
  * @internal A loss whose gradients were made with it: backward multiplies them by its incoming gradient, dx in place. Takes
  * ownership of dx and dw.
  */
-export function recordLoss(name: string, loss: Tensor, x: Tensor, dx?: Tensor, weight?: Tensor, dw?: Tensor): Tensor {
-  const result = record(name, loss, [x, weight], (saved) => {
-    const [keptDx, keptDw] = [dx && saved.keep(dx), dw && saved.keep(dw)];
+export function recordLoss(name: string, loss: Tensor, x: Tensor, dx?: Tensor, dw?: HeadGradient): Tensor {
+  let isKept = false;
+  const result = record(name, loss, [x, dw?.weight], (saved) => {
+    isKept = true;
+    dw?.keepIn(saved);
+    const keptDx = dx && saved.keep(dx);
     return (dLoss) => {
       const gradX = keptDx?.detach();
-      if (gradX) native.scale(gradX.handle, gradX.handle, dLoss.handle, 1, false);
-      const gradW =
-        keptDw &&
-        writeGrad(weight!, (target, accumulate) => native.scale(target, keptDw.handle, dLoss.handle, 1, accumulate));
-      return [gradX, gradW];
+      if (gradX) scaleInPlace(gradX, dLoss);
+      return [gradX, dw?.multiplied(dLoss)];
     };
   });
   dx?.dispose();
-  dw?.dispose();
+  if (!isKept) dw?.dispose();
   return result;
 }
 
@@ -37,8 +90,7 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, de
   const loss = output([], 'float32', x.device);
   const graph = isGradEnabled();
   const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation', x.device) : undefined;
-  const dw =
-    graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient', weight.device) : undefined;
+  const dw = graph && weight.requiresGrad ? new HeadGradient(weight) : undefined;
   native.linearCrossEntropy(
     loss.handle,
     dx?.handle ?? NONE,
@@ -52,7 +104,7 @@ export function linearCrossEntropy(x: Tensor, weight: Tensor, labels: Tensor, de
     denominator,
     false,
   );
-  return recordLoss('linear_cross_entropy', loss, x, dx, weight, dw);
+  return recordLoss('linear_cross_entropy', loss, x, dx, dw);
 }
 
 /** The same from logits (rows, vocab) float32 that exist. */

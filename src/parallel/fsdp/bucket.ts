@@ -1,7 +1,7 @@
 // A bucket: parameters of one unit that have the same groups, dtype and use, in one flat buffer of which this rank owns a shard.
 // What is trained has a gradient beside it, and is updated as one slice; a frozen bucket has neither.
 
-import type { GradSink } from '../../autograd/record.ts';
+import type { GradClaim, GradSink } from '../../autograd/record.ts';
 import { span } from '../../core/recorder.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
 import type { SliceRange, TrainableSlice } from '../../nn/trainable_slice.ts';
@@ -182,6 +182,10 @@ export class ShardBucket implements ParameterOwner {
     if (!this.gradient)
       throw new Error(`parameter ${parameter.name} was frozen when FSDP wrapped it, and has no room for a gradient`);
     return this.gradient.sink(parameter);
+  }
+
+  claimGrad(parameter: Parameter): GradClaim | undefined {
+    return this.gradient?.claim(parameter);
   }
 
   /** A copy of all elements in the master dtype. The caller disposes it. Collective. */

@@ -1,6 +1,6 @@
 // The gradient of a bucket: backward writes it whole, straight into one flat buffer, and it is reduced to this rank's shard.
 
-import type { GradSink } from '../../autograd/record.ts';
+import type { GradClaim, GradSink } from '../../autograd/record.ts';
 import { span } from '../../core/recorder.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { native } from '../../native.ts';
@@ -22,6 +22,7 @@ export class BucketGradient {
   private full: Tensor | undefined;
   private views: Map<Parameter, Tensor> | undefined;
   private readonly written = new Set<Parameter>();
+  private readonly claims = new Map<Parameter, Claim>();
   private readonly bucket: BucketShape;
   private readonly onReduceScatter: () => void;
 
@@ -33,27 +34,45 @@ export class BucketGradient {
 
   /** Where backward writes the gradient of a parameter. */
   sink(parameter: Parameter): GradSink {
-    const { layout, groups, dtypes } = this.bucket;
-    if (!this.full) {
-      const readers = groups.shard.size > 1 ? groups.shard : groups.replicate;
-      this.full = sharedTensor(readers, layout.numel, dtypes.reduce, 'gradient');
-      this.views = viewsOf(layout, this.full);
-      this.written.clear();
-    }
+    this.makeRoom();
+    this.claims.get(parameter)?.move();
     const accumulate = this.written.has(parameter);
     this.written.add(parameter);
     return { target: this.views!.get(parameter)!, accumulate };
   }
 
+  private makeRoom(): void {
+    if (this.full) return;
+    const { layout, groups, dtypes } = this.bucket;
+    const readers = groups.shard.size > 1 ? groups.shard : groups.replicate;
+    this.full = sharedTensor(readers, layout.numel, dtypes.reduce, 'gradient');
+    this.views = viewsOf(layout, this.full);
+    this.written.clear();
+  }
+
+  /** Room for the gradient of a parameter before backward: none where there is one already, or where sums would be rounded. */
+  claim(parameter: Parameter): GradClaim | undefined {
+    if (this.bucket.dtypes.reduce !== 'float32' || this.written.has(parameter)) return undefined;
+    this.makeRoom();
+    this.claims.get(parameter)?.move();
+    const claim = new Claim(this.views!.get(parameter)!, (counts) => {
+      this.claims.delete(parameter);
+      if (counts) this.written.add(parameter);
+    });
+    this.claims.set(parameter, claim);
+    return claim;
+  }
+
   /** Whether reduce() has anything to do: not inside noSync. */
   get isUnreduced(): boolean {
-    return this.full !== undefined && !this.accumulateOnly;
+    return this.written.size > 0 && !this.accumulateOnly;
   }
 
   /** Backward is past this unit: enqueues the reduction of what it accumulated. The caller disposes the whole gradient. */
   reduce(): Tensor | undefined {
     const grad = this.full;
-    if (!grad || this.accumulateOnly) return undefined;
+    if (!grad || !this.isUnreduced) return undefined;
+    for (const claim of this.claims.values()) claim.move();
     span('reduce', this.bucket.title, () => this.enqueueReduction(grad));
     return grad;
   }
@@ -121,6 +140,8 @@ export class BucketGradient {
     this.shard = undefined;
     this.scale?.dispose();
     this.scale = undefined;
+    this.written.clear();
+    if (this.claims.size > 0) return; // a loss between its forward and its backward
     if (this.views) for (const view of this.views.values()) view.dispose();
     this.views = undefined;
     this.full?.dispose();
@@ -133,5 +154,30 @@ export class BucketGradient {
     native.scale(this.shard.handle, this.shard.handle, this.scale.handle, 1, false);
     this.scale.dispose();
     this.scale = undefined;
+  }
+}
+
+class Claim implements GradClaim {
+  target: Tensor;
+  private isInPlace = true;
+  private readonly onEnd: (counts: boolean) => void;
+
+  constructor(place: Tensor, onEnd: (counts: boolean) => void) {
+    this.target = place;
+    this.onEnd = onEnd;
+  }
+
+  settle(): boolean {
+    if (this.isInPlace) this.onEnd(true);
+    return this.isInPlace;
+  }
+
+  /** Leaves the place to others. */
+  move(): void {
+    const own = Tensor.empty(this.target.shape, this.target.dtype, 'gradient', this.target.device);
+    own.copyFrom(this.target);
+    this.target = own;
+    this.isInPlace = false;
+    this.onEnd(false);
   }
 }

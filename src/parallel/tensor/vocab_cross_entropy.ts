@@ -2,7 +2,7 @@
 // size that all parts share. The ranks exchange three numbers a row, and agree on the loss to the bit. Every rank of the
 // group makes the same calls.
 
-import { recordLoss } from '../../autograd/functions/cross_entropy.ts';
+import { HeadGradient, recordLoss } from '../../autograd/functions/cross_entropy.ts';
 import { gradient, output, record } from '../../autograd/record.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { NONE, native } from '../../native.ts';
@@ -74,8 +74,7 @@ export function vocabParallelLinearCrossEntropy(
   const loss = output([], 'float32', x.device);
   const graph = isGradEnabled();
   const dx = graph && x.requiresGrad ? Tensor.empty(x.shape, x.dtype, 'activation', x.device) : undefined;
-  const dw =
-    graph && weight.requiresGrad ? Tensor.empty(weight.shape, 'float32', 'gradient', weight.device) : undefined;
+  const dw = graph && weight.requiresGrad ? new HeadGradient(weight) : undefined;
   const chunk = Math.max(1, native.lossChunkRows(deviceNumber(x.device), vocab, dim, rows));
   using logits = Tensor.empty([chunk, vocab], 'float32', 'activation', x.device);
   // Gradients of the logits have the compute dtype, as in the fused op: in float32 they overwrite the logits.
@@ -100,7 +99,7 @@ export function vocabParallelLinearCrossEntropy(
       native.linearBackwardInput(dxRows.handle, dLogitRows.handle, weight.handle, NONE, n, dim, vocab);
     }
   }
-  return recordLoss('vocab_parallel_linear_cross_entropy', loss, x, dx, weight, dw);
+  return recordLoss('vocab_parallel_linear_cross_entropy', loss, x, dx, dw);
 }
 
 /**
