@@ -67,7 +67,7 @@ describe.skipIf(!available)('doctor --gpu, emulated', () => {
     const { code, stdout, stderr } = await doctor('--only', 'step', '--json', '--units', units);
     expect(code, stderr).toBe(0);
     const { parts } = JSON.parse(stdout) as Findings;
-    expect(parts.step!.results.map(({ unit }) => unit)).toEqual(asked.map((name) => `2×8 tokens, ${name}`));
+    expect(parts.step!.results.map(({ unit }) => unit)).toEqual(asked.map((name) => `2×8 tokens, mma, ${name}`));
     expect(parts.step!.results.flatMap(({ failures }) => failures)).toEqual([]);
   });
 

@@ -73,7 +73,7 @@ describe.skipIf(!available)('fusions of the emulated device', () => {
     for (const [rank, { losses, norms, calls, units }] of fused.entries()) {
       expect({ losses, norms }).toEqual({ losses: apart[rank]!.losses, norms: apart[rank]!.norms });
       expect(calls.copy).toBe(units);
-      expect(apart[rank]!.calls.copy).toBeGreaterThan(3 * units);
+      expect(apart[rank]!.calls.copy).toBe(3 * units); // one a gather; two steps gather all, and what backward reads once more
       expect(calls.all_gather).toBe(apart[rank]!.calls.all_gather);
     }
   });
