@@ -217,7 +217,8 @@ const groupCalls: (Mutation & { seen: RegExp })[] = [
     from: 'int result = api.GroupStart();',
     to: 'int result = 0;',
     compile: ['comm/nccl_collectives.cc'],
-    seen: /\[scatter\] #\d+ of group world on rank 1: invalid usage/,
+    // Which of the two ranks says so first is open.
+    seen: /\[(scatter|all_to_all)\] #\d+ of group world on rank \d: invalid usage/,
   },
   {
     what: 'the end of a group of NCCL calls',
