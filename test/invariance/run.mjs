@@ -76,6 +76,7 @@ function environment(setting) {
     RANKZERO_EMULATED_SEED: '1',
     RANKZERO_EMULATED_DEVICES: String(setting.world),
     RANKZERO_ADDON: addon('rankzero.node'),
+    RANKZERO_CUDA_QUEUE: '32', // the emulator's queues hold 64
     RANKZERO_CUDA_DRIVER_PATH: addon('libcuda.so.1'),
     RANKZERO_CUBLASLT_PATH: addon('libcublasLt.so.13'),
     RANKZERO_NCCL_PATH: addon('libnccl.so.2'),
