@@ -44,9 +44,9 @@ export class Embedding extends Module {
     this.weight = new Parameter([vocab, dim], dtype, { kind: 'normal', std, paddingRow: options.paddingIdx });
   }
 
-  /** The gradient of a lookup depends on the ids alone. */
+  /** The gradient of a lookup depends on the ids alone; a subclass with a forward of its own may do more. */
   override get backwardReadsParameters(): boolean {
-    return false;
+    return Object.getPrototypeOf(this).forward !== Embedding.prototype.forward;
   }
 
   forward(ids: Tensor): Tensor {

@@ -50,6 +50,10 @@ export class VocabParallelEmbedding extends Embedding {
     this.tp = tp;
   }
 
+  override get backwardReadsParameters(): boolean {
+    return false;
+  }
+
   override forward(ids: Tensor): Tensor {
     return summed(embedding(ids, this.weight, this.tp.rank * this.weight.size(0)), this.tp);
   }
