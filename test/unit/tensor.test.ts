@@ -82,39 +82,52 @@ describe('Tensor', () => {
   });
 });
 
+// Which tensors are freed, and not how many live: the finalizer frees those of earlier tests when it likes.
 describe('scope', () => {
+  const disposed = (...tensors: Tensor[]): boolean[] => tensors.map(({ isDisposed }) => isDisposed);
+
   it('frees what is not returned, also when it throws', async () => {
-    const before = native.memoryStats().liveHandles;
+    const made: Tensor[] = [];
+    const sum = (a: Tensor, b: Tensor): Tensor => {
+      const result = add(a, b);
+      made.push(result);
+      return result;
+    };
     const a = Tensor.from([1, 2]);
     const kept = scope(() => {
-      const one = add(a, a);
-      const two = add(one, a);
+      const one = sum(a, a);
+      const two = sum(one, a);
       return { two };
     });
-    expect(native.memoryStats().liveHandles).toBe(before + 2);
+    expect(disposed(a, ...made.splice(0))).toEqual([false, true, false]);
     expect([...((await kept.two.data()) as Float32Array)]).toEqual([3, 6]);
     expect(() =>
       scope(() => {
-        add(a, a);
+        sum(a, a);
         throw new Error('stop');
       }),
     ).toThrow('stop');
-    expect(native.memoryStats().liveHandles).toBe(before + 2);
-    const later = await scope(async () => {
-      add(a, a);
+    expect(disposed(a, kept.two, ...made.splice(0))).toEqual([false, false, true]);
+    await scope(async () => {
+      sum(a, a);
       await Promise.resolve();
-      return add(a, a);
+      return sum(a, a);
     });
-    expect(native.memoryStats().liveHandles).toBe(before + 3);
-    for (const tensor of [a, kept.two, later]) tensor.dispose();
+    expect(disposed(a, kept.two, ...made)).toEqual([false, false, true, false]);
+    for (const tensor of [a, kept.two, made[1]!]) tensor.dispose();
   });
 
   it('moves results to the enclosing scope', () => {
-    const before = native.memoryStats().liveHandles;
+    const made: Tensor[] = [];
     scope(() => {
       const a = Tensor.from([1]);
-      scope(() => [add(a, a)]);
+      scope(() => {
+        made.push(add(a, a), add(a, a));
+        return [made[1]];
+      });
+      expect(disposed(a, ...made)).toEqual([false, true, false]);
+      a.dispose();
     });
-    expect(native.memoryStats().liveHandles).toBe(before);
+    expect(disposed(...made)).toEqual([true, true]);
   });
 });
