@@ -100,6 +100,13 @@ export type { Qwen3Config } from './models/qwen3-config.ts';
 export { inverseFrequencies, rotaryDim } from './models/rope.ts';
 export { type RopeParameters, type RopeType, readRopeParameters } from './models/rope-config.ts';
 
+// Adapters
+
+export type { LoraConfig, LoraOptions } from './adapt/config.ts';
+export { type LoadAdapterOptions, loadAdapter, saveAdapter } from './adapt/files.ts';
+export { applyLora, disableAdapter, setAdapter } from './adapt/lora.ts';
+export { mergeAdapter, unmergeAdapter } from './adapt/merge.ts';
+
 // Checkpoints
 
 export type { FilePart } from './checkpoint/hf-files.ts';

@@ -4,6 +4,7 @@
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
+#include "ops/dora.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layer_norm.h"
@@ -25,7 +26,7 @@ struct OpList {
 };
 
 using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, EmbeddingForward, EmbeddingBackward,
-                      LinearForward, LinearBackwardInput, LinearBackwardWeight, RmsNormForward, RmsNormBackward,
+                      LinearForward, LinearBackwardInput, LinearBackwardWeight, RowSquares, DoraForward, DoraBackward, RmsNormForward, RmsNormBackward,
                       LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
                       AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,
                       RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,

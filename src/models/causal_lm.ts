@@ -6,6 +6,7 @@ import { savePretrained } from '../checkpoint/save_pretrained.ts';
 import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
 import { Linear } from '../nn/layers.ts';
+import { ownParametersOf } from '../nn/lora.ts';
 import { Module } from '../nn/module.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { computeDevice } from '../tensor/streams.ts';
@@ -156,7 +157,7 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
 
   /** Writes config, safetensors files (sharded from 5 GB) and what stood beside the loaded checkpoint (tokenizer, chat template). */
   async savePretrained(dir: string, options: { maxShardBytes?: number | undefined } = {}): Promise<void> {
-    const tensors = [...this.namedParameters()].map(([name, parameter]) => ({
+    const tensors = ownParametersOf(this).map(([name, parameter]) => ({
       name,
       shape: parameter.shape,
       dtype: parameter.checkpointDtype ?? parameter.dtype,

@@ -1,4 +1,5 @@
 // The layers of decoder models. Weights start as Transformers initialises them (initializer_range), lazily.
+import { add } from '../autograd/functions/arithmetic.ts';
 import { embedding } from '../autograd/functions/embedding.ts';
 import { layerNorm } from '../autograd/functions/layer_norm.ts';
 import { linear } from '../autograd/functions/linear.ts';
@@ -14,10 +15,22 @@ export interface LayerOptions {
   std?: number | undefined;
 }
 
+/** What takes part in the product of a Linear: small trained matrices beside its weight (nn/lora.ts). */
+export interface LinearAdapter {
+  /** Whether the product is other than the layer's own. */
+  readonly isActive: boolean;
+  /** As of the Linear, which has them as its own. */
+  namedChildren(): Iterable<[string, Module]>;
+  /** `base`: x weightᵀ + bias, which nothing else has. */
+  forward(x: Tensor, base: (bias: Parameter | undefined) => Tensor, bias: Parameter | undefined): Tensor;
+}
+
 /** y = x weightᵀ + bias; weight (out, in). */
 export class Linear extends Module {
   weight: Parameter;
   bias?: Parameter;
+  /** @internal */
+  adapter?: LinearAdapter;
   /** @internal Backward of the input first: a collective on it then hides the GEMM for the weight. */
   deferWeightGrad = false;
 
@@ -28,9 +41,22 @@ export class Linear extends Module {
     if (options.bias) this.bias = new Parameter([outFeatures], dtype, { kind: 'constant', value: 0 });
   }
 
+  override *namedChildren(): Generator<[string, Module]> {
+    yield* super.namedChildren();
+    if (this.adapter) yield* this.adapter.namedChildren();
+  }
+
   /** `residual` is added. */
   forward(x: Tensor, residual?: Tensor): Tensor {
-    return linear(x, this.weight, this.bias, x.dtype, this.deferWeightGrad, residual);
+    return this.product(x, this.bias, residual);
+  }
+
+  /** x weightᵀ + bias + residual, with what an adapter adds. */
+  protected product(x: Tensor, bias?: Parameter, residual?: Tensor): Tensor {
+    const { adapter, weight, deferWeightGrad } = this;
+    if (!adapter?.isActive) return linear(x, weight, bias, x.dtype, deferWeightGrad, residual);
+    const y = adapter.forward(x, (added) => linear(x, weight, added, x.dtype, deferWeightGrad), bias);
+    return residual ? add(residual, y) : y;
   }
 }
 

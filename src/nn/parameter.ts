@@ -7,7 +7,15 @@ import type { DType } from '../tensor/dtype.ts';
 import { fillThroughHost } from '../tensor/host_parts.ts';
 import { type Device, type MemoryKind, type Shape, Tensor } from '../tensor/tensor.ts';
 import { Placement } from './placement.ts';
-import { ConstantRecipe, NormalRecipe, PartRecipe, type Recipe, TensorRecipe, type Writer } from './recipe.ts';
+import {
+  ConstantRecipe,
+  NormalRecipe,
+  PartRecipe,
+  type Recipe,
+  TensorRecipe,
+  UniformRecipe,
+  type Writer,
+} from './recipe.ts';
 import type { TrainableSlice } from './trainable_slice.ts';
 
 /** @internal What FSDP answers for a parameter that it has flattened. */
@@ -25,7 +33,11 @@ export interface ParameterOwner {
 export type Init =
   | { kind: 'constant'; value: number }
   /** N(0, std); `paddingRow`: a row of zeros. */
-  | { kind: 'normal'; std: number; paddingRow?: number | undefined };
+  | { kind: 'normal'; std: number; paddingRow?: number | undefined }
+  /** Uniform in [-bound, bound). */
+  | { kind: 'uniform'; bound: number }
+  /** What follows from other parameters. */
+  | { kind: 'derived'; recipe: () => Recipe };
 
 const creating: { onMeta: boolean } = processState('creating', 'whether new parameters are on meta', { onMeta: false });
 
@@ -70,12 +82,21 @@ export class Parameter extends Tensor {
   }
 
   private initRecipe(): Recipe {
-    if (this.init.kind === 'constant') return new ConstantRecipe(this.init.value);
+    const whole = this.wholeInit();
+    const isUniform = this.placement.isWhole || this.init.kind === 'constant';
+    return isUniform ? whole : new PartRecipe(whole, this.placement);
+  }
+
+  /** @internal The first values of the whole of which this is a part. */
+  wholeInit(): Recipe {
+    const { init } = this;
+    if (init.kind === 'constant') return new ConstantRecipe(init.value);
+    if (init.kind === 'derived') return init.recipe();
+    if (init.kind === 'uniform') return new UniformRecipe(this, init.bound);
     const row = this.fullShape.at(-1) ?? 1;
-    const padding = this.init.paddingRow;
+    const padding = init.paddingRow;
     const zeroTo = padding === undefined ? 0 : (padding + 1) * row;
-    const whole = new NormalRecipe(this, this.init.std, (padding ?? 0) * row, zeroTo);
-    return this.placement.isWhole ? whole : new PartRecipe(whole, this.placement);
+    return new NormalRecipe(this, init.std, (padding ?? 0) * row, zeroTo);
   }
 
   /** Shape in the checkpoint. */

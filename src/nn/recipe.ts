@@ -107,6 +107,24 @@ export class NormalRecipe implements Recipe {
   }
 }
 
+/** Uniform in [-bound, bound), keyed by the seed at construction and the parameter's name. */
+export class UniformRecipe implements Recipe {
+  readonly writer = 'init';
+  readonly fileBytes = 0;
+  private readonly seed: bigint = initialSeed();
+  private readonly bound: number;
+  private readonly named: { readonly name: string };
+
+  constructor(named: { readonly name: string }, bound: number) {
+    this.named = named;
+    this.bound = bound;
+  }
+
+  read(target: Tensor, start: number): void {
+    native.randomFill(target.handle, this.seed, this.named.name, start, false, -this.bound, this.bound);
+  }
+}
+
 /** The elements of a tensor that exists. */
 export class TensorRecipe implements Recipe {
   readonly writer: Writer;

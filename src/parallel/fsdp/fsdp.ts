@@ -175,6 +175,14 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
     return summon(this.units, this.schedule, fn, options);
   }
 
+  /** @internal As summonFullParams, for one unit after the other: `change` gets its parameters. Collective; blocks. */
+  eachUnitWhole(change: (parameters: readonly Parameter[]) => void): void {
+    for (const unit of this.units) {
+      const parameters = unit.buckets.flatMap(({ layout }) => layout.spans.map(({ parameter }) => parameter));
+      summon([unit], this.schedule, () => change(parameters), {});
+    }
+  }
+
   /** Collective. See the docs of each type. */
   stateDict(options?: FullStateDictOptions & { type?: 'FULL' | undefined }): Promise<Map<string, Tensor>>;
   stateDict(options: { type: 'SHARDED' }): Promise<ShardedStateDict>;

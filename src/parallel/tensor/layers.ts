@@ -34,7 +34,7 @@ export class RowParallelLinear extends Linear {
   }
 
   override forward(x: Tensor, residual?: Tensor): Tensor {
-    const sum = summed(linear(x, this.weight), this.tp);
+    const sum = summed(this.product(x), this.tp);
     const y = this.bias ? addBias(sum, this.bias) : sum;
     return residual ? add(residual, y) : y;
   }

@@ -80,7 +80,7 @@ function ofRows(held: AxisPlacement, tp: TensorParallel): AxisPlacement {
 }
 
 /** The ranks that each make a part of a gradient; undefined where it is complete. */
-function gradientGroup({ gradientParts, position }: Placement, mesh: DeviceMesh): ProcessGroup | undefined {
+export function gradientGroup({ gradientParts, position }: Placement, mesh: DeviceMesh): ProcessGroup | undefined {
   if (gradientParts === 1) return undefined;
   const { axis, size } = position;
   if (gradientParts === size) return mesh.group(axis);

@@ -5,13 +5,14 @@ import { state } from '../../distributed/state.ts';
 import { familyOf, supportedFamilies } from '../../models/auto.ts';
 import { CausalLM } from '../../models/causal_lm.ts';
 import type { ModelConfig } from '../../models/config.ts';
+import { copyAdapters } from '../../nn/lora.ts';
 import type { Module } from '../../nn/module.ts';
 import { currentRecipe, type Parameter, withMetaParameters } from '../../nn/parameter.ts';
 import { FromRank0Recipe, PartRecipe, ReceiveRecipe } from '../../nn/recipe.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { markDivided, type TensorParallel } from './context.ts';
-import { parallelize } from './parallelize.ts';
+import { gradientGroup, parallelize } from './parallelize.ts';
 
 export interface TransformOptions {
   /** Ignored for a model on meta. Only `cpu` and `meta` are built. */
@@ -72,6 +73,7 @@ function transformCausalLM(model: CausalLM, options: TransformOptions): CausalLM
     const fresh = family.create(config, dtype);
     applyTies(fresh, tiedNames(model));
     if (size > 1) parallelize(fresh, family.parallelPlan!, tp, state.deviceMesh!);
+    copyAdapters(model, fresh, (placement) => gradientGroup(placement, state.deviceMesh!));
     return fresh;
   });
   out.source = model.source;

@@ -22,6 +22,7 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
     'parallel',
     'tensor parallelism (plans applied to models), FSDP (units, wrapping, schedule, state dicts), delayed parameters, activation checkpointing',
   ],
+  ['adapt', "adapters: LoRA and DoRA in PEFT's format, on a model before it is divided; merging"],
   ['train', 'the trainer, its options and its observers'],
   [
     'tools',
