@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { openSafetensors, readTensor, SafetensorsWriter, writeWhole } from '../checkpoint/safetensors.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
 import type { PretrainedWriter, SavedTensor } from '../checkpoint/save_pretrained.ts';
-import { FileFormatError, readJsonObject } from '../core/json.ts';
+import { FileFormatError, type JsonObject, readJsonObject } from '../core/json.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import { layersOf } from '../nn/lora.ts';
 import type { Parameter } from '../nn/parameter.ts';
@@ -38,8 +38,20 @@ export async function loadAdapter<M extends CausalLM>(
   dir: string,
   { name = defaultAdapter, trainable = false }: LoadAdapterOptions = {},
 ): Promise<M> {
+  await addAdapterOf(model, dir, await readAdapterConfig(dir), name);
+  if (!trainable) model.requiresGrad_(false);
+  return model;
+}
+
+/** @internal The same with an adapter_config.json that somebody has read: files may be on rank 0's host alone. It is trained on. */
+export async function addAdapterOf(
+  model: CausalLM,
+  dir: string,
+  json: JsonObject,
+  name: string = defaultAdapter,
+): Promise<void> {
   const file = join(dir, configName);
-  const config = parsePeftConfig(await readConfig(dir), file);
+  const config = parsePeftConfig(json, file);
   const values = isOnMeta(model) ? undefined : await readTensors(dir);
   try {
     addLora(model, config, name);
@@ -47,11 +59,10 @@ export async function loadAdapter<M extends CausalLM>(
     throw new FileFormatError(file, `the adapter does not fit the model: ${(cause as Error).message}`, { cause });
   }
   if (values) fill(model, name, values, join(dir, weightsName));
-  if (!trainable) model.requiresGrad_(false);
-  return model;
 }
 
-async function readConfig(dir: string): ReturnType<typeof readJsonObject> {
+/** @internal adapter_config.json of a folder. */
+export async function readAdapterConfig(dir: string): Promise<JsonObject> {
   try {
     return await readJsonObject(join(dir, configName));
   } catch (cause) {

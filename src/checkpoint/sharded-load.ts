@@ -63,7 +63,7 @@ export async function loadPieces(
 function* modelParts(checkpoint: ShardedCheckpoint, model: ShardedModel, read: ReadRange): Generator<Part> {
   for (const { values, ranges } of model.heldTensors())
     yield { target: values, read: () => readRanges(read, 'parameter', values, ranges) };
-  for (const parameter of model.module.parameters()) {
+  for (const parameter of model.savedParameters()) {
     parameter.checkpointDtype = checkpoint.manifest.dtypes[parameter.name];
     if (parameter.owner) continue;
     const target = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
@@ -113,7 +113,7 @@ function stepOf(checkpoint: ShardedCheckpoint, { slice, tensors }: ShardedOptimi
 
 function compareNames(checkpoint: ShardedCheckpoint, model: ShardedModel): void {
   const own = new Map<string, readonly number[]>();
-  for (const { name, fullShape } of model.module.parameters()) own.set(pieceKey('parameter', name), fullShape);
+  for (const { name, fullShape } of model.savedParameters()) own.set(pieceKey('parameter', name), fullShape);
   for (const [name, tensor] of persistentBuffers(model.module)) own.set(pieceKey('buffer', name), tensor.shape);
   const problems: string[] = [];
   const report = (label: string, list: string[]): void => {

@@ -51,7 +51,7 @@ function* ownPieces(model: ShardedModel, optimizer: ShardedOptimizer | undefined
   for (const { values, ranges } of model.heldTensors()) yield* piecesOf('parameter', values, ranges);
   if (isFirst) {
     // What FSDP ignores is the same on every rank.
-    for (const parameter of model.module.parameters()) {
+    for (const parameter of model.savedParameters()) {
       if (!parameter.owner) yield whole('parameter', parameter.name, parameter.detach());
     }
     for (const [name, tensor] of persistentBuffers(model.module)) yield whole('buffer', name, tensor.detach());

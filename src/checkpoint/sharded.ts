@@ -100,8 +100,8 @@ export async function loadShardedCheckpoint(
   return checkpoint.manifest.state;
 }
 
-function savedDtypes({ module }: ShardedModel): Record<string, DType> {
+function savedDtypes(model: ShardedModel): Record<string, DType> {
   const out: Record<string, DType> = {};
-  for (const parameter of module.parameters()) out[parameter.name] = parameter.checkpointDtype ?? parameter.dtype;
+  for (const parameter of model.savedParameters()) out[parameter.name] = parameter.checkpointDtype ?? parameter.dtype;
   return out;
 }

@@ -1,5 +1,6 @@
 // What a sharded checkpoint is made of on one rank. FSDP and optimizers give it; checkpoints know nothing else of them.
 import type { Module } from '../nn/module.ts';
+import type { Parameter } from '../nn/parameter.ts';
 import type { SliceRange } from '../nn/trainable_slice.ts';
 import type { Tensor } from '../tensor/tensor.ts';
 
@@ -14,7 +15,9 @@ export interface ShardedModel {
   readonly module: Module;
   /** This rank's file among those of one copy of the model; not written where another rank has the same. */
   readonly checkpointFile: { readonly index: number; readonly count: number; readonly isWritten: boolean };
-  /** What this rank holds of the parameters; those of ignored modules, which every rank has whole, are not among them. */
+  /** What a checkpoint holds: all parameters, or those that are trained where the others come from elsewhere (adapters). */
+  savedParameters(): Iterable<Parameter>;
+  /** What this rank holds of the saved parameters; those of ignored modules, which every rank has whole, are not among them. */
   heldTensors(): Iterable<HeldTensor>;
   /** Before the values are overwritten, on every rank. */
   beginWrite(): void;

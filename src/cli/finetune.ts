@@ -16,6 +16,8 @@ Examples:
   rankzero finetune --model ./llama --data train.jsonl --out ./tuned --nproc 2
   rankzero finetune --model ./llama --data train.jsonl --eval-data eval.jsonl --out ./tuned \\
       --epochs 2 --lr 1e-5 --warmup-ratio 0.03 --save-steps 200 --sample-prompt "Who are you?"
+  rankzero finetune --model ./llama --data train.jsonl --out ./adapter --lora-r 16 --lora-alpha 32 --lr 2e-4
+      (a LoRA adapter in PEFT's format: rankzero generate --model ./llama --adapter ./adapter)
   rankzero finetune --config finetune.yaml --lr 5e-5      (flags win over the file)
   rankzero finetune --config finetune.yaml --resume       (from the newest checkpoint in --out)
   rankzero finetune --config finetune.yaml --nnodes 2 --node-rank 0 --master-address host0 --nproc gpu
@@ -69,6 +71,8 @@ export function checkFiles(options: FinetuneOptions): void {
     problems.push(`--model: ${options.model} has no config.json, so it is not a model folder`);
   }
   isFile('data', options.data);
+  if (options.adapter !== undefined && !existsSync(join(options.adapter, 'adapter_config.json')))
+    problems.push(`--adapter: ${options.adapter} has no adapter_config.json, so it is not the folder of an adapter`);
   if (options.evalData !== undefined) isFile('eval-data', options.evalData);
   if (existsSync(options.out) && !statSync(options.out).isDirectory()) {
     problems.push(`--out: not a folder: ${options.out}`);

@@ -10,11 +10,13 @@ answers; --no-chat continues the text as it is.
 Examples:
   rankzero generate --model ./tuned --prompt "Define whale (n.)"
   rankzero generate --model ./llama --no-chat --prompt "Call me" --max-new-tokens 40 --temperature 0.8 --top-p 0.95
+  rankzero generate --model ./llama --adapter ./adapter --prompt "Define whale (n.)"
   echo "Define comfort (n.)" | rankzero generate --model ./tuned
 `;
 
 interface Flags {
   model: string;
+  adapter?: string;
   prompt?: string;
   system?: string;
   chat?: boolean;
@@ -41,6 +43,7 @@ export function buildGenerateCommand(): Command {
   return new Command('rankzero generate')
     .description('Continues a prompt, or answers it with the chat template of the model.')
     .requiredOption('--model <dir>', 'model folder, or a hub id in the local Hugging Face cache')
+    .option('--adapter <dir>', "adapter of the model, in PEFT's format")
     .option('--prompt <text>', 'the prompt (default: standard input)')
     .option('--system <text>', 'system message before the prompt, for chat')
     .option('--chat', 'use the chat template (default: if the model has one)')
@@ -122,7 +125,9 @@ export async function generateCommand(argv: string[]): Promise<number> {
   const { device, reason } = selectOwnDevice(flags.device);
   const tokenizer = await AutoTokenizer.fromPretrained(flags.model);
   const ids = encode(tokenizer, prompt, flags);
-  const model = (await AutoModelForCausalLM.fromPretrained(flags.model)).to(device);
+  const model = await AutoModelForCausalLM.fromPretrained(flags.model);
+  if (flags.adapter !== undefined) await (await import('../adapt/files.ts')).loadAdapter(model, flags.adapter);
+  model.to(device);
   const stream = new TextStream(tokenizer);
   const { maxNewTokens, temperature, topP, seed } = flags;
   let count = 0;

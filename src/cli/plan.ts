@@ -1,6 +1,6 @@
 // `rankzero plan`: what a fine-tuning run would take on each rank, by running it dry. The flags are those of finetune.
 import { Command, Option } from 'commander';
-import { formatBytes, formatCount, formatWhole } from '../core/format.ts';
+import { formatBytes, formatParameters, formatWhole } from '../core/format.ts';
 import { readJsonObject } from '../core/json.ts';
 import { describeMachine } from '../core/machine.ts';
 import { AutoConfig, type ModelConfig } from '../models/config.ts';
@@ -28,6 +28,13 @@ const flags = [
   'sequenceParallel',
   'strategy',
   'hybridShardDegree',
+  'loraR',
+  'loraAlpha',
+  'loraTarget',
+  'loraRslora',
+  'loraDora',
+  'loraModulesToSave',
+  'loraBias',
   'precision',
   'activationCheckpointing',
   'recompute',
@@ -123,7 +130,11 @@ export function describePlan(report: PlanReport, machineBytes: number): string {
   };
   const { largestUnit } = model;
   const { replicas, shards, tensorParallelDegree, worldSize, nnodes, rank } = ranks;
-  lines.push(`${model.modelType}, ${formatCount(model.parameters)} parameters (${formatWhole(model.parameters)})`, '');
+  const { parameters, trainableParameters } = model;
+  lines.push(
+    `${model.modelType}, ${formatParameters(parameters, trainableParameters)} (${formatWhole(trainableParameters)})`,
+    '',
+  );
   lines.push('Run');
   row('ranks', formatWhole(worldSize), gridOf(replicas, shards, tensorParallelDegree));
   if (nnodes > 1) row('hosts', formatWhole(nnodes), `of ${formatWhole(worldSize / nnodes)} ranks`);
@@ -143,7 +154,7 @@ export function describePlan(report: PlanReport, machineBytes: number): string {
   const isOnDevice = settings.device === 'cuda';
   const isGathered = isOnDevice || nnodes > 1;
   lines.push('', `Memory of rank ${rank}${isOnDevice ? ' on its device' : ''}, each at its highest`);
-  row('parameters', formatBytes(memory.parameters), 'shards, float32');
+  row('parameters', formatBytes(memory.parameters), parameters === trainableParameters ? 'shards, float32' : 'shards');
   row('gradients', formatBytes(memory.gradients), 'shards, and units that are being reduced');
   row('optimizer', formatBytes(memory.optimizer), 'the two moments of AdamW');
   row('activations', formatBytes(memory.activations));

@@ -13,6 +13,13 @@ export function formatCount(value: number): string {
   return `${rest >= 99.95 ? rest.toFixed(0) : rest.toFixed(1)}${units[unit]}`;
 }
 
+/** `1.2M parameters`, or `1.2M parameters, 10.5k trained (0.88 %)` where others are frozen. */
+export function formatParameters(parameters: number, trained: number = parameters): string {
+  const all = `${formatCount(parameters)} parameters`;
+  if (trained === parameters) return all;
+  return `${all}, ${formatCount(trained)} trained (${((100 * trained) / parameters).toPrecision(2)} %)`;
+}
+
 /** Bytes in decimal units, as file sizes are given: `6.3 MB`. */
 export function formatBytes(bytes: number): string {
   const units = ['B', 'kB', 'MB', 'GB', 'TB'];

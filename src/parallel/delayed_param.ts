@@ -115,9 +115,9 @@ export class DelayedParamIniter {
   }
 }
 
-/** Elements of all parameters below, tied ones once. */
-export function numParameters(module: Module): number {
-  return total(module.parameters());
+/** Elements of all parameters below that `counts` accepts, tied ones once. */
+export function numParameters(module: Module, counts: (parameter: Parameter) => boolean = () => true): number {
+  return total([...module.parameters()].filter(counts));
 }
 
 function total(parameters: Iterable<Parameter>): number {

@@ -1,8 +1,10 @@
 // A fine-tuning run from options to a saved model, as `rankzero finetune` runs it on every rank.
 import { randomBytes } from 'node:crypto';
+import { saveAdapter } from '../adapt/files.ts';
 import { ownsFolder } from '../checkpoint/host_folders.ts';
 import { loadShardedCheckpoint, saveShardedCheckpoint } from '../checkpoint/sharded.ts';
 import { readManifest } from '../checkpoint/sharded-reader.ts';
+import { copyCompanions } from '../checkpoint/source.ts';
 import type { JsonObject } from '../core/json.ts';
 import { fromRank0, onAllRanks } from '../distributed/agree.ts';
 import { type SelectedDevice, selectDevice } from '../distributed/compute_device.ts';
@@ -19,7 +21,7 @@ import { checkpointDir, cleanLeftovers, findCheckpoint, pruneCheckpoints } from 
 import { evaluate } from './evaluate.ts';
 import { findInputs } from './inputs.ts';
 import { Interrupt } from './interrupt.ts';
-import { buildModel, type ResumedFrom, wrapModel } from './model.ts';
+import { buildModel, type ResumedFrom, trainsAdapter, wrapModel } from './model.ts';
 import type { FinetuneOptions, RunOptions } from './options.ts';
 import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
 import { answer } from './samples.ts';
@@ -141,12 +143,13 @@ class Run {
   private async load(total: number): Promise<void> {
     const { options, device, reporter, config, dir, data, resume, state } = this.prepared;
     dist.setPhase('load');
-    const model = await onAllRanks(dist.group, `loading ${dir}`, () => buildModel(dir, config, resume));
+    const model = await buildModel(dir, config, options, resume);
     const { group } = dist;
     reporter.onStart?.({
       model: options.model,
       modelType: config.modelType,
       parameters: numParameters(model),
+      trainableParameters: numParameters(model, ({ requiresGrad }) => requiresGrad),
       output: options.out,
       worldSize: group.size,
       backend: dist.getBackend(),
@@ -225,7 +228,14 @@ class Run {
 
   private async saveModel(interrupt: Interrupt): Promise<void> {
     dist.setPhase('save');
-    await this.fsdp.savePretrained(this.prepared.options.out);
+    const { options, dir } = this.prepared;
+    if (trainsAdapter(options)) {
+      await saveAdapter(this.fsdp, options.out);
+      // So that the folder answers in the format that it was trained in.
+      await onAllRanks(dist.group, `saving ${options.out}`, async () => {
+        if (dist.getRank() === 0) await copyCompanions({ dir }, options.out);
+      });
+    } else await this.fsdp.savePretrained(options.out);
     this.stoppedBy = interrupt.agreed(dist.group);
     if (this.stoppedBy) await this.save(); // so that --resume does what is left
   }

@@ -54,6 +54,23 @@ export interface FinetuneOptions {
   /** Clips the global gradient norm; 0 turns it off. */
   maxGradNorm: number;
 
+  /** Trains a LoRA adapter of this rank on the frozen model, and saves it alone. Default: all parameters are trained. */
+  loraR?: number | undefined;
+  /** The adapter's update is scaled by alpha / r. Default 8, as in PEFT. */
+  loraAlpha?: number | undefined;
+  /** Layers to adapt: `all-linear` (all but the head, the default), names, or a regular expression that matches whole paths. */
+  loraTarget?: string | readonly string[] | undefined;
+  /** Scales by alpha / √r instead. */
+  loraRslora?: boolean | undefined;
+  /** DoRA: trains the lengths of the adapted weights' rows too. */
+  loraDora?: boolean | undefined;
+  /** Modules that are trained whole and saved with the adapter: `lm_head`, say. */
+  loraModulesToSave?: readonly string[] | undefined;
+  /** Biases that are trained too. */
+  loraBias?: 'none' | 'all' | 'lora_only' | undefined;
+  /** Folder of an adapter (PEFT's format) to train on, instead of a fresh one. */
+  adapter?: string | undefined;
+
   /** dtype of parameters and activations in forward and backward; masters stay float32. */
   precision: 'float32' | 'bfloat16';
   strategy: StrategyName;

@@ -19,7 +19,7 @@ export interface OptionField<T = unknown> {
   help: string;
   /** Completes "got …, wanted …". */
   wanted: string;
-  group: 'Main' | 'Batches' | 'Optimizer' | 'Parallelism' | 'Evaluation and checkpoints' | 'Reports';
+  group: 'Main' | 'Batches' | 'Optimizer' | 'Adapter' | 'Parallelism' | 'Evaluation and checkpoints' | 'Reports';
   /** Placeholder of the flag's value; none for a boolean, `[dir]` for a value that may be left out. */
   value?: string;
   flag?: string;
@@ -55,6 +55,16 @@ const betas: z.ZodType<[number, number]> = z.preprocess(
 const stepRange: z.ZodType<string> = z.preprocess(
   (v) => (typeof v === 'number' ? String(v) : v),
   z.string().refine((v) => parseSteps(v) !== undefined),
+);
+
+const nameList: z.ZodType<readonly string[]> = z.preprocess(
+  (v) => (typeof v === 'string' ? v.split(',').map((name) => name.trim()) : v),
+  z.array(z.string().min(1)).min(1),
+);
+/** Names between commas become a list; what is no name is a regular expression. */
+const layerNames: z.ZodType<string | readonly string[]> = z.preprocess(
+  (v) => (typeof v === 'string' && v !== 'all-linear' && /^[\w.]+(\s*,\s*[\w.]+)*$/.test(v) ? v.split(/\s*,\s*/) : v),
+  z.union([z.string().min(1), z.array(z.string().min(1)).min(1)]),
 );
 
 type Fields = { [K in keyof Required<FinetuneOptions>]: OptionField<FinetuneOptions[K]> };
@@ -110,6 +120,36 @@ export const finetuneFields: Fields = {
   },
   eps: { ...positive, group: 'Optimizer', default: 1e-8, help: 'AdamW epsilon' },
   maxGradNorm: { ...notNegative, group: 'Optimizer', default: 1, help: 'clip the gradient norm; 0: do not' },
+
+  loraR: {
+    ...optional(count),
+    group: 'Adapter',
+    help: 'train a LoRA adapter of this rank, and save it alone; the model is frozen',
+  },
+  loraAlpha: { ...optional(positive), group: 'Adapter', help: 'scale the update by alpha / r (default: 8)' },
+  loraTarget: {
+    ...optional({ schema: layerNames, wanted: 'all-linear, names or a regular expression', value: '<names>' }),
+    group: 'Adapter',
+    help: 'layers to adapt: names between commas, a regular expression, or all-linear (default)',
+  },
+  loraRslora: { ...optional(yesNo), group: 'Adapter', help: 'scale by alpha / √r' },
+  loraDora: { ...optional(yesNo), group: 'Adapter', help: "train the lengths of the weights' rows too (DoRA)" },
+  loraModulesToSave: {
+    ...optional({ schema: nameList, wanted: 'names of modules', value: '<names>' }),
+    group: 'Adapter',
+    help: 'modules to train whole and save with the adapter, such as lm_head',
+  },
+  loraBias: {
+    ...optional(oneOf('none', 'all', 'lora_only')),
+    group: 'Adapter',
+    help: 'biases to train too (default: none)',
+  },
+  adapter: {
+    ...optional(text),
+    value: '<dir>',
+    group: 'Adapter',
+    help: "adapter in PEFT's format to train on, instead of a fresh one",
+  },
 
   precision: {
     ...oneOf('float32', 'bfloat16'),
@@ -255,6 +295,13 @@ function contradictions(o: FinetuneOptions): string[] {
   if (o.sequenceParallel && o.tp === 1) problems.push('sequenceParallel: wants tp, the ranks that share each layer');
   if (o.evalSteps !== undefined && o.evalData === undefined) {
     problems.push('evalSteps: wants evalData, the file to evaluate on');
+  }
+  if (o.adapter !== undefined && o.loraR !== undefined) {
+    problems.push('adapter: an adapter that exists has a rank of its own; leave out loraR');
+  }
+  for (const key of ['loraAlpha', 'loraTarget', 'loraRslora', 'loraDora', 'loraModulesToSave', 'loraBias'] as const) {
+    if (o[key] !== undefined && o.loraR === undefined)
+      problems.push(`${key}: wants loraR, the rank of a fresh adapter`);
   }
   if (o.profileSteps !== undefined && o.profile === undefined) {
     problems.push('profileSteps: wants profile, the folder to write to');

@@ -67,6 +67,8 @@ export interface RunInfo {
   modelType: string;
   /** Parameters of the whole model. */
   parameters: number;
+  /** Those of them that are trained; the others are frozen. */
+  trainableParameters: number;
   output: string;
   worldSize: number;
   /** What carries tensors between ranks: `shm`, `nccl`, or `local` for a world of one. */

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { AutoModelForCausalLM } from '../../src/models/auto.ts';
 import { noGrad } from '../../src/tensor/grad_mode.ts';
-import { caseDir, referenceTensors, trainingRun } from '../reference/cases.ts';
+import { referenceTensors, trainingRun } from '../reference/cases.ts';
 import { expectRanks, fixture } from './helpers.ts';
 import { relative } from './reference_run.ts';
 

@@ -76,6 +76,8 @@ describe('a plan equals the run', () => {
     ['replicas', 'llama', 4, { shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
     ['tensor parallelism', 'llama', 2, { tensorParallelDegree: 2 }],
     ['tensor parallelism, shards and rows', 'llama', 4, { tensorParallelDegree: 2, sequenceParallel: true }],
+    ['an adapter', 'llama', 2, { loraR: 4, precision: 'bfloat16' }],
+    ['an adapter and tensor parallelism', 'llama', 4, { loraR: 4, loraDora: true, tensorParallelDegree: 2 }],
     ['experts', 'mixtral', 2, { tensorParallelDegree: 2, precision: 'bfloat16' }],
   ];
   it.each(cases)('with %s (%s, %i ranks)', async (_, name, world, settings) => {

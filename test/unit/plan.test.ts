@@ -99,6 +99,7 @@ describe('the table', () => {
     model: {
       modelType: 'llama',
       parameters: 1_234_567,
+      trainableParameters: 1_234_567,
       units: 4,
       largestUnit: { name: 'lm_head', parameters: 1e6, bytes: 2e6 },
     },

@@ -5,6 +5,7 @@ export const runInfo = (fields: Partial<RunInfo> = {}): RunInfo => ({
   model: 'models/tiny',
   modelType: 'llama',
   parameters: 3_148_992,
+  trainableParameters: 3_148_992,
   output: 'out',
   worldSize: 2,
   backend: 'shm',

@@ -11,6 +11,7 @@ import { dist } from '../../distributed/index.ts';
 import { state } from '../../distributed/state.ts';
 import type { GenerateOptions } from '../../models/generate.ts';
 import { native } from '../../native.ts';
+import { adaptersOf } from '../../nn/lora.ts';
 import { type Module, moveBuffersToDevice } from '../../nn/module.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import { communicationStream, computeDevice, computeStream, order } from '../../tensor/streams.ts';
@@ -237,8 +238,17 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
   }
 
   /** @internal */
+  *savedParameters(): Generator<Parameter> {
+    const trainedAlone = adaptersOf(this.module) !== undefined;
+    for (const parameter of this.parameters()) if (!trainedAlone || parameter.requiresGrad) yield parameter;
+  }
+
+  /** @internal */
   *heldTensors(): Generator<HeldTensor> {
-    for (const bucket of this.buckets) yield { values: bucket.shard, ranges: [...bucket.ranges()] };
+    const saved = new Set(this.savedParameters());
+    // A bucket is of one kind: what is trained, or what is not.
+    const buckets = this.buckets.filter(({ layout }) => layout.spans.some(({ parameter }) => saved.has(parameter)));
+    for (const bucket of buckets) yield { values: bucket.shard, ranges: [...bucket.ranges()] };
   }
 
   /** @internal */

@@ -144,12 +144,13 @@ export function bucketsOf(
   }));
 }
 
-function dtypesOf({ dtype: own }: Parameter, mixedPrecision: MixedPrecision | undefined): BucketDtypes {
+function dtypesOf({ dtype: own, requiresGrad }: Parameter, mixedPrecision: MixedPrecision | undefined): BucketDtypes {
   // Frozen integers (quantised weights) stay what they are.
   if (!isFloating(own)) return { master: own, compute: own, reduce: 'float32' };
   const compute = mixedPrecision?.paramDtype ?? own;
   return {
-    master: mixedPrecision ? 'float32' : own,
+    // What nobody updates needs no master.
+    master: mixedPrecision && requiresGrad ? 'float32' : own,
     compute,
     reduce: mixedPrecision?.reduceDtype ?? (mixedPrecision?.paramDtype ? compute : own),
   };

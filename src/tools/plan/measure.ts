@@ -18,10 +18,10 @@ import { AdamW } from '../../optim/adamw.ts';
 import { numParameters } from '../../parallel/delayed_param.ts';
 import type { FsdpUnit } from '../../parallel/fsdp/unit.ts';
 import { checkDivides, rulesOf } from '../../parallel/tensor/placements.ts';
-import { dtypeSize } from '../../tensor/dtype.ts';
+import { dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
 import { memoryStats, resetPeakMemoryStats } from '../../tensor/memory.ts';
 import { useDevice } from '../../tensor/streams.ts';
-import { wrapModel } from '../../train/model.ts';
+import { addFreshAdapter, modelDtype, wrapModel } from '../../train/model.ts';
 import type { FinetuneOptions } from '../../train/options.ts';
 import { maxSeqLength } from '../../train/train_data.ts';
 import { Trainer } from '../../train/trainer.ts';
@@ -66,8 +66,8 @@ function divisionProblem(model: CausalLM, plan: ParallelPlan, size: number): str
 }
 
 /** @internal */
-export function onMeta(config: ModelConfig): CausalLM {
-  return initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config, { dtype: 'float32' }));
+export function onMeta(config: ModelConfig, dtype: FloatDType = 'float32'): CausalLM {
+  return initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config, { dtype }));
 }
 
 /** Runs dry and reports. Only in a fresh process, which is dry from then on. */
@@ -76,11 +76,16 @@ export async function measure(measurement: Measurement): Promise<PlanReport> {
   joinDryWorld(rank, options.nproc, options.nproc / nnodes);
   useDevice(device);
   const config = AutoConfig.fromObject(json, file);
-  const model = onMeta(config);
+  const model = onMeta(config, modelDtype(options));
   checkDivision(model, options);
+  if (options.loraR !== undefined) addFreshAdapter(model, options);
   if (options.tp > 1) init({ tensorParallelDegree: options.tp });
   const parameters = numParameters(model);
-  if (rank === 0) for (const parameter of model.parameters()) parameter.setRecipe(fromFile);
+  const trainableParameters = numParameters(model, ({ requiresGrad }) => requiresGrad);
+  if (rank === 0) {
+    for (const parameter of model.parameters()) parameter.setRecipe(fromFile);
+    for (const parameter of model.parameters()) if (parameter.init.kind === 'derived') parameter.resetParameters();
+  }
 
   const fsdp = wrapModel(model, options, undefined, () => {});
   const loading = { own: memoryStats(device), host: memoryStats('cpu') };
@@ -111,7 +116,13 @@ export async function measure(measurement: Measurement): Promise<PlanReport> {
   const hostMemory = { loadPeak: loading.host.totalPeak, stepPeak: training.host.totalPeak };
   const { shard, replicate } = fsdp.groups;
   return {
-    model: { modelType: config.modelType, parameters, units: fsdp.units.length, largestUnit: largest(fsdp.units) },
+    model: {
+      modelType: config.modelType,
+      parameters,
+      trainableParameters,
+      units: fsdp.units.length,
+      largestUnit: largest(fsdp.units),
+    },
     ranks: {
       worldSize: dist.getWorldSize(),
       nnodes,

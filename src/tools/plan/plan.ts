@@ -23,6 +23,13 @@ export interface PlanOptions
       | 'recompute'
       | 'reducePrecision'
       | 'sequenceParallel'
+      | 'loraR'
+      | 'loraAlpha'
+      | 'loraTarget'
+      | 'loraRslora'
+      | 'loraDora'
+      | 'loraModulesToSave'
+      | 'loraBias'
     >
   > {
   /** A config, or the content of a config.json. */

@@ -4,7 +4,7 @@ import type { FinetuneOptions } from '../../train/options.ts';
 
 /** The memory of one rank on what it computes on, in bytes: peaks, each at its own time. */
 export interface PlannedMemory {
-  /** This rank's shards of the parameters, in the master dtype. */
+  /** This rank's shards of the parameters: float32 masters of what is trained, what is frozen as it is computed with. */
   parameters: number;
   /** Shards of the gradients, and the whole gradients of the units that are being reduced. */
   gradients: number;
@@ -32,6 +32,8 @@ export interface PlanReport {
     modelType: string;
     /** Elements, tied ones once. */
     parameters: number;
+    /** Those of them that are trained. */
+    trainableParameters: number;
     /** FSDP units. */
     units: number;
     /** The unit that takes most when gathered; of this rank's part of the model with tensor parallelism. */

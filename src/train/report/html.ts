@@ -2,7 +2,14 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { basename } from 'node:path';
-import { formatBytes, formatChange, formatCount, formatSeconds, formatWhole } from '../../core/format.ts';
+import {
+  formatBytes,
+  formatChange,
+  formatCount,
+  formatParameters,
+  formatSeconds,
+  formatWhole,
+} from '../../core/format.ts';
 import type { EvalRecord, Reporter, SampleRecord, StepRecord } from '../reporter.ts';
 import { type MetricsLine, readMetrics } from './metrics.ts';
 import { script, style } from './page.ts';
@@ -166,7 +173,7 @@ export function renderReport(lines: readonly MetricsLine[]): string {
 <main>
 <header>
 <h1>${escapeHtml(title)}</h1>
-<div class="soft">${escapeHtml(start.modelType)}, ${formatCount(start.parameters)} parameters${loaded}. ${formatWhole(start.trainExamples)} examples${start.evalExamples ? `, ${formatWhole(start.evalExamples)} to evaluate` : ''}. ${date} UTC.</div>
+<div class="soft">${escapeHtml(start.modelType)}, ${formatParameters(start.parameters, start.trainableParameters)}${loaded}. ${formatWhole(start.trainExamples)} examples${start.evalExamples ? `, ${formatWhole(start.evalExamples)} to evaluate` : ''}. ${date} UTC.</div>
 ${interrupted}
 </header>
 ${tiles(start, steps, evals)}

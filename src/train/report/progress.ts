@@ -1,7 +1,15 @@
 // What the terminal shows of a run: a loading bar, one live training line, evaluations, and a summary.
 // Where stdout is not a terminal: plain lines, a few dozen for the whole run.
 import { join, relative } from 'node:path';
-import { formatBytes, formatChange, formatCount, formatRate, formatSeconds, formatWhole } from '../../core/format.ts';
+import {
+  formatBytes,
+  formatChange,
+  formatCount,
+  formatParameters,
+  formatRate,
+  formatSeconds,
+  formatWhole,
+} from '../../core/format.ts';
 import { settings } from '../../environment.ts';
 import type {
   EvalRecord,
@@ -72,7 +80,7 @@ export class Progress implements Reporter {
   onStart(info: RunInfo): void {
     const o = info.options;
     const ranks = info.worldSize === 1 ? '1 rank' : `${info.worldSize} ranks (${info.backend}, ${o.strategy})`;
-    const sizes = `${formatCount(info.parameters)} parameters`;
+    const sizes = formatParameters(info.parameters, info.trainableParameters);
     this.#line(`${this.#bold(info.model)}  ${info.modelType}, ${sizes}, ${o.precision}, ${ranks}`);
     this.#line(`${info.device}, ${info.deviceReason}`);
     const evaluation = info.evalExamples > 0 ? `, ${formatWhole(info.evalExamples)} to evaluate` : '';
