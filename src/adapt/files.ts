@@ -6,7 +6,7 @@ import { usableDType } from '../checkpoint/safetensors-header.ts';
 import type { PretrainedWriter, SavedTensor } from '../checkpoint/save_pretrained.ts';
 import { FileFormatError, type JsonObject, readJsonObject } from '../core/json.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
-import { layersOf } from '../nn/lora.ts';
+import { layersOf, removeAdapter } from '../nn/lora.ts';
 import type { Parameter } from '../nn/parameter.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { saveParameters } from '../parallel/fsdp/save_parameters.ts';
@@ -31,7 +31,7 @@ export interface LoadAdapterOptions {
  * meta (ranks that get their weights from rank 0) only adapter_config.json is read. Mirrors peft.PeftModel.from_pretrained.
  *
  * Errors name the file and its keys: settings that are not supported, an adapter of another base (layers that the model lacks), tensors
- * that are missing, too many, or of another shape. The model is as it was then, but frozen.
+ * that are missing, too many, or of another shape. The model has no such adapter then.
  */
 export async function loadAdapter<M extends CausalLM>(
   model: M,
@@ -58,7 +58,12 @@ export async function addAdapterOf(
   } catch (cause) {
     throw new FileFormatError(file, `the adapter does not fit the model: ${(cause as Error).message}`, { cause });
   }
-  if (values) fill(model, name, values, join(dir, weightsName));
+  try {
+    if (values) fill(model, name, values, join(dir, weightsName));
+  } catch (error) {
+    removeAdapter(model, name);
+    throw error;
+  }
 }
 
 /** @internal adapter_config.json of a folder. */

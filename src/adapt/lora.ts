@@ -109,14 +109,7 @@ function biasesOf(model: CausalLM, { bias }: LoraConfig, layers: ReadonlyMap<str
 /** The parameters of a module that is trained whole. A head that is tied to the embedding gets a weight of its own. */
 function ownParameters(model: CausalLM, path: string, module: Module): Parameter[] {
   if (module === model.outputHead && model.isTied) untie(model, path);
-  else if (module === model.inputEmbedding && model.isTied) {
-    throw new Error(
-      `applyLora: modulesToSave: ${path} is tied to the output head, which would be trained with it; name the head, which is untied`,
-    );
-  }
-  const own = [...module.parameters()];
-  if (own.length === 0) throw new Error(`applyLora: modulesToSave: ${path} has no parameters`);
-  return own;
+  return [...module.parameters()];
 }
 
 function untie({ inputEmbedding, outputHead }: CausalLM, path: string): void {

@@ -11,9 +11,6 @@ import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { scope } from '../tensor/scope.ts';
 import { adapterOf } from './lora.ts';
 
-/** What a weight was before it was merged. */
-const before: WeakMap<Parameter, Recipe> = new WeakMap();
-
 /**
  * Puts the active adapter into the weights: W + scale · B A, in the dtype of W, and the model computes with that alone; savePretrained
  * then writes a checkpoint that needs no adapter. Weights that nobody has read stay unread: the sum is made when they are. With FSDP it
@@ -27,7 +24,7 @@ export function mergeAdapter(model: CausalLM | FullyShardedDataParallel<CausalLM
     throw new Error(`mergeAdapter: the adapter "${adapters.merged}" is merged already`);
   const layers = new Map([...layersOf(module, name)].map(([, linear, factors]) => [linear, factors]));
   if (fsdp) inShards(fsdp, layers, (linear, factors) => addInPlace(linear, factors, 1));
-  else for (const [linear, factors] of layers) mergeLayer(linear, factors);
+  else for (const [linear, factors] of layers) mergeLayer(linear, factors, adapters.unmerged);
   adapters.merged = name;
 }
 
@@ -41,17 +38,20 @@ export function unmergeAdapter(model: CausalLM | FullyShardedDataParallel<Causal
   const { name, adapters } = adapterOf(module);
   if (adapters.merged === undefined) throw new Error('unmergeAdapter: no adapter is merged');
   const layers = new Map([...layersOf(module, name)].map(([, linear, factors]) => [linear, factors]));
-  const isLost = [...layers].find(([{ weight }, { magnitude }]) => magnitude && (fsdp || !before.has(weight)));
+  const isLost = [...layers].find(
+    ([{ weight }, { magnitude }]) => magnitude && (fsdp || !adapters.unmerged.has(weight)),
+  );
   if (isLost)
     throw new Error(
       `unmergeAdapter: ${isLost[0].weight.name} was scaled row by row and cannot be brought back; load the model again`,
     );
   if (fsdp) inShards(fsdp, layers, (linear, factors) => addInPlace(linear, factors, -1));
-  else for (const [linear, factors] of layers) unmergeLayer(linear, factors);
+  else for (const [linear, factors] of layers) unmergeLayer(linear, factors, adapters.unmerged);
+  adapters.unmerged.clear();
   adapters.merged = undefined;
 }
 
-function mergeLayer(linear: Linear, factors: LoraFactors): void {
+function mergeLayer(linear: Linear, factors: LoraFactors, before: Map<Parameter, Recipe>): void {
   const { weight } = linear;
   if (weight.isReal) {
     addInPlace(linear, factors, 1);
@@ -62,14 +62,13 @@ function mergeLayer(linear: Linear, factors: LoraFactors): void {
   weight.setRecipe(new MergedRecipe(recipe, weight.size(1), factors), weight.device);
 }
 
-function unmergeLayer(linear: Linear, factors: LoraFactors): void {
+function unmergeLayer(linear: Linear, factors: LoraFactors, before: ReadonlyMap<Parameter, Recipe>): void {
   const { weight } = linear;
   const recipe = before.get(weight);
   if (!recipe) {
     addInPlace(linear, factors, -1);
     return;
   }
-  before.delete(weight);
   weight.setRecipe(recipe, weight.device);
 }
 

@@ -60,7 +60,14 @@ export function savedModules(model: CausalLM, { modulesToSave }: LoraConfig): Ma
   for (const name of modulesToSave) {
     const matching = [...modules].filter(([path]) => path === name || path.endsWith(`.${name}`));
     if (matching.length === 0) throw new Error(`applyLora: modulesToSave: ${unknownName(name, [...modules.keys()])}`);
-    for (const [path, module] of matching) found.set(path, module);
+    for (const [path, module] of matching) {
+      if (module === model.inputEmbedding && model.isTied)
+        throw new Error(
+          `applyLora: modulesToSave: ${path} is tied to the output head, which would be trained with it; name the head, which is untied`,
+        );
+      if ([...module.parameters()].length === 0) throw new Error(`applyLora: modulesToSave: ${path} has no parameters`);
+      found.set(path, module);
+    }
   }
   return found;
 }

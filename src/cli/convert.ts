@@ -10,6 +10,7 @@ so this is for other programs, and for files of the right size on every host.
 Examples:
   rankzero convert ./tuned/checkpoint-100 ./exported
   rankzero convert ./checkpoint ./exported --model ./llama      (a checkpoint that does not name its model)
+  rankzero convert ./llama ./merged --merge-adapter ./adapter
   rankzero convert ./llama ./llama-tp4 --tp 4 --shards 2
 `;
 
@@ -26,6 +27,7 @@ export function buildConvertCommand(): Command {
     .argument('<out>', 'folder to write; appears when it is complete')
     .option('--tp <n>', 'write a sharded checkpoint, divided over n tensor-parallel ranks', count)
     .option('--shards <n>', 'shards of each tensor-parallel part', count)
+    .option('--merge-adapter <dir>', "an adapter in PEFT's format to merge into the weights")
     .option('--model <dir>', 'config and tokenizer of a sharded checkpoint (default: the model its run names)')
     .showSuggestionAfterError()
     .addHelpText('after', examples);
@@ -37,7 +39,12 @@ const size = (bytes: number): string =>
 export async function convertCommand(argv: string[]): Promise<number> {
   const command = buildConvertCommand().parse(argv, { from: 'user' });
   const [source, out] = command.args as [string, string];
-  const { tp, shards, model } = command.opts<{ tp?: number; shards?: number; model?: string }>();
+  const { tp, shards, model, mergeAdapter } = command.opts<{
+    tp?: number;
+    shards?: number;
+    model?: string;
+    mergeAdapter?: string;
+  }>();
   const { convertCheckpoint } = await import('../tools/convert/convert.ts');
   const terminal = process.stderr.isTTY === true;
   const onProgress: ConvertOptions['onProgress'] = ({ bytes, totalBytes }) => {
@@ -50,6 +57,7 @@ export async function convertCommand(argv: string[]): Promise<number> {
     model,
     tensorParallelDegree: tp,
     shards,
+    mergeAdapter,
     onProgress: terminal ? onProgress : undefined,
   });
   if (terminal) process.stderr.write('\r\x1b[K');

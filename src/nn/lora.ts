@@ -44,6 +44,8 @@ export interface ModelAdapters {
   disabled: number;
   /** The adapter that the weights hold already. */
   merged: string | undefined;
+  /** Where weights came from before it was merged into them, of those that can be read again. */
+  readonly unmerged: Map<Parameter, Recipe>;
 }
 
 /** The ranks that each make a part of a gradient of a parameter that is placed so; undefined where it is complete. */
@@ -150,6 +152,11 @@ export class LoraLayer implements LinearAdapter {
     this.byName.set(name, weight.device === 'meta' ? withMetaParameters(factors) : factors());
   }
 
+  remove(name: string): void {
+    this.byName.delete(name);
+    for (const { byName } of Object.values(this.kinds)) byName.delete(name);
+  }
+
   forward(x: Tensor, base: (bias: Parameter | undefined) => Tensor, bias: Parameter | undefined): Tensor {
     const { a, b, magnitude, settings } = this.acting!;
     if (!magnitude) return addLowRank(base(bias), x, a, b, settings.factor);
@@ -194,7 +201,13 @@ export function addAdapter(
   adapter: ModelAdapter,
   sumOf: SumOf = () => undefined,
 ): ModelAdapters {
-  const adapters = adapted.get(model) ?? { byName: new Map(), active: undefined, disabled: 0, merged: undefined };
+  const adapters = adapted.get(model) ?? {
+    byName: new Map(),
+    active: undefined,
+    disabled: 0,
+    merged: undefined,
+    unmerged: new Map(),
+  };
   adapted.set(model, adapters);
   const modules = new Map(model.namedModules());
   for (const [path, settings] of adapter.layers) {
@@ -204,6 +217,16 @@ export function addAdapter(
   }
   adapters.byName.set(name, adapter);
   return adapters;
+}
+
+/** Takes an adapter from `model` again. What it trained of the model itself stays as it is. */
+export function removeAdapter(model: Module, name: string): void {
+  const adapters = adapted.get(model);
+  adapters?.byName.delete(name);
+  if (adapters?.active === name) adapters.active = undefined;
+  if (adapters?.byName.size === 0) adapted.delete(model);
+  for (const module of model.modules())
+    if (module instanceof Linear && module.adapter instanceof LoraLayer) module.adapter.remove(name);
 }
 
 /** Gives `to`, a model of the same layers, fresh adapters as those of `from`. */

@@ -30,6 +30,8 @@ export interface ConvertOptions {
   tensorParallelDegree?: number | undefined;
   /** Shards of each tensor-parallel part. */
   shards?: number | undefined;
+  /** Folder of an adapter (PEFT's format) that is merged into a Hugging Face folder; the result needs no adapter. */
+  mergeAdapter?: string | undefined;
   onProgress?: ((progress: { bytes: number; totalBytes: number }) => void) | undefined;
 }
 
@@ -48,7 +50,7 @@ const chunk = 4 << 20;
 export async function convertCheckpoint(options: ConvertOptions): Promise<ConvertReport> {
   const { source: path, out, model, tensorParallelDegree, shards } = options;
   if (resolve(path) === resolve(out)) throw new Error(`convert: the source and the result are the same folder, ${out}`);
-  const source = await openSource(path, model);
+  const source = await openSource(path, model, options.mergeAdapter);
   try {
     const divides = tensorParallelDegree !== undefined || shards !== undefined;
     return await (divides ? writeSharded(source, options) : writePretrained(source, options));

@@ -1,6 +1,8 @@
 // What can be converted: a Hugging Face folder, or a sharded checkpoint with the config of its model.
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { loadAdapter } from '../../adapt/files.ts';
+import { mergeAdapter } from '../../adapt/merge.ts';
 import { resolveModel } from '../../checkpoint/hub.ts';
 import { pieceKey, stateName } from '../../checkpoint/sharded-format.ts';
 import { ShardedCheckpoint } from '../../checkpoint/sharded-reader.ts';
@@ -10,6 +12,7 @@ import { AutoModelForCausalLM } from '../../models/auto.ts';
 import type { CausalLM } from '../../models/causal_lm.ts';
 import { AutoConfig } from '../../models/config.ts';
 import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
+import { ownParametersOf } from '../../nn/lora.ts';
 import { currentRecipe } from '../../nn/parameter.ts';
 import type { Placement } from '../../nn/placement.ts';
 import { PartRecipe } from '../../nn/recipe.ts';
@@ -50,19 +53,27 @@ const isFile = (path: string): Promise<boolean> =>
   );
 
 /** Opens either kind. `model`: folder of the config and tokenizer, for a sharded checkpoint that does not name one. */
-export async function openSource(source: string, model: string | undefined): Promise<Source> {
-  return (await isFile(join(source, stateName))) ? openSharded(source, model) : openPretrained(source);
+export async function openSource(
+  source: string,
+  model: string | undefined,
+  adapter: string | undefined,
+): Promise<Source> {
+  if (!(await isFile(join(source, stateName)))) return openPretrained(source, adapter);
+  if (adapter !== undefined)
+    throw new Error(`convert: ${source} is a sharded checkpoint; an adapter is merged into a Hugging Face folder`);
+  return openSharded(source, model);
 }
 
-async function openPretrained(source: string): Promise<Source> {
+async function openPretrained(source: string, adapter: string | undefined): Promise<Source> {
   const dir = await resolveModel(source);
   const model = await AutoModelForCausalLM.fromPretrained(dir);
-  const parameters = [...model.namedParameters()].map(([name, parameter]) => {
+  if (adapter !== undefined) mergeAdapter(await loadAdapter(model, adapter));
+  const parameters = ownParametersOf(model).map(([name, parameter]) => {
     const recipe = currentRecipe(parameter);
     return {
       name,
       shape: parameter.shape,
-      dtype: parameter.checkpointDtype!,
+      dtype: parameter.checkpointDtype ?? parameter.dtype,
       read: (target: Tensor, start: number, placement: Placement) =>
         new PartRecipe(recipe, placement).read(target, start),
     };
@@ -92,6 +103,10 @@ async function openSharded(dir: string, given: string | undefined): Promise<Sour
       );
     const modelDir = await resolveModel(name);
     const config = await AutoConfig.fromPretrained(modelDir);
+    if ([...checkpoint.tensors.keys()].some((key) => key.includes('.lora_A.')))
+      throw new Error(
+        `${dir} holds an adapter alone, without its model: go on with --resume, and the run saves the adapter in PEFT's format`,
+      );
     const model = initEmptyWeights(() => AutoModelForCausalLM.fromConfig(config));
     applyTies(model, ties);
     const parameters = [...model.namedParameters()];
