@@ -34,6 +34,18 @@ it.each([
   expect(readdirSync(folder)).toContain('model.safetensors');
 });
 
+it.each([
+  { world: 1, tp: 1 },
+  { world: 2, tp: 2 },
+])('lora.mjs on $world ranks', async ({ world, tp }) => {
+  const folder = join(out, `lora-${world}`);
+  const { stdout } = await expectRanks(world, example('lora.mjs'), { args: [folder, String(tp), '11'] });
+  const losses = [...stdout[0]!.matchAll(/loss ([\d.]+)/g)].map(([, text]) => Number(text));
+  expect(losses.length).toBe(2);
+  expect(losses[1]).toBeLessThan(losses[0]! - 0.5);
+  expect(readdirSync(folder).sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors']);
+});
+
 const processor = `${cpus()[0]!.model}, ${native.info().isa}`;
 /** What a build of `commit`, before the frame was rebuilt, made of the example: bits follow from the processor too. */
 const recorded: {
