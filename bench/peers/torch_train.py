@@ -3,6 +3,7 @@
 usage: torchrun --nproc-per-node W torch_train.py --api fsdp2 --dir MODEL [--precision bfloat16] [--steps 8] ...
 --api: fsdp1 | fsdp2 | ddp (torchrun), or alone: a plain Transformers model. `alone` in bfloat16 computes under autocast over
 float32 parameters; `alone-cast` keeps parameters, gradients and optimizer state in bfloat16 (less work than ours).
+--lora R: an adapter of PEFT on all linear layers (fsdp2); every rank loads then, which PEFT wants.
 FSDP1 refuses sync_module_states on the CPU; its check is switched off here so that it can be measured at all.
 """
 import argparse, contextlib, functools, json, os, time
@@ -16,7 +17,7 @@ args.add_argument("--precision", choices=["float32", "bfloat16"], default="float
 args.add_argument("--steps", type=int, default=8), args.add_argument("--batch", type=int, default=2)
 args.add_argument("--length", type=int, default=256), args.add_argument("--strategy", default="FULL_SHARD")
 args.add_argument("--threads", type=int, default=1), args.add_argument("--clip", type=float, default=1)
-args.add_argument("--read", action="store_true")
+args.add_argument("--read", action="store_true"), args.add_argument("--lora", type=int, default=0)
 args = args.parse_args()
 torch.set_num_threads(args.threads)
 bf16 = args.precision == "bfloat16"
@@ -67,6 +68,8 @@ def fsdp2():
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     mesh = init_device_mesh("cpu", (world,))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if bf16 else MixedPrecisionPolicy()
+    if args.lora:
+        return adapted(lambda module, keep: fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=keep))
     with torch.device("meta"):
         model = make()
     for layer in model.model.layers:
@@ -85,6 +88,15 @@ def fsdp2():
     return model
 
 
+def adapted(shard):
+    import peft
+    model = peft.get_peft_model(load(), peft.LoraConfig(r=args.lora, lora_alpha=2 * args.lora, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for layer in model.base_model.model.model.layers:
+        shard(layer, args.strategy == "FULL_SHARD")
+    shard(model, True)
+    return model
+
+
 def ddp():
     return torch.nn.parallel.DistributedDataParallel(load())
 
@@ -96,7 +108,7 @@ def alone():
 model = dict(fsdp1=fsdp1, fsdp2=fsdp2, ddp=ddp).get(args.api, alone)()
 barrier()
 say("loaded")
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
 say("ready")
 if args.read:
     local = lambda p: p.to_local() if hasattr(p, "to_local") else p.detach()
@@ -129,7 +141,7 @@ for _ in range(warm_up + args.steps):
         loss = model(input_ids=ids, labels=ids).loss
     loss.backward()
     if args.clip > 0:
-        model.clip_grad_norm_(args.clip) if args.api == "fsdp1" else torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip)
+        model.clip_grad_norm_(args.clip) if args.api == "fsdp1" else torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], args.clip)
     optimizer.step()
     optimizer.zero_grad()
     losses.append(loss.item())

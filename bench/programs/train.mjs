@@ -9,6 +9,7 @@ import {
   AutoConfig,
   AutoModelForCausalLM,
   applyActivationCheckpointing,
+  applyLora,
   DelayedParamIniter,
   dist,
   FullyShardedDataParallel as FSDP,
@@ -39,6 +40,7 @@ const { values: options } = parseArgs({
     threads: { type: 'string' },
     device: { type: 'string', default: 'cpu' },
     clip: { type: 'string', default: '1' }, // 0: no clipping
+    lora: { type: 'string' }, // rank of an adapter on all linear layers; the frozen model is in the precision of the computation
     read: { type: 'boolean', default: false }, // reads every shard once when all is loaded
     'config-from-rank0': { type: 'boolean', default: false }, // the model's folder is on its host alone
   },
@@ -62,9 +64,14 @@ const config = json ? AutoConfig.fromObject(JSON.parse(json)) : await AutoConfig
 function fromRank0(path) {
   return broadcastJson(dist.group, rank === 0 ? readFileSync(path, 'utf8') : undefined);
 }
-const fresh = () => AutoModelForCausalLM.fromConfig(config);
+const dtype = options.lora ? options.precision : undefined;
+const fresh = () => AutoModelForCausalLM.fromConfig(config, { dtype });
 const whole =
-  options.dir && rank === 0 ? await AutoModelForCausalLM.fromPretrained(options.dir) : initEmptyWeights(fresh);
+  options.dir && rank === 0
+    ? await AutoModelForCausalLM.fromPretrained(options.dir, { dtype })
+    : initEmptyWeights(fresh);
+if (options.lora)
+  applyLora(whole, { r: Number(options.lora), alpha: 2 * Number(options.lora), targetModules: 'all-linear' });
 if (tp > 1) init({ tensorParallelDegree: tp });
 const model =
   tp > 1

@@ -78,6 +78,23 @@ export class Saved {
 }
 
 /**
+ * For an op whose backward reads `tensor`: what gives it then, to be disposed by the caller. It is kept, or where the op that made it
+ * can make it again, made.
+ */
+export function keepOrRemake(saved: Saved, tensor: Tensor): () => Tensor {
+  const { remake, shape, dtype, device } = tensor;
+  if (!remake) {
+    const kept = saved.keep(tensor);
+    return () => kept.detach();
+  }
+  return () => {
+    const again = gradient(shape, dtype, device);
+    remake(again);
+    return again;
+  };
+}
+
+/**
  * Writes the gradient of an input of a leaf-like weight through its sink, or into a fresh tensor that flows on.
  * `write(target, accumulate)` gets the handle to fill.
  */

@@ -59,6 +59,11 @@ export class Tensor implements Disposable {
    * gradient with which backward begins.
    */
   hostValues: ArrayLike<number | bigint> | undefined = undefined;
+  /**
+   * @internal Writes the values again, from what the op that made this tensor keeps for its backward. Until that backward has run: for
+   * whoever would keep the tensor for its own.
+   */
+  remake: ((into: Tensor) => void) | undefined = undefined;
   protected handle_: Handle | undefined;
 
   /** @internal Takes ownership of `handle`; undefined makes a meta tensor. */

@@ -13,6 +13,11 @@ export function layerNorm(x: Tensor, weight: Tensor, bias: Tensor, eps: number):
   native.layerNormForward(y.handle, mean.handle, rstd.handle, x.handle, weight.handle, bias.handle, rows, dim, eps);
   const result = record('layer_norm', y, [x, weight, bias], (saved, [, needsWeight, needsBias]) => {
     const kept = [x, weight, mean, rstd].map((tensor) => saved.keep(tensor));
+    const keptBias = saved.keep(bias);
+    y.remake = (into) => {
+      const [of, by, mean_, rstd_] = kept.map(({ handle }) => handle) as [Handle, Handle, Handle, Handle];
+      native.layerNormForward(into.handle, mean_, rstd_, of, by, keptBias.handle, rows, dim, eps);
+    };
     return (dy) => {
       const dx = gradient(x.shape, x.dtype, x.device);
       const [x_, w_, mean_, rstd_] = kept.map((tensor) => tensor.handle) as [Handle, Handle, Handle, Handle];

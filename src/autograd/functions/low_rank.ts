@@ -4,7 +4,7 @@ import type { DType } from '../../tensor/dtype.ts';
 import type { TakeGrad } from '../../tensor/node.ts';
 import { track } from '../../tensor/scope.ts';
 import type { Tensor } from '../../tensor/tensor.ts';
-import { addingGrad, gradient, output, record, writeGrad } from '../record.ts';
+import { addingGrad, gradient, keepOrRemake, output, record, writeGrad } from '../record.ts';
 
 /**
  * y + factor · (x aᵀ) bᵀ, in place of `y` (..., out), which nothing else may use: x (..., in), a (r, in), b (out, r). Where a and
@@ -30,7 +30,7 @@ export function addLowRank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: n
   const sum = y.detach();
   track(sum);
   return record('low_rank', sum, [y, x, a, b], (saved, [needsY, needsX, needsA, needsB]) => {
-    const [keptX, keptInner] = [needsA ? saved.keep(x) : undefined, needsB ? saved.keep(inner) : undefined];
+    const [xAgain, keptInner] = [needsA ? keepOrRemake(saved, x) : undefined, needsB ? saved.keep(inner) : undefined];
     const [keptA, keptB] = [saved.keep(a), saved.keep(b)];
     return (dOut, take) => {
       const dy = as(b.dtype, dOut);
@@ -44,12 +44,13 @@ export function addLowRank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, factor: n
       native.scale(dInner.handle, dInner.handle, NONE, factor, false);
       if (dy !== dOut) dy.dispose();
       let dA: Tensor | undefined;
-      if (keptX) {
-        const xs = as(a.dtype, keptX);
+      if (xAgain) {
+        using again = xAgain();
+        const left = as(a.dtype, again);
         dA = writeGrad(a, (target, accumulate) =>
-          native.linearBackwardWeight(target, NONE, dInner.handle, xs.handle, rows, inFeatures, rank, accumulate),
+          native.linearBackwardWeight(target, NONE, dInner.handle, left.handle, rows, inFeatures, rank, accumulate),
         );
-        if (xs !== keptX) xs.dispose();
+        if (left !== again) left.dispose();
       }
       const dX = needsX
         ? inputGradient(x, a.dtype, take, (to, earlier) => {

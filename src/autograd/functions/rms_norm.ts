@@ -9,9 +9,12 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   const rows = x.numel / dim;
   const y = output(x.shape, x.dtype, x.device);
   const rstd = Tensor.empty([rows], 'float32', 'activation', x.device);
-  native.rmsNormForward(y.handle, rstd.handle, x.handle, weight.handle, rows, dim, eps);
+  const forward = (into: Tensor, of: Tensor, by: Tensor, statistic: Tensor): void =>
+    native.rmsNormForward(into.handle, statistic.handle, of.handle, by.handle, rows, dim, eps);
+  forward(y, x, weight, rstd);
   const result = record('rms_norm', y, [x, weight], (saved, [, needsWeight]) => {
     const [keptX, keptWeight, keptRstd] = [saved.keep(x), saved.keep(weight), saved.keep(rstd)];
+    y.remake = (into) => forward(into, keptX, keptWeight, keptRstd);
     return (dy, take) => {
       let dWeight: Tensor | undefined;
       const dx = addingGrad(x, 0, take, (to, earlier) => {
