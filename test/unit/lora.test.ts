@@ -75,7 +75,7 @@ describe('targets', () => {
       r: 4,
       alpha: 6,
       targetModules: ['q_proj', 'v_proj'],
-      rankPattern: { [String.raw`layers\.1\.self_attn\.q_proj`]: 2, q_proj: 8 },
+      rankPattern: { 'layers.1.self_attn.q_proj': 2, q_proj: 8 },
       alphaPattern: { v_proj: 10 },
       useRslora: true,
     });
