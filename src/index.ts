@@ -170,8 +170,10 @@ export {
 // Training
 
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
-export type { Optimizer, SliceState } from './optim/optimizer.ts';
+export type { Optimizer } from './optim/optimizer.ts';
 export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
+export { SGD, type SGDOptions } from './optim/sgd.ts';
+export type { Decays } from './optim/slice_optimizer.ts';
 export { type Evaluation, evaluate } from './train/evaluate.ts';
 export { runFinetune } from './train/finetune.ts';
 export {

@@ -271,6 +271,10 @@ interface NativeOps {
     param: H, grad: H, expAvg: H, expAvgSq: H, segments: O, gradScale: O, copy: O,
     lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,
   ): void;
+  sgd(
+    param: H, grad: H, momentumBuffer: O, segments: O, gradScale: O, copy: O,
+    lr: N, momentum: N, dampening: N, weightDecay: N, nesterov: boolean, step: N,
+  ): void;
 }
 
 // Dtypes are the numbers of tensor/dtype.ts, offsets are in bytes. Reads and writes are enqueued on the current stream;

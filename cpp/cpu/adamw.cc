@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/parallel.h"
+#include "cpu/segments.h"
 #include "cpu/simd.h"
 
 namespace rz::cpu {
@@ -34,15 +35,8 @@ void run(const AdamW& op) {
     }
   };
   parallel_for(op.param.numel, 1 << 14, [&](int64_t begin, int64_t end) {
-    if (!op.segments) return update(begin, end, decayed);
-    auto segment = op.segments.as<int64_t>();
-    for (int64_t i = 0; i + 1 < op.segments.numel; i += 2) {
-      int64_t from = std::clamp(segment[i], begin, end), to = std::clamp(segment[i + 1], begin, end);
-      update(begin, from, plain);
-      update(from, to, decayed);
-      begin = to;
-    }
-    update(begin, end, plain);
+    each_segment(op.segments, begin, end,
+                 [&](int64_t from, int64_t to, bool decays) { update(from, to, decays ? decayed : plain); });
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include "cuda/grid.h"
 #include "cuda/launch.h"
+#include "cuda/segments.h"
 #include "cuda/vec.h"
 #include "ops/adamw.h"
 
@@ -22,22 +23,6 @@ struct Pointers {
   int segment_count;
   bool param_aligned, grad_aligned, average_aligned, square_aligned, copy_aligned;
 };
-
-// Which of the eight elements from i lie in one of the ascending ranges [begin, end): bit j for element i + j.
-__device__ unsigned decaying(const int64_t* segments, int count, int64_t i) {
-  int low = 0, high = count;  // the first segment that ends behind i
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (segments[2 * middle + 1] <= i) low = middle + 1;
-    else high = middle;
-  }
-  unsigned bits = 0;
-  for (int j = 0; j < kGroup && low < count; ++j) {
-    while (low < count && segments[2 * low + 1] <= i + j) ++low;
-    if (low < count && segments[2 * low] <= i + j) bits |= 1u << j;
-  }
-  return bits;
-}
 
 // C: the dtype of the copy; unused when `copy` is null.
 template <class P, class G, class C>

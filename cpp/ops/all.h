@@ -14,6 +14,7 @@
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
+#include "ops/sgd.h"
 
 namespace rz {
 
@@ -30,6 +31,6 @@ using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, 
                       LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
                       AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,
                       RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,
-                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW>;
+                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW, Sgd>;
 
 }  // namespace rz

@@ -17,6 +17,7 @@
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
+#include "ops/sgd.h"
 
 namespace rz {
 
@@ -144,6 +145,9 @@ inline Work work_of(const RandomFill& op) { return {0, detail::span({op.x}), "el
 // Parameter and moments are read and written.
 inline Work work_of(const AdamW& op) {
   return {0, 2 * detail::span({op.param, op.exp_avg, op.exp_avg_sq}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
+}
+inline Work work_of(const Sgd& op) {
+  return {0, 2 * detail::span({op.param, op.momentum_buffer}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
 }
 
 // On a device nobody reads the contents of operands: what depends on them is unknown.

@@ -1,6 +1,6 @@
 // Geometry of pieces: a piece is a range of the elements of a block (of rows and columns) of a whole parameter. Reading one
 // block from pieces of others is an intersection of rectangles.
-import { type Block, matrixOf } from '../nn/placement.ts';
+import { type Block, type BlockPiece, matrixOf } from '../nn/placement.ts';
 import { numelOf, type Shape } from '../tensor/tensor.ts';
 
 /** A rectangle of the whole, and where its first element is among the elements of the block that it is part of. */
@@ -29,6 +29,20 @@ export interface BlockRange {
 export function wholeBlock(shape: Shape): Block {
   const [rows, cols] = matrixOf(shape);
   return { row: 0, rows, col: 0, cols };
+}
+
+export function sameBlock(a: Block, b: Block): boolean {
+  return a.row === b.row && a.rows === b.rows && a.col === b.col && a.cols === b.cols;
+}
+
+/** What of `pieces` lies in elements [start, start + length) of the tensor in which they stand; `at` counts from `start`. */
+export function* within(pieces: Iterable<BlockPiece>, start: number, length: number): Generator<BlockPiece> {
+  for (const piece of pieces) {
+    const from = Math.max(piece.at, start);
+    const to = Math.min(piece.at + piece.length, start + length);
+    if (from < to)
+      yield { block: piece.block, start: piece.start + from - piece.at, at: from - start, length: to - from };
+  }
 }
 
 export function overlap(a: Block, b: Block): boolean {

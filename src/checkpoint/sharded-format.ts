@@ -1,8 +1,8 @@
 // What a sharded checkpoint is on the disk: a folder with one safetensors file for each rank that holds a shard, and
-// state.json, written last. A file holds pieces: flat ranges of parameters and of their optimizer moments (or of the blocks
+// state.json, written last. A file holds pieces: flat ranges of parameters and of their optimizer state (or of the blocks
 // into which tensor parallelism divides them), named
-// `<kind>/<parameter>`, with shape, block and start in the file's metadata; kinds are `parameter`, `buffer` and the moments of the
-// optimizer (`exp_avg`). The files of one save carry the same id.
+// `<kind>/<parameter>`, with shape, block and start in the file's metadata; kinds are `parameter`, `buffer` and those of the
+// optimizer (`exp_avg`), whose shape may be another than the parameter's. The files of one save carry the same id.
 import { join } from 'node:path';
 import { describe, FileFormatError, isObject, type JsonObject, parseJson } from '../core/json.ts';
 import type { Block } from '../nn/placement.ts';
@@ -14,7 +14,7 @@ export const stateName = 'state.json';
 
 /** Where a piece belongs; its values are the tensor of the same key. */
 export interface PieceInfo {
-  /** Of the whole parameter. */
+  /** Of the whole parameter, or of its state. */
   readonly shape: readonly number[];
   /** First element of the flattened parameter, or block. */
   readonly start: number;
@@ -39,6 +39,8 @@ export interface ShardedManifest {
   readonly dtypes: Readonly<Record<string, DType>>;
   /** [second name, first name] of tied parameters. */
   readonly ties: readonly (readonly [string, string])[];
+  /** The optimizer whose state was saved, such as `AdamW`; absent without one, and in checkpoints of earlier versions. */
+  readonly optimizer?: string | undefined;
   /** What the program saved beside the weights. */
   readonly state: JsonObject;
 }
@@ -77,6 +79,7 @@ export function parseManifest(text: string, dir: string): ShardedManifest {
   wanted('shards', Number.isSafeInteger(json.shards) && (json.shards as number) > 0, 'a whole number from 1');
   wanted('worldSize', Number.isSafeInteger(json.worldSize), 'a whole number');
   wanted('state', isObject(json.state), 'an object');
+  wanted('optimizer', json.optimizer === undefined || typeof json.optimizer === 'string', 'text');
   wanted('ties', Array.isArray(json.ties), 'an array');
   wanted('dtypes', isObject(json.dtypes), 'an object');
   for (const [name, dtype] of Object.entries(json.dtypes as JsonObject)) {

@@ -1,27 +1,28 @@
 // From an open sharded checkpoint to this rank's shards: each range is read straight to where it lives.
 import type { Parameter } from '../nn/parameter.ts';
-import type { Placement } from '../nn/placement.ts';
+import type { BlockPiece } from '../nn/placement.ts';
 import type { SliceRange } from '../nn/trainable_slice.ts';
 import { dtypeSize } from '../tensor/dtype.ts';
 import { HostParts } from '../tensor/host_parts.ts';
 import { fileStream, onStream, orderBehindComputing, replaceFileStream, StreamEvent } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import type { ShardedModel, ShardedOptimizer, ShardedOptimizerState } from './sharded_state.ts';
+import { wholeBlock, within } from './pieces.ts';
+import type { ShardedModel, ShardedOptimizer, ShardedOptimizerState, StateTensor } from './sharded_state.ts';
 import { pieceKey } from './sharded-format.ts';
 import type { ShardedCheckpoint } from './sharded-reader.ts';
 import { persistentBuffers } from './sharded-write.ts';
 
 type OnProgress = (progress: { bytes: number; totalBytes: number; seconds: number }) => void;
 
-/** One place to fill. */
+/** Places that are filled together. */
 interface Part {
-  target: Tensor;
+  bytes: number;
   /** Enqueues on the file stream. */
   read(): Promise<void>;
 }
 
 /** From the checkpoint to a tensor of any device, on the file stream; as ShardedCheckpoint.read. */
-type ReadRange = (key: string, target: Tensor, start: number, placement?: Placement) => Promise<void>;
+type ReadPieces = (key: string, target: Tensor, pieces: readonly BlockPiece[]) => Promise<void>;
 
 /** Reads everything that this rank holds. Errors: parameters that the checkpoint lacks, has too much, or in another shape. */
 export async function loadPieces(
@@ -33,14 +34,15 @@ export async function loadPieces(
   compareNames(checkpoint, model);
   model.beginWrite();
   using through = new HostParts();
-  const read: ReadRange = (key, target, start, placement) =>
-    onStream(fileStream(), () => through.read(target, (host, at) => checkpoint.read(key, host, start + at, placement)));
+  const read: ReadPieces = (key, target, pieces) =>
+    onStream(fileStream(), () =>
+      through.read(target, (host, at) => checkpoint.read(key, host, within(pieces, at, host.numel))),
+    );
   const parts = [
     ...modelParts(checkpoint, model, read),
     ...(optimizer ? optimizerParts(checkpoint, optimizer, read) : []),
   ];
-  const bytesOf = ({ target }: Part): number => target.numel * dtypeSize(target.dtype);
-  const totalBytes = parts.reduce((sum, part) => sum + bytesOf(part), 0);
+  const totalBytes = parts.reduce((sum, part) => sum + part.bytes, 0);
   const started = performance.now();
   let bytes = 0;
   const stream = fileStream();
@@ -50,7 +52,7 @@ export async function loadPieces(
       await part.read();
       const event = new StreamEvent(stream);
       await event.wait().finally(() => event.dispose());
-      bytes += bytesOf(part);
+      bytes += part.bytes;
       onProgress?.({ bytes, totalBytes, seconds: (performance.now() - started) / 1000 });
     }
   } catch (error) {
@@ -60,48 +62,83 @@ export async function loadPieces(
   model.markWritten();
 }
 
-function* modelParts(checkpoint: ShardedCheckpoint, model: ShardedModel, read: ReadRange): Generator<Part> {
+function* modelParts(checkpoint: ShardedCheckpoint, model: ShardedModel, read: ReadPieces): Generator<Part> {
   for (const { values, ranges } of model.heldTensors())
-    yield { target: values, read: () => readRanges(read, 'parameter', values, ranges) };
+    yield { bytes: bytesOf(values), read: () => readRanges(read, values, ranges) };
   for (const parameter of model.savedParameters()) {
     parameter.checkpointDtype = checkpoint.manifest.dtypes[parameter.name];
     if (parameter.owner) continue;
     const target = Tensor.empty(parameter.shape, parameter.dtype, 'parameter');
     parameter.setData(target, 'file');
-    yield { target, read: () => readRanges(read, 'parameter', target, [wholeOf(parameter)]) };
+    yield { bytes: bytesOf(target), read: () => readRanges(read, target, [wholeOf(parameter)]) };
   }
   for (const [name, target] of persistentBuffers(model.module)) {
-    yield { target, read: () => read(pieceKey('buffer', name), target, 0) };
+    const pieces = [{ block: wholeBlock(target.shape), start: 0, at: 0, length: target.numel }];
+    yield { bytes: bytesOf(target), read: () => read(pieceKey('buffer', name), target, pieces) };
   }
+}
+
+function bytesOf({ numel, dtype }: Tensor): number {
+  return numel * dtypeSize(dtype);
 }
 
 function wholeOf(parameter: Parameter): SliceRange {
   return { parameter, start: 0, at: 0, length: parameter.numel };
 }
 
-function* optimizerParts(checkpoint: ShardedCheckpoint, optimizer: ShardedOptimizer, read: ReadRange): Generator<Part> {
-  for (const state of optimizer.states(true)) {
-    const step = stepOf(checkpoint, state);
-    if (step === undefined) continue;
-    state.setStep(step);
-    for (const [kind, target] of Object.entries(state.tensors))
-      yield { target, read: () => readRanges(read, kind, target, state.slice.ranges()) };
-  }
-}
-
-async function readRanges(read: ReadRange, kind: string, target: Tensor, ranges: Iterable<SliceRange>): Promise<void> {
+async function readRanges(read: ReadPieces, target: Tensor, ranges: Iterable<SliceRange>): Promise<void> {
   for (const { parameter, start, at, length } of ranges) {
     using range = target.slice(at, [length]);
-    await read(pieceKey(kind, parameter.name), range, start, parameter.placement);
+    await read(pieceKey('parameter', parameter.name), range, [...parameter.placement.pieces(start, length)]);
   }
 }
 
-/** Steps that the moments of a slice have taken; undefined when none were saved, as before its first step. */
-function stepOf(checkpoint: ShardedCheckpoint, { slice, tensors }: ShardedOptimizerState): number | undefined {
-  const [kind = ''] = Object.keys(tensors);
-  const steps = new Map(
-    slice.parameters.map(({ name }) => [checkpoint.tensors.get(pieceKey(kind, name))?.step, name] as const),
-  );
+function* optimizerParts(
+  checkpoint: ShardedCheckpoint,
+  optimizer: ShardedOptimizer,
+  read: ReadPieces,
+): Generator<Part> {
+  const saved = checkpoint.optimizer;
+  if (saved !== undefined && saved !== optimizer.name)
+    throw new Error(
+      `${checkpoint.dir}: its optimizer state is that of ${saved}, and this run has ${optimizer.name}: go on with ${saved}, or load the weights alone`,
+    );
+  for (const state of optimizer.states(true)) {
+    const step = stepOf(checkpoint, state, optimizer.stateKinds);
+    if (step === undefined) continue;
+    state.setStep(step);
+    const tensors = state.tensors();
+    const bytes = tensors.reduce((sum, { values }) => sum + bytesOf(values), 0);
+    yield { bytes, read: () => readState(checkpoint, tensors, read) };
+  }
+}
+
+async function readState(
+  checkpoint: ShardedCheckpoint,
+  tensors: readonly StateTensor[],
+  read: ReadPieces,
+): Promise<void> {
+  for (const { kind, parameter, shape, values, pieces } of tensors) {
+    const key = pieceKey(kind, parameter.name);
+    const stored = checkpoint.tensors.get(key);
+    if (stored?.shape.join() !== shape.join())
+      throw new Error(
+        `${checkpoint.dir}: ${kind} of ${parameter.name} is [${stored?.shape ?? 'missing'}] but [${shape}] is wanted`,
+      );
+    await read(key, values, pieces);
+    values.dispose();
+  }
+}
+
+/** Steps that the state of a slice has taken; undefined when none was saved, as before its first step. */
+function stepOf(
+  checkpoint: ShardedCheckpoint,
+  { parameters }: ShardedOptimizerState,
+  kinds: readonly string[],
+): number | undefined {
+  const stepOfOne = (name: string): number | undefined =>
+    kinds.map((kind) => checkpoint.tensors.get(pieceKey(kind, name))?.step).find((step) => step !== undefined);
+  const steps = new Map(parameters.map(({ name }) => [stepOfOne(name), name] as const));
   if (steps.size > 1) {
     const list = [...steps].map(([step, name]) => `${name} after ${step ?? 'no'} steps`);
     throw new Error(

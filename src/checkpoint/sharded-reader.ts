@@ -5,7 +5,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FileFormatError } from '../core/json.ts';
 import { native } from '../native.ts';
-import { Placement } from '../nn/placement.ts';
+import type { BlockPiece } from '../nn/placement.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../tensor/dtype.ts';
 import { numelOf, type Tensor } from '../tensor/tensor.ts';
 import { type BlockRange, copies, coverageProblem, type PieceCopy, wholeBlock } from './pieces.ts';
@@ -65,14 +65,13 @@ export class ShardedCheckpoint {
   }
 
   /**
-   * Enqueues: `target`, in host memory, gets elements `start` … of the part of a tensor that `placement` says, by default the
-   * whole, cast to its dtype. Padding is zero.
+   * Enqueues: `target`, in host memory, gets the elements of a tensor that `wanted` says, cast to its dtype. What is behind them
+   * is padding, and zero.
    */
-  read(key: string, target: Tensor, start: number, placement?: Placement): void {
+  read(key: string, target: Tensor, wanted: Iterable<BlockPiece>): void {
     const { shape, pieces } = this.tensors.get(key)!;
-    const part = placement ?? new Placement(shape);
     let filled = 0;
-    for (const { block, start: from, at, length } of part.pieces(start, target.numel)) {
+    for (const { block, start: from, at, length } of wanted) {
       using run = target.slice(at, [length]);
       for (const piece of pieces)
         for (const copy of copies({ block, start: from, length }, piece, shape)) readCopy(piece, run, copy);
@@ -81,6 +80,13 @@ export class ShardedCheckpoint {
     if (filled === target.numel) return;
     using padding = target.slice(filled, [target.numel - filled]);
     native.fill(padding.handle, 0);
+  }
+
+  /** The optimizer whose state was saved; undefined where none was. */
+  get optimizer(): string | undefined {
+    if (this.manifest.optimizer !== undefined) return this.manifest.optimizer;
+    // Earlier checkpoints do not say it.
+    return [...this.tensors.keys()].some((key) => key.startsWith('exp_avg/')) ? 'AdamW' : undefined;
   }
 
   /** May be called as soon as the reads are enqueued. */

@@ -1,9 +1,11 @@
 // This rank's file of a sharded checkpoint: views of its shards, written as they are.
 import { join } from 'node:path';
 import type { Module } from '../nn/module.ts';
+import type { BlockPiece } from '../nn/placement.ts';
 import type { SliceRange } from '../nn/trainable_slice.ts';
 import { HostParts } from '../tensor/host_parts.ts';
-import type { Tensor } from '../tensor/tensor.ts';
+import type { Shape, Tensor } from '../tensor/tensor.ts';
+import { sameBlock, wholeBlock } from './pieces.ts';
 import { SafetensorsWriter } from './safetensors.ts';
 import type { ShardedModel, ShardedOptimizer } from './sharded_state.ts';
 import { type PieceInfo, pieceKey, shardedFormat, shardFileName } from './sharded-format.ts';
@@ -48,7 +50,7 @@ export async function writeShard(
 
 function* ownPieces(model: ShardedModel, optimizer: ShardedOptimizer | undefined): Generator<Piece> {
   const isFirst = model.checkpointFile.index === 0;
-  for (const { values, ranges } of model.heldTensors()) yield* piecesOf('parameter', values, ranges);
+  for (const { values, ranges } of model.heldTensors()) yield* heldPieces(values, ranges);
   if (isFirst) {
     // What FSDP ignores is the same on every rank.
     for (const parameter of model.savedParameters()) {
@@ -56,24 +58,40 @@ function* ownPieces(model: ShardedModel, optimizer: ShardedOptimizer | undefined
     }
     for (const [name, tensor] of persistentBuffers(model.module)) yield whole('buffer', name, tensor.detach());
   }
-  for (const { slice, step, tensors } of optimizer?.states() ?? []) {
-    const ranges = [...slice.ranges()];
-    const isIgnored = ranges.some(({ parameter }) => !parameter.owner);
-    if (isIgnored && !isFirst) continue;
-    for (const [kind, values] of Object.entries(tensors)) yield* piecesOf(kind, values, ranges, step);
+  for (const { step, tensors } of optimizer?.states() ?? []) {
+    for (const state of tensors()) {
+      const { kind, parameter, shape, values, saved, isReplicated } = state;
+      const isElsewhere = (isReplicated || !parameter.owner) && !isFirst;
+      yield* isElsewhere ? [] : piecesOf(kind, parameter.name, shape, values, saved, step);
+      values.dispose();
+    }
   }
 }
 
-/** The pieces of `values`, without padding. Of what several tensor-parallel ranks hold, the first has the piece. */
-function* piecesOf(kind: string, values: Tensor, ranges: Iterable<SliceRange>, step?: number): Generator<Piece> {
+/** The pieces of parameters, without padding. Of what several tensor-parallel ranks hold, the first has the piece. */
+function* heldPieces(values: Tensor, ranges: Iterable<SliceRange>): Generator<Piece> {
   for (const { parameter, start, at, length } of ranges) {
-    const { name, fullShape: shape, placement } = parameter;
+    const { name, fullShape, placement } = parameter;
     if (!placement.isFirst) continue;
-    for (const [i, piece] of [...placement.pieces(start, length)].entries()) {
-      const block = placement.isWhole ? undefined : piece.block;
-      const info = { shape, start: piece.start, block, step };
-      yield { key: pieceKey(kind, name, i), info, values: values.slice(at + piece.at, [piece.length]) };
-    }
+    using held = values.slice(at, [length]);
+    yield* piecesOf('parameter', name, fullShape, held, placement.pieces(start, length));
+  }
+}
+
+/** Views of `values` where pieces of a tensor of `shape` stand in it. */
+function* piecesOf(
+  kind: string,
+  parameter: string,
+  shape: Shape,
+  values: Tensor,
+  pieces: Iterable<BlockPiece>,
+  step?: number,
+): Generator<Piece> {
+  const all = wholeBlock(shape);
+  let number = 0;
+  for (const { block, start, at, length } of pieces) {
+    const info = { shape, start, block: sameBlock(block, all) ? undefined : block, step };
+    yield { key: pieceKey(kind, parameter, number++), info, values: values.slice(at, [length]) };
   }
 }
 

@@ -56,6 +56,7 @@ export async function saveShardedCheckpoint(
       shards: count,
       dtypes: savedDtypes(model),
       ties: tiedNames(model.module),
+      optimizer: optimizer?.name,
       state,
     };
     await publishSharded(temporary, dir, manifest);

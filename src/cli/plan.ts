@@ -7,6 +7,7 @@ import { AutoConfig, type ModelConfig } from '../models/config.ts';
 import type { DryWire } from '../native.ts';
 import { impliedStrategy, runDry, unused } from '../tools/plan/plan.ts';
 import type { PlanReport } from '../tools/plan/report.ts';
+import type { FinetuneOptions } from '../train/options.ts';
 import { flagOf, parseFinetuneOptions } from '../train/options_schema.ts';
 import { addFinetuneFlags } from './flags.ts';
 import { LaunchFlagError, parseLaunchFlags } from './launch_flags.ts';
@@ -39,6 +40,8 @@ const flags = [
   'activationCheckpointing',
   'recompute',
   'reducePrecision',
+  'optimizer',
+  'momentum',
   'batchSize',
   'gradAccum',
   'seqLength',
@@ -121,6 +124,12 @@ const collectives: readonly [keyof DryWire, string][] = [
   ['send', 'send'],
 ];
 
+/** What an optimizer keeps of the shards. */
+const keptBy: Record<FinetuneOptions['optimizer'], string> = {
+  adamw: 'the two moments of AdamW',
+  sgd: 'the momentum buffer of SGD',
+};
+
 /** @internal The report as a person reads it. */
 export function describePlan(report: PlanReport, machineBytes: number): string {
   const { model, ranks, settings, memory } = report;
@@ -156,7 +165,7 @@ export function describePlan(report: PlanReport, machineBytes: number): string {
   lines.push('', `Memory of rank ${rank}${isOnDevice ? ' on its device' : ''}, each at its highest`);
   row('parameters', formatBytes(memory.parameters), parameters === trainableParameters ? 'shards, float32' : 'shards');
   row('gradients', formatBytes(memory.gradients), 'shards, and units that are being reduced');
-  row('optimizer', formatBytes(memory.optimizer), 'the two moments of AdamW');
+  row('optimizer', formatBytes(memory.optimizer), keptBy[settings.optimizer]);
   row('activations', formatBytes(memory.activations));
   row(
     isGathered ? 'gathered units' : 'compute copies',

@@ -13,7 +13,7 @@ import { dist } from '../distributed/index.ts';
 import { init } from '../distributed/state.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import { AutoConfig, type ModelConfig } from '../models/config.ts';
-import { AdamW } from '../optim/adamw.ts';
+import type { Optimizer } from '../optim/optimizer.ts';
 import { numParameters } from '../parallel/delayed_param.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { givenSeed, seedRun } from '../tensor/random.ts';
@@ -22,6 +22,7 @@ import { evaluate } from './evaluate.ts';
 import { findInputs } from './inputs.ts';
 import { Interrupt } from './interrupt.ts';
 import { buildModel, type ResumedFrom, trainsAdapter, wrapModel } from './model.ts';
+import { makeOptimizer } from './optimizer.ts';
 import type { FinetuneOptions, RunOptions } from './options.ts';
 import type { EvalRecord, Reporter, RunSummary } from './reporter.ts';
 import { answer } from './samples.ts';
@@ -71,7 +72,7 @@ class Run {
   private readonly prepared: Prepared;
   private readonly started = performance.now();
   private fsdp!: FullyShardedDataParallel<CausalLM>;
-  private optimizer!: AdamW;
+  private optimizer!: Optimizer;
   private trainer!: Trainer;
   private lastEval: EvalRecord | undefined;
   private lastSaved: number | undefined;
@@ -165,8 +166,7 @@ class Run {
     const onLoad: NonNullable<Reporter['onLoad']> = ({ bytes, totalBytes, seconds }) =>
       reporter.onLoad?.({ bytes, totalBytes, seconds });
     this.fsdp = wrapModel(model, options, resume, onLoad);
-    const { lr, betas, eps, weightDecay } = options;
-    this.optimizer = new AdamW(this.fsdp.namedParameters(), { lr, betas, eps, weightDecay });
+    this.optimizer = makeOptimizer(this.fsdp.namedParameters(), options);
     if (resume !== undefined) {
       await loadShardedCheckpoint(resume.dir, this.fsdp, this.optimizer, { onProgress: onLoad });
       this.lastSaved = state.step;
@@ -177,7 +177,7 @@ class Run {
       loader: data.train,
       totalSteps: total,
       startStep: state.step,
-      lr,
+      lr: options.lr,
       schedule: options.schedule,
       warmupSteps: options.warmupSteps ?? Math.ceil(options.warmupRatio * total),
       maxGradNorm: options.maxGradNorm,

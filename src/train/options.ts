@@ -7,6 +7,9 @@ import type { Recomputation } from '../parallel/recomputation.ts';
 /** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
 export type StrategyName = ShardingStrategy;
 
+/** AdamW, or SGD with momentum. */
+export type OptimizerName = 'adamw' | 'sgd';
+
 /** Options of a fine-tuning run with every default filled in. */
 export interface FinetuneOptions {
   /** Folder with the model, or a hub id found in the local Hugging Face cache. */
@@ -37,6 +40,8 @@ export interface FinetuneOptions {
   /** Tokens that the loss is over. */
   lossOn: 'completions' | 'all';
 
+  /** What updates the weights. */
+  optimizer: OptimizerName;
   /** Peak learning rate. */
   lr: number;
   /** Shape of the learning rate after warm-up. */
@@ -45,12 +50,18 @@ export interface FinetuneOptions {
   warmupSteps?: number | undefined;
   /** Part of all steps that is warm-up. */
   warmupRatio: number;
-  /** AdamW's decoupled weight decay. One-dimensional parameters are not decayed. */
+  /** Decoupled weight decay, but SGD's joins the gradient. One-dimensional parameters are not decayed. */
   weightDecay: number;
   /** AdamW's decay rates of the two moments. */
   betas: [number, number];
   /** AdamW's epsilon. */
   eps: number;
+  /** Of SGD. Default 0.9. */
+  momentum?: number | undefined;
+  /** Of SGD: the part of a gradient that does not enter the momentum buffer. Default 0. */
+  dampening?: number | undefined;
+  /** Of SGD: Nesterov's momentum. Default false. */
+  nesterov?: boolean | undefined;
   /** Clips the global gradient norm; 0 turns it off. */
   maxGradNorm: number;
 

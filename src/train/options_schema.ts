@@ -5,7 +5,7 @@ import { nearest } from '../core/nearest.ts';
 import { divisors, neighbours } from '../distributed/degrees.ts';
 import { shardingStrategies } from '../parallel/fsdp/options.ts';
 import { recomputations } from '../parallel/recomputation.ts';
-import type { FinetuneOptions } from './options.ts';
+import type { FinetuneOptions, OptimizerName } from './options.ts';
 import { parseSteps } from './profile_steps.ts';
 
 /** Wrong options. The message has one line for each. */
@@ -100,6 +100,12 @@ export const finetuneFields: Fields = {
   packing: { ...yesNo, group: 'Batches', default: false, help: 'fill sequences with several examples' },
   lossOn: { ...oneOf('completions', 'all'), group: 'Batches', default: 'completions', help: 'tokens the loss is over' },
 
+  optimizer: {
+    ...oneOf('adamw', 'sgd'),
+    group: 'Optimizer',
+    default: 'adamw',
+    help: 'what updates the weights',
+  },
   lr: { ...notNegative, group: 'Optimizer', default: 2e-5, help: 'peak learning rate' },
   schedule: {
     ...oneOf('cosine', 'linear', 'constant'),
@@ -109,7 +115,7 @@ export const finetuneFields: Fields = {
   },
   warmupSteps: { ...optional(countOrZero), group: 'Optimizer', help: 'steps of warm-up; wins over --warmup-ratio' },
   warmupRatio: { ...fraction, group: 'Optimizer', default: 0, help: 'part of all steps that is warm-up' },
-  weightDecay: { ...notNegative, group: 'Optimizer', default: 0, help: 'AdamW weight decay, not on 1-d parameters' },
+  weightDecay: { ...notNegative, group: 'Optimizer', default: 0, help: 'weight decay, not on 1-d parameters' },
   betas: {
     schema: betas,
     wanted: 'two numbers from 0 to below 1, such as 0.9,0.999',
@@ -119,6 +125,9 @@ export const finetuneFields: Fields = {
     help: 'AdamW decay rates of the moments',
   },
   eps: { ...positive, group: 'Optimizer', default: 1e-8, help: 'AdamW epsilon' },
+  momentum: { ...optional(fraction), group: 'Optimizer', help: 'of SGD (default: 0.9)' },
+  dampening: { ...optional(fraction), group: 'Optimizer', help: 'of SGD: what of a gradient its momentum leaves out' },
+  nesterov: { ...optional(yesNo), group: 'Optimizer', help: "of SGD: Nesterov's momentum" },
   maxGradNorm: { ...notNegative, group: 'Optimizer', default: 1, help: 'clip the gradient norm; 0: do not' },
 
   loraR: {
@@ -277,6 +286,28 @@ function normaliseKeys(input: Record<string, unknown>, where: (key: string) => s
 
 const show = (value: unknown): string => (value === undefined ? 'nothing' : JSON.stringify(value));
 
+/** Which optimizers have a setting that not all have. */
+const settingsOf: Partial<Record<keyof FinetuneOptions, readonly OptimizerName[]>> = {
+  betas: ['adamw'],
+  eps: ['adamw'],
+  momentum: ['sgd'],
+  dampening: ['sgd'],
+  nesterov: ['sgd'],
+};
+
+function optimizerProblems(o: FinetuneOptions): string[] {
+  const problems: string[] = [];
+  for (const [key, optimizers] of Object.entries(settingsOf) as [keyof FinetuneOptions, readonly OptimizerName[]][]) {
+    const isGiven = o[key] !== undefined && show(o[key]) !== show(finetuneFields[key].default);
+    if (isGiven && !optimizers.includes(o.optimizer))
+      problems.push(`${key}: is a setting of ${optimizers.join(' and ')}, got optimizer ${o.optimizer}`);
+  }
+  const { momentum = 0.9, dampening = 0 } = o;
+  if (o.nesterov && (momentum === 0 || dampening !== 0))
+    problems.push(`nesterov: wants a momentum and no dampening, got ${momentum} and ${dampening}`);
+  return problems;
+}
+
 /** What contradicts between options that are right by themselves. */
 function contradictions(o: FinetuneOptions): string[] {
   const problems: string[] = [];
@@ -293,6 +324,7 @@ function contradictions(o: FinetuneOptions): string[] {
     problems.push(`hybridShardDegree: got ${o.hybridShardDegree}, wanted a divisor of the ${ranks}: ${nearby}`);
   }
   if (o.sequenceParallel && o.tp === 1) problems.push('sequenceParallel: wants tp, the ranks that share each layer');
+  problems.push(...optimizerProblems(o));
   if (o.evalSteps !== undefined && o.evalData === undefined) {
     problems.push('evalSteps: wants evalData, the file to evaluate on');
   }

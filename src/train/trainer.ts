@@ -7,7 +7,7 @@ import type { DataLoader, DataStep } from '../data/loader.ts';
 import { dist } from '../distributed/index.ts';
 import type { CausalLM } from '../models/causal_lm.ts';
 import { native } from '../native.ts';
-import type { AdamW } from '../optim/adamw.ts';
+import type { Optimizer } from '../optim/optimizer.ts';
 import { type ScheduleName, scheduleFactor } from '../optim/schedule.ts';
 import type { FullyShardedDataParallel } from '../parallel/fsdp/fsdp.ts';
 import { memoryStats } from '../tensor/memory.ts';
@@ -18,7 +18,7 @@ import type { StepRecord } from './reporter.ts';
 
 export interface TrainerOptions {
   fsdp: FullyShardedDataParallel<CausalLM>;
-  optimizer: AdamW;
+  optimizer: Optimizer;
   /** Of this rank; where it stands is where training goes on. */
   loader: DataLoader;
   /** Of the whole run; the schedule ends here. */

@@ -49,6 +49,7 @@ const wide: [pattern: string, loads: number, stores: number][] = [
   ['each_group<FillMap<(?!unsigned char).*>>', 0, 1],
   ['cast_rows<.*>', 1, 1],
   ['adamw<.*>', 6, 6],
+  ['sgd<.*>', 4, 4],
   ['square_parts<.*>', 1, 0],
   ['embedding_forward<Bytes16>', 1, 1],
   ['embedding_backward<.*>', 4, 1],

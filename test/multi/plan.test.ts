@@ -78,6 +78,8 @@ describe('a plan equals the run', () => {
     ['tensor parallelism, shards and rows', 'llama', 4, { tensorParallelDegree: 2, sequenceParallel: true }],
     ['an adapter', 'llama', 2, { loraR: 4, precision: 'bfloat16' }],
     ['an adapter and tensor parallelism', 'llama', 4, { loraR: 4, loraDora: true, tensorParallelDegree: 2 }],
+    ['SGD', 'llama', 2, { optimizer: 'sgd' }],
+    ['SGD without momentum', 'llama', 2, { optimizer: 'sgd', momentum: 0 }],
     ['experts', 'mixtral', 2, { tensorParallelDegree: 2, precision: 'bfloat16' }],
   ];
   it.each(cases)('with %s (%s, %i ranks)', async (_, name, world, settings) => {

@@ -97,6 +97,17 @@ describe('finetune flags', () => {
     await expect(resolve(...must, ...hybrid)).rejects.toThrow('got 3, wanted a divisor of the 4 ranks');
     await expect(resolve(...must, '--hybrid-shard-degree', '2')).rejects.toThrow('got FULL_SHARD');
     await expect(resolve(...must, '--eval-steps', '5')).rejects.toThrow('wants evalData');
+    await expect(resolve(...must, '--optimizer', 'sgd', '--betas', '0.8,0.9', '--eps', '1e-6')).rejects.toThrow(
+      /betas: is a setting of adamw.*, got optimizer sgd\neps: is a setting of adamw.*, got optimizer sgd/,
+    );
+    await expect(resolve(...must, '--momentum', '0.5')).rejects.toThrow(
+      'momentum: is a setting of sgd, got optimizer adamw',
+    );
+    const nesterov = ['--optimizer', 'sgd', '--nesterov'];
+    await expect(resolve(...must, ...nesterov, '--dampening', '0.5')).rejects.toThrow(
+      'nesterov: wants a momentum and no dampening, got 0.9 and 0.5',
+    );
+    expect(await resolve(...must, ...nesterov)).toMatchObject({ optimizer: 'sgd', nesterov: true });
   });
 
   it('have a help with every option and an example', () => {

@@ -107,6 +107,7 @@ describe('the table', () => {
     settings: {
       device: 'cpu',
       strategy: 'HYBRID_SHARD',
+      optimizer: 'adamw',
       precision: 'bfloat16',
       activationCheckpointing: true,
       sequenceParallel: false,

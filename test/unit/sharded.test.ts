@@ -10,6 +10,7 @@ import type { CausalLM } from '../../src/models/causal_lm.ts';
 import { native } from '../../src/native.ts';
 import type { Module } from '../../src/nn/module.ts';
 import { AdamW } from '../../src/optim/adamw.ts';
+import { SGD } from '../../src/optim/sgd.ts';
 import { FullyShardedDataParallel as FSDP } from '../../src/parallel/fsdp/fsdp.ts';
 import { Tensor } from '../../src/tensor/tensor.ts';
 import { caseDir } from '../reference/cases.ts';
@@ -91,6 +92,26 @@ test('values of a persistent buffer come back', async () => {
   await loadShardedCheckpoint(join(dir, 'c'), fsdp);
   const [, buffer] = [...fsdp.namedBuffers()].find(([name]) => name === 'counts')!;
   expect(await buffer.data()).toEqual(Float32Array.of(5, 5, 5));
+});
+
+test('the state of another optimizer is refused, with both names', async () => {
+  const { fsdp, optimizer, step } = await setup();
+  await step();
+  const sgd = new SGD(fsdp.namedParameters(), { momentum: 0.9 });
+  await saveShardedCheckpoint(join(dir, 'adamw'), fsdp, optimizer, {});
+  await expect(loadShardedCheckpoint(join(dir, 'adamw'), fsdp, sgd)).rejects.toThrow(
+    /\/adamw: its optimizer state is that of AdamW, and this run has SGD/,
+  );
+  await saveShardedCheckpoint(join(dir, 'sgd'), fsdp, sgd, {});
+  await expect(loadShardedCheckpoint(join(dir, 'sgd'), fsdp, optimizer)).rejects.toThrow(
+    /\/sgd: its optimizer state is that of SGD, and this run has AdamW/,
+  );
+  await loadShardedCheckpoint(join(dir, 'sgd'), fsdp); // the weights alone
+  // A checkpoint that does not say whose state it has is AdamW's.
+  const path = join(dir, 'adamw/state.json');
+  await writeFile(path, (await readFile(path, 'utf8')).replace('"optimizer":"AdamW",', ''));
+  await loadShardedCheckpoint(join(dir, 'adamw'), fsdp, optimizer);
+  await expect(loadShardedCheckpoint(join(dir, 'adamw'), fsdp, sgd)).rejects.toThrow(/is that of AdamW/);
 });
 
 test('without optimizer state a fresh optimizer stays fresh', async () => {

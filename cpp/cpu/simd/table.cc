@@ -16,6 +16,7 @@ Table make_table() {
   add_rope(t);
   add_softmax(t);
   add_adamw(t);
+  add_sgd(t);
   add_random(t);
   add_attention(t);
   return t;

@@ -29,6 +29,14 @@ struct AdamWScalars {
   float grad_scale;
 };
 
+struct SgdScalars {
+  float lr;
+  float keep, take;                // of the buffer and of the gradient in the new buffer
+  float weight_decay;
+  float grad_share, buffer_share;  // in the update
+  float grad_scale;
+};
+
 struct Table {
   const char* name;
   // elementwise.cc
@@ -73,6 +81,8 @@ struct Table {
   void (*softmax_gradient_row[3])(void* d, const float* row, int64_t n, float top, float factor);
   // adamw.cc: [dtype of param][dtype of grad]
   void (*adamw[3][3])(void* p, const void* g, float* m, float* v, int64_t n, const AdamWScalars& s);
+  // sgd.cc: the same; without a buffer there is no momentum
+  void (*sgd[3][3])(void* p, const void* g, float* buffer, int64_t n, const SgdScalars& s);
   // random.cc: elements first … first + n of the named tensor
   void (*uniform)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float a, float b);
   void (*normal)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float mean, float std);
@@ -97,6 +107,7 @@ void add_layer_norm(Table& t);
 void add_rope(Table& t);
 void add_softmax(Table& t);
 void add_adamw(Table& t);
+void add_sgd(Table& t);
 void add_random(Table& t);
 void add_attention(Table& t);
 }  // namespace RZ_ISA

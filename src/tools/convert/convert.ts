@@ -134,6 +134,11 @@ async function writeSharded(source: Source, options: ConvertOptions): Promise<Co
   const placements = Array.from({ length: tp }, (_, rank) =>
     tp === 1 ? undefined : placementsOf(source.model, plan!, { axis: 'tensor', size: tp, rank }),
   );
+  const { optimizer } = source;
+  if (optimizer !== undefined && optimizer !== 'AdamW')
+    throw new Error(
+      `convert: the checkpoint has the optimizer state of ${optimizer}, and only AdamW's is divided anew without a run; resume it at the number of ranks that is wanted, or convert it to a Hugging Face folder`,
+    );
   const files = tp * shards;
   const id = randomBytes(6).toString('hex');
   const temporary = `${resolve(out)}.tmp-${id}`;
@@ -160,6 +165,7 @@ async function writeSharded(source: Source, options: ConvertOptions): Promise<Co
       shards: files,
       dtypes: source.dtypes,
       ties: source.ties,
+      optimizer,
       state: source.state,
     });
   } catch (error) {

@@ -14,7 +14,7 @@ import { AutoConfig } from '../../models/config.ts';
 import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
 import { ownParametersOf } from '../../nn/lora.ts';
 import { currentRecipe } from '../../nn/parameter.ts';
-import type { Placement } from '../../nn/placement.ts';
+import { Placement } from '../../nn/placement.ts';
 import { PartRecipe } from '../../nn/recipe.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { DType } from '../../tensor/dtype.ts';
@@ -38,6 +38,8 @@ export interface Source {
   parameters: StoredValues[];
   expAvg: StoredValues[];
   expAvgSq: StoredValues[];
+  /** The optimizer whose state is there. */
+  optimizer?: string | undefined;
   /** dtype of each parameter in a Hugging Face folder. */
   dtypes: Record<string, DType>;
   ties: readonly (readonly [string, string])[];
@@ -135,7 +137,8 @@ async function openSharded(dir: string, given: string | undefined): Promise<Sour
             shape,
             dtype,
             step,
-            read: (target, start, placement) => checkpoint.read(piece, target, start, placement),
+            read: (target, start, placement) =>
+              checkpoint.read(piece, target, (placement ?? new Placement(shape)).pieces(start, target.numel)),
           },
         ];
       });
@@ -144,6 +147,7 @@ async function openSharded(dir: string, given: string | undefined): Promise<Sour
       parameters: stored('parameter'),
       expAvg: stored('exp_avg'),
       expAvgSq: stored('exp_avg_sq'),
+      optimizer: checkpoint.optimizer,
       dtypes: { ...dtypes },
       ties,
       state,

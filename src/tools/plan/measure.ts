@@ -14,7 +14,6 @@ import { type DryWire, type MemoryByKind, type NativeMemoryStats, native } from 
 import { initEmptyWeights } from '../../nn/init_empty_weights.ts';
 import type { ParallelPlan } from '../../nn/plan.ts';
 import type { Recipe } from '../../nn/recipe.ts';
-import { AdamW } from '../../optim/adamw.ts';
 import { numParameters } from '../../parallel/delayed_param.ts';
 import type { FsdpUnit } from '../../parallel/fsdp/unit.ts';
 import { checkDivides, rulesOf } from '../../parallel/tensor/placements.ts';
@@ -22,6 +21,7 @@ import { dtypeSize, type FloatDType } from '../../tensor/dtype.ts';
 import { memoryStats, resetPeakMemoryStats } from '../../tensor/memory.ts';
 import { useDevice } from '../../tensor/streams.ts';
 import { addFreshAdapter, modelDtype, wrapModel } from '../../train/model.ts';
+import { makeOptimizer } from '../../train/optimizer.ts';
 import type { FinetuneOptions } from '../../train/options.ts';
 import { maxSeqLength } from '../../train/train_data.ts';
 import { Trainer } from '../../train/trainer.ts';
@@ -92,8 +92,8 @@ export async function measure(measurement: Measurement): Promise<PlanReport> {
   const loadWire = native.dryWire();
   resetPeakMemoryStats();
 
-  const { lr, betas, eps, weightDecay, batchSize, gradAccum } = options;
-  const optimizer = new AdamW(fsdp.namedParameters(), { lr, betas, eps, weightDecay });
+  const { lr, batchSize, gradAccum } = options;
+  const optimizer = makeOptimizer(fsdp.namedParameters(), options);
   const seqLength = maxSeqLength(options, config);
   const trainer = (startStep: number, totalSteps: number): Trainer =>
     new Trainer({
@@ -134,6 +134,7 @@ export async function measure(measurement: Measurement): Promise<PlanReport> {
     settings: {
       device,
       strategy: options.strategy,
+      optimizer: options.optimizer,
       precision: options.precision,
       activationCheckpointing: options.activationCheckpointing,
       sequenceParallel: options.sequenceParallel,

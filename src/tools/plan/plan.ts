@@ -30,6 +30,8 @@ export interface PlanOptions
       | 'loraDora'
       | 'loraModulesToSave'
       | 'loraBias'
+      | 'optimizer'
+      | 'momentum'
     >
   > {
   /** A config, or the content of a config.json. */

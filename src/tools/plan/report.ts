@@ -8,7 +8,7 @@ export interface PlannedMemory {
   parameters: number;
   /** Shards of the gradients, and the whole gradients of the units that are being reduced. */
   gradients: number;
-  /** AdamW's two moments of the shards. */
+  /** What the optimizer keeps of the shards, such as AdamW's two moments. */
   optimizer: number;
   /** Kept for backward, and in work. */
   activations: number;
@@ -52,7 +52,7 @@ export interface PlanReport {
   };
   settings: Pick<
     FinetuneOptions,
-    'strategy' | 'precision' | 'activationCheckpointing' | 'sequenceParallel' | 'batchSize' | 'gradAccum'
+    'strategy' | 'optimizer' | 'precision' | 'activationCheckpointing' | 'sequenceParallel' | 'batchSize' | 'gradAccum'
   > & { device: 'cpu' | 'cuda'; seqLength: number };
   memory: PlannedMemory;
   /** What a rank that computes on a device takes of its host's memory. */

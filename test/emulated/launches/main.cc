@@ -53,7 +53,9 @@ void elementwise(int64_t n) {
       for (DType c : kFloating) {
         enqueue(Add{tensor(a, n), tensor(b, n), tensor(c, n)});
         if (a == DType::Float32) enqueue(AdamW{tensor(a, n), tensor(b, n), f32(n), f32(n), i64(6), f32(1), tensor(c, n), 1e-3, .9, .99, 1e-8, .1, 1});
+        if (a == DType::Float32) enqueue(Sgd{tensor(a, n), tensor(b, n), f32(n), i64(6), f32(1), tensor(c, n), 1e-3, .9, 0, .1, true, 1});
       }
+      enqueue(Sgd{tensor(a, n), tensor(b, n), f32(n), View{}, View{}, View{}, 1e-3, .9, 0, .1, true, 1});
       enqueue(AdamW{tensor(a, n), tensor(b, n), f32(n), f32(n), View{}, View{}, View{}, 1e-3, .9, .99, 1e-8, .1, 1});
     }
   }

@@ -13,7 +13,7 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
   ['nn', 'modules, parameters, recipes, placements, the vocabulary of parallel plans'],
   ['checkpoint', 'Hugging Face folders, safetensors, sharded state'],
   ['data', 'tokenizer, examples, batches'],
-  ['optim', 'AdamW over slices of parameters, schedules'],
+  ['optim', 'optimizers over slices of parameters, schedules'],
   [
     'models',
     'by `model_type` (`families.ts`) a model with its parallel plan (`llama.ts`), its config (`llama-config.ts`), and what is other in the names of its checkpoint; generation',
