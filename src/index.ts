@@ -169,6 +169,7 @@ export {
 
 // Training
 
+export { Adafactor, type AdafactorOptions } from './optim/adafactor.ts';
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
 export type { Optimizer } from './optim/optimizer.ts';
 export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';

@@ -275,6 +275,19 @@ interface NativeOps {
     param: H, grad: H, momentumBuffer: O, segments: O, gradScale: O, copy: O,
     lr: N, momentum: N, dampening: N, weightDecay: N, nesterov: boolean, step: N,
   ): void;
+  adafactorSums(
+    rowSums: H, columnSums: H, grad: H, gradScale: O,
+    first: N, width: N, row: N, column: N,
+  ): void;
+  adafactorFactors(rows: H, columns: H, mean: H, rowSums: H, columnSums: H, weight: N): void;
+  adafactorNorm(
+    out: H, grad: H, gradScale: O, variance: O, rows: O, columns: O, mean: O,
+    first: N, width: N, row: N, column: N, eps1: N, weight: N,
+  ): void;
+  adafactorStep(
+    param: H, grad: H, gradScale: O, copy: O, variance: O, rows: O, columns: O, mean: O, paramSquares: H, updateSquares: H,
+    first: N, width: N, row: N, column: N, numel: N, lr: N, rho: N, eps1: N, eps2: N, clip: N, weightDecay: N,
+  ): void;
 }
 
 // Dtypes are the numbers of tensor/dtype.ts, offsets are in bytes. Reads and writes are enqueued on the current stream;

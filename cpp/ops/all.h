@@ -1,6 +1,7 @@
 // Every op, for what goes over all of them.
 #pragma once
 #include "ops/activation.h"
+#include "ops/adafactor.h"
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
@@ -31,6 +32,7 @@ using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, 
                       LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
                       AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,
                       RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,
-                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW, Sgd>;
+                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW, Sgd, AdafactorSums,
+                      AdafactorFactors, AdafactorNorm, AdafactorStep>;
 
 }  // namespace rz

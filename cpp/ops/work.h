@@ -5,6 +5,7 @@
 
 #include "core/task_log.h"
 #include "ops/activation.h"
+#include "ops/adafactor.h"
 #include "ops/adamw.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
@@ -148,6 +149,11 @@ inline Work work_of(const AdamW& op) {
 }
 inline Work work_of(const Sgd& op) {
   return {0, 2 * detail::span({op.param, op.momentum_buffer}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
+}
+inline Work work_of(const AdafactorSums& op) { return {0, 2 * detail::span({op.grad}), "elements", {op.grad.numel}, op.grad.dtype}; }
+inline Work work_of(const AdafactorNorm& op) { return {0, detail::span({op.grad, op.variance}), "elements", {op.grad.numel}, op.grad.dtype}; }
+inline Work work_of(const AdafactorStep& op) {
+  return {0, 2 * detail::span({op.param}) + detail::span({op.grad, op.variance, op.copy}), "elements", {op.param.numel}, op.param.dtype};
 }
 
 // On a device nobody reads the contents of operands: what depends on them is unknown.

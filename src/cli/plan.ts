@@ -128,6 +128,7 @@ const collectives: readonly [keyof DryWire, string][] = [
 const keptBy: Record<FinetuneOptions['optimizer'], string> = {
   adamw: 'the two moments of AdamW',
   sgd: 'the momentum buffer of SGD',
+  adafactor: 'means of rows and columns of Adafactor, whole on every rank',
 };
 
 /** @internal The report as a person reads it. */

@@ -29,6 +29,8 @@ export interface TrainableSlice {
   gradient(): Tensor | undefined;
   /** (1) float32: a factor on the gradient that clipping left. */
   readonly gradScale: Tensor | undefined;
+  /** Reduces `tensor` in place over the ranks that together hold these parameters, each on its device. Enqueues. Collective. */
+  reduce(tensor: Tensor, op: 'sum' | 'max'): void;
   /** Comes before the values are written, on every rank: others may still read them. Enqueues. */
   beginWrite(): void;
   /** The values were written, and the copy where there is one. */
@@ -70,6 +72,14 @@ class ParameterSlice implements TrainableSlice {
 
   gradient(): Tensor | undefined {
     return this.parameter.grad?.slice(0, [this.numel]);
+  }
+
+  reduce(): void {
+    const { name, placement } = this.parameter;
+    if (!placement.isWhole)
+      throw new Error(
+        `this optimizer sums over the parts of ${name}, which other ranks have: wrap the model with FSDP`,
+      );
   }
 
   beginWrite(): void {}

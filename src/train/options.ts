@@ -7,8 +7,8 @@ import type { Recomputation } from '../parallel/recomputation.ts';
 /** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
 export type StrategyName = ShardingStrategy;
 
-/** AdamW, or SGD with momentum. */
-export type OptimizerName = 'adamw' | 'sgd';
+/** AdamW, SGD with momentum, or Adafactor. */
+export type OptimizerName = 'adamw' | 'sgd' | 'adafactor';
 
 /** Options of a fine-tuning run with every default filled in. */
 export interface FinetuneOptions {
@@ -62,6 +62,10 @@ export interface FinetuneOptions {
   dampening?: number | undefined;
   /** Of SGD: Nesterov's momentum. Default false. */
   nesterov?: boolean | undefined;
+  /** Of Adafactor: second moments of step t keep 1 − t^beta2Decay of themselves. Default −0.8. */
+  beta2Decay?: number | undefined;
+  /** Of Adafactor: how large the elements of an update may be. Default 1. */
+  clipThreshold?: number | undefined;
   /** Clips the global gradient norm; 0 turns it off. */
   maxGradNorm: number;
 

@@ -101,7 +101,7 @@ export const finetuneFields: Fields = {
   lossOn: { ...oneOf('completions', 'all'), group: 'Batches', default: 'completions', help: 'tokens the loss is over' },
 
   optimizer: {
-    ...oneOf('adamw', 'sgd'),
+    ...oneOf('adamw', 'sgd', 'adafactor'),
     group: 'Optimizer',
     default: 'adamw',
     help: 'what updates the weights',
@@ -128,6 +128,16 @@ export const finetuneFields: Fields = {
   momentum: { ...optional(fraction), group: 'Optimizer', help: 'of SGD (default: 0.9)' },
   dampening: { ...optional(fraction), group: 'Optimizer', help: 'of SGD: what of a gradient its momentum leaves out' },
   nesterov: { ...optional(yesNo), group: 'Optimizer', help: "of SGD: Nesterov's momentum" },
+  beta2Decay: {
+    ...optional({ schema: numeric(z.number().max(0)), wanted: 'a number of at most 0', value: '<x>' }),
+    group: 'Optimizer',
+    help: 'of Adafactor: exponent of the step in the decay of second moments (default: -0.8)',
+  },
+  clipThreshold: {
+    ...optional({ schema: numeric(z.number().min(1)), wanted: 'a number of at least 1', value: '<x>' }),
+    group: 'Optimizer',
+    help: 'of Adafactor: how large the elements of an update may be (default: 1)',
+  },
   maxGradNorm: { ...notNegative, group: 'Optimizer', default: 1, help: 'clip the gradient norm; 0: do not' },
 
   loraR: {
@@ -293,6 +303,8 @@ const settingsOf: Partial<Record<keyof FinetuneOptions, readonly OptimizerName[]
   momentum: ['sgd'],
   dampening: ['sgd'],
   nesterov: ['sgd'],
+  beta2Decay: ['adafactor'],
+  clipThreshold: ['adafactor'],
 };
 
 function optimizerProblems(o: FinetuneOptions): string[] {

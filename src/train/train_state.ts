@@ -55,6 +55,8 @@ const decisive: readonly (keyof FinetuneOptions)[] = [
   'momentum',
   'dampening',
   'nesterov',
+  'beta2Decay',
+  'clipThreshold',
   'maxGradNorm',
   'loraR',
   'loraAlpha',

@@ -26,7 +26,7 @@ interface Settings {
 const recorded = JSON.parse(readFileSync(`${caseDir('llama')}/optimizers.json`, 'utf8')) as {
   runs: Record<string, { losses: number[]; grad_norms: number[] }>;
 };
-const names = Object.keys(recorded.runs).filter((name) => name.startsWith('sgd'));
+const names = Object.keys(recorded.runs);
 
 /** What each rank says of each run. */
 async function run(world: number, settings: readonly Settings[]): Promise<Result[][]> {

@@ -17,6 +17,7 @@ Table make_table() {
   add_softmax(t);
   add_adamw(t);
   add_sgd(t);
+  add_adafactor(t);
   add_random(t);
   add_attention(t);
   return t;

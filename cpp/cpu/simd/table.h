@@ -37,6 +37,12 @@ struct SgdScalars {
   float grad_scale;
 };
 
+struct AdafactorScalars {
+  float row, mean, floor;  // the variance of an element is row · column / mean, at least floor
+  float grad_scale;
+  float decay, step;       // of the parameter, and of the update
+};
+
 struct Table {
   const char* name;
   // elementwise.cc
@@ -83,6 +89,11 @@ struct Table {
   void (*adamw[3][3])(void* p, const void* g, float* m, float* v, int64_t n, const AdamWScalars& s);
   // sgd.cc: the same; without a buffer there is no momentum
   void (*sgd[3][3])(void* p, const void* g, float* buffer, int64_t n, const SgdScalars& s);
+  // adafactor.cc
+  void (*column_squares[3])(double* sums, const void* x, int64_t stride, int64_t rows, int64_t columns);  // sums +=
+  void (*adafactor_variance[3])(float* variance, const void* g, int64_t n, float grad_scale, float weight);
+  double (*adafactor_norm[3])(const void* g, const float* columns, int64_t n, const AdafactorScalars& s);
+  void (*adafactor_step[3][3])(void* p, const void* g, const float* columns, int64_t n, const AdafactorScalars& s);
   // random.cc: elements first … first + n of the named tensor
   void (*uniform)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float a, float b);
   void (*normal)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float mean, float std);
@@ -108,6 +119,7 @@ void add_rope(Table& t);
 void add_softmax(Table& t);
 void add_adamw(Table& t);
 void add_sgd(Table& t);
+void add_adafactor(Table& t);
 void add_random(Table& t);
 void add_attention(Table& t);
 }  // namespace RZ_ISA

@@ -251,6 +251,11 @@ class BucketSlice implements TrainableSlice {
     return this.grad.scale;
   }
 
+  reduce(tensor: Tensor, op: 'sum' | 'max'): void {
+    const { grid } = this.bucket.groups;
+    if (grid.size > 1) onCommunicationStream(() => grid.allReduce(tensor.handle, op));
+  }
+
   beginWrite(): void {
     this.bucket.beginWrite();
   }

@@ -5,12 +5,13 @@ import { attentionCases } from './cases/attention.ts';
 import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
 import { lossCases } from './cases/losses.ts';
+import { optimizerCases } from './cases/optimizers.ts';
 import { checkCase } from './check.ts';
 import { isDeviceLost, withSetting } from './device.ts';
 import { Draw } from './draw.ts';
 import type { PartOptions, Unit, UnitResult } from './part.ts';
 
-const cases = { ...elementwiseCases, ...layerCases, ...attentionCases, ...lossCases };
+const cases = { ...elementwiseCases, ...optimizerCases, ...layerCases, ...attentionCases, ...lossCases };
 const mostFailures = 6;
 
 export async function opUnits(options: PartOptions): Promise<Unit[]> {

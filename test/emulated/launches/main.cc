@@ -62,6 +62,23 @@ void elementwise(int64_t n) {
   enqueue(ClipFactor{f32(1), f32(1), f32(1), 1});
 }
 
+void adafactor(int64_t rows, int64_t columns) {
+  const int64_t n = rows * columns;
+  enqueue(AdafactorFactors{f32(rows), f32(columns), f32(1), f32(rows), f32(columns), .1});
+  for (DType a : kFloating)
+    for (DType b : kFloating) {
+      enqueue(AdafactorSums{f32(rows), f32(columns), tensor(b, n), f32(1), 0, columns, 0, 0});
+      enqueue(AdafactorNorm{f32(1), tensor(b, n), f32(1), View{}, f32(rows), f32(columns), f32(1), 0, columns, 0, 0, 1e-7, .1});
+      enqueue(AdafactorNorm{f32(1), tensor(b, n), f32(1), f32(n), View{}, View{}, View{}, 0, n, 0, 0, 1e-7, .1});
+      enqueue(AdafactorStep{tensor(a, n), tensor(b, n), f32(1), View{}, View{}, f32(rows), f32(columns), f32(1), f32(1), f32(1), 0, columns, 0, 0,
+                            n, 1e-3, 1e-3, 1e-7, 1e-3, 1, .1});
+      for (DType c : kFloating)
+        if (a == DType::Float32)
+          enqueue(AdafactorStep{tensor(a, n), tensor(b, n), f32(1), tensor(c, n), View{}, f32(rows), f32(columns), f32(1), f32(1), f32(1), 0, columns,
+                                0, 0, n, 1e-3, 1e-3, 1e-7, 1e-3, 1, .1});
+    }
+}
+
 void norms(int64_t rows, int64_t dim) {
   const int64_t n = rows * dim;
   for (DType t : kFloating) {
@@ -158,6 +175,8 @@ int main() {
   cuda::CudaStream compute(0, "compute", context, *allocator, nullptr);
   stream = &compute;
   for (int64_t n : {int64_t{1} << 10, kManyElements}) elementwise(n);
+  adafactor(1 << 10, 1 << 10);
+  adafactor(kManyRows, 1 << 13);
   for (int64_t dim : {8, 512, 513, 4096, 8192, 8193, 16384})
     for (int64_t rows : {int64_t{1}, kManyRows}) norms(rows, dim);
   for (int64_t dim : {64, 96, 128, 256, 33})

@@ -1,4 +1,4 @@
-// Moves, casts, sums, random numbers, activations, optimizers: ops over flat buffers.
+// Moves, casts, sums, random numbers, activations: ops over flat buffers.
 import type { DType } from '../../../tensor/dtype.ts';
 import type { Draw } from '../draw.ts';
 import { floatDTypes, input, type OpCase, output } from '../operand.ts';
@@ -147,65 +147,6 @@ function* backward(draw: Draw, name: 'swiglu' | 'gelu'): Iterable<OpCase> {
     }
 }
 
-function* adamw(draw: Draw): Iterable<OpCase> {
-  for (const [param, grad, copy] of [
-    ['float32', 'float32', undefined],
-    ['float32', 'bfloat16', 'bfloat16'],
-    ['bfloat16', 'bfloat16', undefined],
-  ] as const)
-    for (const n of lengths(draw))
-      for (const segmented of [false, true]) {
-        const segments = segmented
-          ? input('int64', BigInt64Array.of(0n, BigInt(n >> 2), BigInt(n >> 1), BigInt(n)))
-          : undefined;
-        yield {
-          label: `${n} of ${param} with ${grad} gradients${segmented ? ', in segments' : ''}`,
-          operands: [
-            output('param', param, n, draw.normal(n)),
-            input(grad, draw.normal(n, 0.1)),
-            output('exp_avg', 'float32', n, draw.normal(n, 0.1)),
-            output('exp_avg_sq', 'float32', n, draw.uniform(n, 0.01, 0.02)),
-            segments,
-            segmented ? input('float32', Float32Array.of(0.5)) : undefined,
-            copy && output('copy', copy, n),
-            0.01,
-            0.9,
-            0.999,
-            1e-8,
-            0.1,
-            3,
-          ],
-        };
-      }
-}
-
-function* sgd(draw: Draw): Iterable<OpCase> {
-  for (const [param, grad, copy] of [
-    ['float32', 'float32', undefined],
-    ['float32', 'bfloat16', 'bfloat16'],
-    ['bfloat16', 'bfloat16', undefined],
-  ] as const)
-    for (const n of lengths(draw))
-      for (const momentum of [0, 0.9])
-        yield {
-          label: `${n} of ${param} with ${grad} gradients${momentum ? ' and momentum, in segments' : ''}`,
-          operands: [
-            output('param', param, n, draw.normal(n)),
-            input(grad, draw.normal(n, 0.1)),
-            momentum ? output('momentum_buffer', 'float32', n, draw.normal(n, 0.1)) : undefined,
-            momentum ? input('int64', BigInt64Array.of(0n, BigInt(n >> 2), BigInt(n >> 1), BigInt(n))) : undefined,
-            momentum ? input('float32', Float32Array.of(0.5)) : undefined,
-            copy && output('copy', copy, n),
-            0.01,
-            momentum,
-            0,
-            0.1,
-            momentum > 0,
-            3,
-          ],
-        };
-}
-
 export const elementwiseCases: Record<string, Cases> = {
   fill,
   copy,
@@ -219,6 +160,4 @@ export const elementwiseCases: Record<string, Cases> = {
   swiglu_backward: (draw) => backward(draw, 'swiglu'),
   gelu_forward: (draw) => forward(draw, 'gelu'),
   gelu_backward: (draw) => backward(draw, 'gelu'),
-  adamw,
-  sgd,
 };
