@@ -15,6 +15,8 @@ endfunction()
 
 # Random numbers have the same bits everywhere: a fused multiply-add would change them.
 set_source_files_properties(cpp/cpu/simd/random.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
+# So have codes of 8 bits, wherever a block is cut.
+set_source_files_properties(cpp/cpu/simd/adamw8bit.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   rankzero_simd(baseline "${SIMD_SOURCES}" -march=x86-64-v2)

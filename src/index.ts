@@ -171,6 +171,7 @@ export {
 
 export { Adafactor, type AdafactorOptions } from './optim/adafactor.ts';
 export { AdamW, type AdamWOptions } from './optim/adamw.ts';
+export { AdamW8bit, type AdamW8bitOptions } from './optim/adamw8bit.ts';
 export type { Optimizer } from './optim/optimizer.ts';
 export { type ScheduleName, scheduleFactor } from './optim/schedule.ts';
 export { SGD, type SGDOptions } from './optim/sgd.ts';

@@ -271,6 +271,14 @@ interface NativeOps {
     param: H, grad: H, expAvg: H, expAvgSq: H, segments: O, gradScale: O, copy: O,
     lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,
   ): void;
+  adamw8bitPeaks(
+    peaks: H, cut: H, grad: H, expAvg: H, expAvgSq: H, expAvgScale: H, expAvgSqScale: H, runs: H, signedMap: H, unsignedMap: H,
+    gradScale: O, beta1: N, beta2: N,
+  ): void;
+  adamw8bit(
+    param: H, grad: H, expAvg: H, expAvgSq: H, expAvgScale: H, expAvgSqScale: H, runs: H, signedMap: H, unsignedMap: H,
+    cut: O, peaks: O, gradScale: O, copy: O, lr: N, beta1: N, beta2: N, eps: N, weightDecay: N, step: N,
+  ): void;
   sgd(
     param: H, grad: H, momentumBuffer: O, segments: O, gradScale: O, copy: O,
     lr: N, momentum: N, dampening: N, weightDecay: N, nesterov: boolean, step: N,

@@ -3,6 +3,7 @@
 #include "ops/activation.h"
 #include "ops/adafactor.h"
 #include "ops/adamw.h"
+#include "ops/adamw8bit.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
 #include "ops/dora.h"
@@ -32,7 +33,7 @@ using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, 
                       LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
                       AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,
                       RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,
-                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW, Sgd, AdafactorSums,
+                      LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW, Adamw8bitPeaks, Adamw8bit, Sgd, AdafactorSums,
                       AdafactorFactors, AdafactorNorm, AdafactorStep>;
 
 }  // namespace rz

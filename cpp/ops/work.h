@@ -7,6 +7,7 @@
 #include "ops/activation.h"
 #include "ops/adafactor.h"
 #include "ops/adamw.h"
+#include "ops/adamw8bit.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
 #include "ops/elementwise.h"
@@ -145,6 +146,9 @@ inline Work work_of(const SumSquares& op) { return {0, detail::span({op.x}), "el
 inline Work work_of(const RandomFill& op) { return {0, detail::span({op.x}), "elements", {op.x.numel}, op.x.dtype}; }
 // Parameter and moments are read and written.
 inline Work work_of(const AdamW& op) {
+  return {0, 2 * detail::span({op.param, op.exp_avg, op.exp_avg_sq}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
+}
+inline Work work_of(const Adamw8bit& op) {
   return {0, 2 * detail::span({op.param, op.exp_avg, op.exp_avg_sq}) + detail::span({op.grad, op.copy}), "elements", {op.param.numel}, op.param.dtype};
 }
 inline Work work_of(const Sgd& op) {

@@ -127,6 +127,7 @@ const collectives: readonly [keyof DryWire, string][] = [
 /** What an optimizer keeps of the shards. */
 const keptBy: Record<FinetuneOptions['optimizer'], string> = {
   adamw: 'the two moments of AdamW',
+  adamw8bit: 'the two moments of AdamW, of 8 bits',
   sgd: 'the momentum buffer of SGD',
   adafactor: 'means of rows and columns of Adafactor, whole on every rank',
 };

@@ -2,6 +2,7 @@
 // and so has a parameter that nobody shards.
 import type { Device, Tensor } from '../tensor/tensor.ts';
 import type { Parameter } from './parameter.ts';
+import type { Placement } from './placement.ts';
 
 /** Elements of a parameter's part within a flat tensor. */
 export interface SliceRange {
@@ -13,12 +14,29 @@ export interface SliceRange {
   length: number;
 }
 
+/** Elements [start, start + length) of the part of a parameter that `placement` says: what some rank has of it. */
+export interface Share {
+  readonly parameter: Parameter;
+  readonly placement: Placement;
+  readonly start: number;
+  readonly length: number;
+}
+
+/** @internal The same elements of the part of every rank that divides layers with this one. */
+export function* sharesOf(parameter: Parameter, start: number, length: number): Generator<Share> {
+  const { placement } = parameter;
+  for (let rank = 0; rank < (placement.isWhole ? 1 : placement.position.size); rank++)
+    yield { parameter, placement: placement.at(rank), start, length };
+}
+
 export interface TrainableSlice {
   /** May be 0: then there is nothing to update, but beginWrite and markWritten are called all the same. */
   readonly numel: number;
   readonly device: Device;
   /** Which elements of which parameters these are, ascending. */
   ranges(): Iterable<SliceRange>;
+  /** How all ranks that together hold these parameters divide them, this rank among them: ranges of the parts of each. */
+  shares(): Iterable<Share>;
   /** The parameters that have elements in the slice of some rank. */
   readonly parameters: readonly Parameter[];
   /** (numel) in the master dtype. A view: the caller disposes it. */
@@ -60,6 +78,10 @@ class ParameterSlice implements TrainableSlice {
 
   ranges(): SliceRange[] {
     return [{ parameter: this.parameter, start: 0, at: 0, length: this.numel }];
+  }
+
+  shares(): Generator<Share> {
+    return sharesOf(this.parameter, 0, this.numel);
   }
 
   values(): Tensor {

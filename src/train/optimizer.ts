@@ -2,6 +2,7 @@
 import type { Parameter } from '../nn/parameter.ts';
 import { Adafactor } from '../optim/adafactor.ts';
 import { AdamW } from '../optim/adamw.ts';
+import { AdamW8bit } from '../optim/adamw8bit.ts';
 import type { Optimizer } from '../optim/optimizer.ts';
 import { SGD } from '../optim/sgd.ts';
 import type { FinetuneOptions } from './options.ts';
@@ -12,6 +13,8 @@ export function makeOptimizer(parameters: Iterable<readonly [string, Parameter]>
   switch (options.optimizer) {
     case 'adamw':
       return new AdamW(parameters, { lr, betas, eps, weightDecay });
+    case 'adamw8bit':
+      return new AdamW8bit(parameters, { lr, betas, eps, weightDecay });
     case 'adafactor':
       return new Adafactor(parameters, { lr, beta2Decay, d: clipThreshold, weightDecay });
     case 'sgd':

@@ -7,8 +7,8 @@ import type { Recomputation } from '../parallel/recomputation.ts';
 /** How parameters, gradients and optimizer state are sharded; the names are PyTorch's. */
 export type StrategyName = ShardingStrategy;
 
-/** AdamW, SGD with momentum, or Adafactor. */
-export type OptimizerName = 'adamw' | 'sgd' | 'adafactor';
+/** AdamW, AdamW with moments of 8 bits, SGD with momentum, or Adafactor. */
+export type OptimizerName = 'adamw' | 'adamw8bit' | 'sgd' | 'adafactor';
 
 /** Options of a fine-tuning run with every default filled in. */
 export interface FinetuneOptions {

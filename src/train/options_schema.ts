@@ -101,10 +101,10 @@ export const finetuneFields: Fields = {
   lossOn: { ...oneOf('completions', 'all'), group: 'Batches', default: 'completions', help: 'tokens the loss is over' },
 
   optimizer: {
-    ...oneOf('adamw', 'sgd', 'adafactor'),
+    ...oneOf('adamw', 'adamw8bit', 'sgd', 'adafactor'),
     group: 'Optimizer',
     default: 'adamw',
-    help: 'what updates the weights',
+    help: 'what updates the weights: adamw, adamw8bit (moments of 8 bits), sgd or adafactor',
   },
   lr: { ...notNegative, group: 'Optimizer', default: 2e-5, help: 'peak learning rate' },
   schedule: {
@@ -298,8 +298,8 @@ const show = (value: unknown): string => (value === undefined ? 'nothing' : JSON
 
 /** Which optimizers have a setting that not all have. */
 const settingsOf: Partial<Record<keyof FinetuneOptions, readonly OptimizerName[]>> = {
-  betas: ['adamw'],
-  eps: ['adamw'],
+  betas: ['adamw', 'adamw8bit'],
+  eps: ['adamw', 'adamw8bit'],
   momentum: ['sgd'],
   dampening: ['sgd'],
   nesterov: ['sgd'],

@@ -79,6 +79,7 @@ describe('a plan equals the run', () => {
     ['an adapter', 'llama', 2, { loraR: 4, precision: 'bfloat16' }],
     ['an adapter and tensor parallelism', 'llama', 4, { loraR: 4, loraDora: true, tensorParallelDegree: 2 }],
     ['SGD', 'llama', 2, { optimizer: 'sgd' }],
+    ['AdamW of 8 bits', 'llama', 4, { optimizer: 'adamw8bit', tensorParallelDegree: 2 }],
     ['Adafactor', 'llama', 4, { optimizer: 'adafactor', tensorParallelDegree: 2 }],
     ['SGD without momentum', 'llama', 2, { optimizer: 'sgd', momentum: 0 }],
     ['experts', 'mixtral', 2, { tensorParallelDegree: 2, precision: 'bfloat16' }],

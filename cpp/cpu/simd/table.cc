@@ -16,6 +16,7 @@ Table make_table() {
   add_rope(t);
   add_softmax(t);
   add_adamw(t);
+  add_adamw8bit(t);
   add_sgd(t);
   add_adafactor(t);
   add_random(t);

@@ -29,6 +29,16 @@ struct AdamWScalars {
   float grad_scale;
 };
 
+struct Adamw8bitRun {
+  uint8_t *m, *v;           // codes of the elements
+  float *m_scale, *v_scale; // of the run's block
+  int64_t n;                // at most 256
+};
+struct QuantMaps {
+  const float *m, *v;                  // 256 ascending values
+  const float *m_middles, *v_middles;  // between neighbours
+};
+
 struct SgdScalars {
   float lr;
   float keep, take;                // of the buffer and of the gradient in the new buffer
@@ -87,6 +97,11 @@ struct Table {
   void (*softmax_gradient_row[3])(void* d, const float* row, int64_t n, float top, float factor);
   // adamw.cc: [dtype of param][dtype of grad]
   void (*adamw[3][3])(void* p, const void* g, float* m, float* v, int64_t n, const AdamWScalars& s);
+  // adamw8bit.cc: peaks of a run's new moments; one update, with the peaks of the whole block where it has other runs
+  void (*adamw8bit_peaks[3])(float* m_peak, float* v_peak, const void* g, const Adamw8bitRun& run, const AdamWScalars& s,
+                             const QuantMaps& maps);
+  void (*adamw8bit[3][3])(void* p, const void* g, const Adamw8bitRun& run, const float* m_peak, const float* v_peak,
+                          const AdamWScalars& s, const QuantMaps& maps);
   // sgd.cc: the same; without a buffer there is no momentum
   void (*sgd[3][3])(void* p, const void* g, float* buffer, int64_t n, const SgdScalars& s);
   // adafactor.cc
@@ -118,6 +133,7 @@ void add_layer_norm(Table& t);
 void add_rope(Table& t);
 void add_softmax(Table& t);
 void add_adamw(Table& t);
+void add_adamw8bit(Table& t);
 void add_sgd(Table& t);
 void add_adafactor(Table& t);
 void add_random(Table& t);

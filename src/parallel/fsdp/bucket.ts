@@ -4,7 +4,7 @@
 import type { GradClaim, GradSink } from '../../autograd/record.ts';
 import { span } from '../../core/recorder.ts';
 import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
-import type { SliceRange, TrainableSlice } from '../../nn/trainable_slice.ts';
+import { type Share, type SliceRange, sharesOf, type TrainableSlice } from '../../nn/trainable_slice.ts';
 import type { DType, FloatDType } from '../../tensor/dtype.ts';
 import { computeStream, gatherStream, onCommunicationStream, onStream, StreamEvent } from '../../tensor/streams.ts';
 import { type Device, Tensor } from '../../tensor/tensor.ts';
@@ -233,6 +233,16 @@ class BucketSlice implements TrainableSlice {
 
   ranges(): Generator<SliceRange> {
     return this.bucket.ranges();
+  }
+
+  *shares(): Generator<Share> {
+    const { layout, groups } = this.bucket;
+    for (let rank = 0; rank < groups.shard.size; rank++)
+      for (const { parameter, start, length } of layout.within(
+        rank * layout.shardNumel,
+        (rank + 1) * layout.shardNumel,
+      ))
+        yield* sharesOf(parameter, start, length);
   }
 
   values(): Tensor {

@@ -55,6 +55,14 @@ void elementwise(int64_t n) {
         if (a == DType::Float32) enqueue(AdamW{tensor(a, n), tensor(b, n), f32(n), f32(n), i64(6), f32(1), tensor(c, n), 1e-3, .9, .99, 1e-8, .1, 1});
         if (a == DType::Float32) enqueue(Sgd{tensor(a, n), tensor(b, n), f32(n), i64(6), f32(1), tensor(c, n), 1e-3, .9, 0, .1, true, 1});
       }
+      enqueue(Adamw8bit{tensor(a, n), tensor(b, n), tensor(DType::UInt8, n), tensor(DType::UInt8, n), f32(n / 256), f32(n / 256), i64(n / 128),
+                        f32(256), f32(256), i64(2), f32(2), f32(1), View{}, 1e-3, .9, .99, 1e-8, .1, 1});
+      for (DType c : kFloating)
+        if (a == DType::Float32)
+          enqueue(Adamw8bit{tensor(a, n), tensor(b, n), tensor(DType::UInt8, n), tensor(DType::UInt8, n), f32(n / 256), f32(n / 256), i64(n / 128),
+                            f32(256), f32(256), i64(2), f32(2), f32(1), tensor(c, n), 1e-3, .9, .99, 1e-8, .1, 1});
+      enqueue(Adamw8bitPeaks{f32(2), i64(2), tensor(b, n), tensor(DType::UInt8, n), tensor(DType::UInt8, n), f32(n / 256), f32(n / 256), i64(n / 128),
+                             f32(256), f32(256), f32(1), .9, .99});
       enqueue(Sgd{tensor(a, n), tensor(b, n), f32(n), View{}, View{}, View{}, 1e-3, .9, 0, .1, true, 1});
       enqueue(AdamW{tensor(a, n), tensor(b, n), f32(n), f32(n), View{}, View{}, View{}, 1e-3, .9, .99, 1e-8, .1, 1});
     }

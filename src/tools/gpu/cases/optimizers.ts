@@ -1,4 +1,5 @@
 // Updates of optimizers over flat buffers.
+import { dynamicMap } from '../../../optim/dynamic_map.ts';
 import type { Draw } from '../draw.ts';
 import { input, type OpCase, output } from '../operand.ts';
 
@@ -62,6 +63,78 @@ function* sgd(draw: Draw): Iterable<OpCase> {
             3,
           ],
         };
+}
+
+/** Runs of at most 256 elements, the third of them cut. */
+function runsOf(n: number): number[] {
+  const bounds = [0, Math.min(n, 256)];
+  for (let at = bounds[1]!; at < n; at = bounds.at(-1)!)
+    bounds.push(at, Math.min(n, at + (bounds.length === 4 ? 100 : 256)));
+  return bounds;
+}
+
+/** What both ops of 8-bit moments have in common. */
+function moments8bit(draw: Draw, n: number, runs: number, isRead: boolean): OpCase['operands'] {
+  const codes = (name: string) => {
+    const values = Uint8Array.from(draw.integers(n, 0, 256), Number);
+    return isRead ? input('uint8', values) : output(name, 'uint8', n, values);
+  };
+  const scales = (name: string) => {
+    const values = draw.uniform(runs, 0.01, 0.02);
+    return isRead ? input('float32', values) : output(name, 'float32', runs, values);
+  };
+  return [codes('exp_avg'), codes('exp_avg_sq'), scales('exp_avg_scale'), scales('exp_avg_sq_scale')];
+}
+
+const maps = (): OpCase['operands'] => [true, false].map((signed) => input('float32', dynamicMap(signed)));
+
+function* adamw8bitPeaks(draw: Draw): Iterable<OpCase> {
+  for (const [, grad] of dtypes)
+    for (const n of lengths(draw)) {
+      const bounds = runsOf(n);
+      const runs = bounds.length / 2;
+      const cut = runs > 2 ? [2, 1] : [0, 0];
+      yield {
+        label: `${n} of ${grad}`,
+        operands: [
+          output('peaks', 'float32', 4, draw.uniform(4, 0, 1)),
+          input('int64', BigInt64Array.from(cut, BigInt)),
+          input(grad, draw.normal(n, 0.1)),
+          ...moments8bit(draw, n, runs, true),
+          input('int64', BigInt64Array.from(bounds, BigInt)),
+          ...maps(),
+          input('float32', Float32Array.of(0.5)),
+          ...[0.9, 0.999],
+        ],
+        exact: true,
+      };
+    }
+}
+
+function* adamw8bit(draw: Draw): Iterable<OpCase> {
+  for (const [param, grad, copy] of dtypes)
+    for (const n of lengths(draw))
+      for (const isCut of [false, true]) {
+        const bounds = runsOf(n);
+        const runs = bounds.length / 2;
+        const cut = runs > 2 ? [2, 1] : [0, 0];
+        yield {
+          label: `${n} of ${param} with ${grad} gradients${isCut ? ', a block cut' : ''}`,
+          operands: [
+            output('param', param, n, draw.normal(n)),
+            input(grad, draw.normal(n, 0.1)),
+            ...moments8bit(draw, n, runs, false),
+            input('int64', BigInt64Array.from(bounds, BigInt)),
+            ...maps(),
+            isCut ? input('int64', BigInt64Array.from(cut, BigInt)) : undefined,
+            isCut ? input('float32', draw.uniform(4, 1, 2)) : undefined,
+            input('float32', Float32Array.of(0.5)),
+            copy && output('copy', copy, n),
+            ...[0.01, 0.9, 0.999, 1e-8, 0.1, 3],
+          ],
+          exact: true,
+        };
+      }
 }
 
 /** [rows, columns] of a matrix, of which the second slice of a division in two begins within a row. */
@@ -180,6 +253,8 @@ function* adafactorStep(draw: Draw): Iterable<OpCase> {
 export const optimizerCases: Record<string, Cases> = {
   adamw,
   sgd,
+  adamw8bit_peaks: adamw8bitPeaks,
+  adamw8bit,
   adafactor_sums: adafactorSums,
   adafactor_factors: adafactorFactors,
   adafactor_norm: adafactorNorm,
