@@ -2,6 +2,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { Tokenizer } from '../data/tokenizer.ts';
 import type { DeviceChoice } from '../distributed/compute_device.ts';
+import type { CausalLM } from '../models/causal_lm.ts';
 
 const examples = `
 Without --prompt the prompt is read from standard input. With a chat template the prompt is a question, and the model
@@ -114,6 +115,14 @@ export class TextStream {
   }
 }
 
+async function useAdapter(model: CausalLM, dir: string): Promise<void> {
+  const { loadAdapter } = await import('../adapt/files.ts');
+  const { mergeAdapter } = await import('../adapt/merge.ts');
+  await loadAdapter(model, dir);
+  // The lengths of rows (DoRA) would be taken for every token.
+  if ([...model.namedParameters()].some(([name]) => name.includes('.lora_magnitude_vector.'))) mergeAdapter(model);
+}
+
 export async function generateCommand(argv: string[]): Promise<number> {
   const flags = buildGenerateCommand().parse(argv, { from: 'user' }).opts<Flags>();
   const prompt = flags.prompt ?? (await readStdin());
@@ -126,7 +135,7 @@ export async function generateCommand(argv: string[]): Promise<number> {
   const tokenizer = await AutoTokenizer.fromPretrained(flags.model);
   const ids = encode(tokenizer, prompt, flags);
   const model = await AutoModelForCausalLM.fromPretrained(flags.model);
-  if (flags.adapter !== undefined) await (await import('../adapt/files.ts')).loadAdapter(model, flags.adapter);
+  if (flags.adapter !== undefined) await useAdapter(model, flags.adapter);
   model.to(device);
   const stream = new TextStream(tokenizer);
   const { maxNewTokens, temperature, topP, seed } = flags;
