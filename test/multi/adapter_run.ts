@@ -32,6 +32,18 @@ interface Result {
   shards: number;
 }
 
+/** What each run is told: `all`, and folders in `folder` for what is saved. */
+export function adapterJobs(
+  folder: string,
+  world: number,
+  all: readonly AdapterSettings[],
+): (AdapterSettings & { out: string })[] {
+  return all.map((one, i) => ({
+    ...one,
+    out: join(folder, `${world}-${i}-${one.name}-${one.flow}-${one.tp ?? 1}`),
+  }));
+}
+
 /** Runs `all` in one job of `world` ranks, and compares every rank with PEFT. What is saved goes to folders in `folder`. */
 export async function expectPeft(
   folder: string,
@@ -39,15 +51,20 @@ export async function expectPeft(
   all: readonly AdapterSettings[],
   env: Record<string, string> = {},
 ): Promise<void> {
-  const settings = all.map((one, i) => ({
-    ...one,
-    out: join(folder, `${world}-${i}-${one.name}-${one.flow}-${one.tp ?? 1}`),
-  }));
+  const jobs = adapterJobs(folder, world, all);
   const { stdout } = await expectRanks(world, fixture('adapters.mjs'), {
-    args: [JSON.stringify(settings)],
+    args: [JSON.stringify(jobs)],
     timeout: 180_000,
     env,
   });
+  await judgeAdapters(jobs, stdout);
+}
+
+/** Compares what the ranks of a job said, and what they saved, with PEFT. */
+export async function judgeAdapters(
+  settings: ReturnType<typeof adapterJobs>,
+  stdout: readonly string[],
+): Promise<void> {
   const byRank = stdout.map((text) =>
     text
       .split('RESULT ')
