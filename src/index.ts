@@ -7,6 +7,7 @@ export { gelu, swiglu } from './autograd/functions/activation.ts';
 export { add, scale } from './autograd/functions/arithmetic.ts';
 export { type AttentionShape, attention, type ExtendCache, qkvAttention } from './autograd/functions/attention.ts';
 export { crossEntropy, linearCrossEntropy } from './autograd/functions/cross_entropy.ts';
+export { type DropoutPlace, dropout } from './autograd/functions/dropout.ts';
 export { embedding } from './autograd/functions/embedding.ts';
 export { layerNorm } from './autograd/functions/layer_norm.ts';
 export { linear } from './autograd/functions/linear.ts';
@@ -14,6 +15,7 @@ export { rmsNorm } from './autograd/functions/rms_norm.ts';
 export { type RopeTable, rope, ropeTable } from './autograd/functions/rope.ts';
 export { type GradCheckOptions, gradCheck } from './autograd/grad_check.ts';
 export type { HostArguments, HostBackward, HostForward, HostOpDefinition } from './autograd/host_op.ts';
+export { type RandomnessOptions, withRandomness } from './autograd/randomness.ts';
 export type { DType, FloatDType } from './tensor/dtype.ts';
 export { noGrad } from './tensor/grad_mode.ts';
 export { emptyCache, type MemoryStats, memoryStats, resetPeakMemoryStats } from './tensor/memory.ts';
@@ -23,6 +25,7 @@ export { type Device, type Shape, Tensor, type TensorData, type TensorOptions } 
 
 // Modules
 
+export { Dropout, type DropoutOptions } from './nn/dropout.ts';
 export { initEmptyWeights } from './nn/init_empty_weights.ts';
 export { Embedding, LayerNorm, type LayerOptions, Linear, RMSNorm } from './nn/layers.ts';
 export { Module, ModuleList, moveBuffersToDevice } from './nn/module.ts';

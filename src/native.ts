@@ -204,6 +204,7 @@ interface NativeOps {
   sumSquares(out: H, x: H, accumulate: boolean): void;
   clipFactor(norm: H, factor: H, sum: H, maxNorm: N): void;
   randomFill(x: H, seed: bigint, key: string, offset: N, normal: boolean, a: N, b: N): void;
+  dropout(y: H, x: H, rows: H, columns: N, firstColumn: N, p: N, seed: bigint, key: string): void;
   embeddingForward(out: H, ids: H, table: H, rows: N, vocab: N, dim: N, first: N): void;
   embeddingBackward(dTable: H, ids: H, dOut: H, rows: N, vocab: N, dim: N, first: N, accumulate: boolean): void;
   linearForward(y: H, x: H, w: H, b: O, residual: O, rows: N, inFeatures: N, outFeatures: N): void;

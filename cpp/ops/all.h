@@ -7,6 +7,7 @@
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
 #include "ops/dora.h"
+#include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layer_norm.h"
@@ -28,7 +29,7 @@ struct OpList {
   }
 };
 
-using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, EmbeddingForward, EmbeddingBackward,
+using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, Dropout, EmbeddingForward, EmbeddingBackward,
                       LinearForward, LinearBackwardInput, LinearBackwardWeight, RowSquares, DoraForward, DoraBackward, RmsNormForward, RmsNormBackward,
                       LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
                       AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,

@@ -10,6 +10,7 @@
 #include "ops/adamw8bit.h"
 #include "ops/attention.h"
 #include "ops/cross_entropy.h"
+#include "ops/dropout.h"
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/layer_norm.h"
@@ -143,6 +144,7 @@ inline Work work_of(const Scale& op) {
   return {0, detail::span({op.y, op.x, op.accumulate ? op.y : View{}}), "elements", {op.y.numel}, op.y.dtype};
 }
 inline Work work_of(const SumSquares& op) { return {0, detail::span({op.x}), "elements", {op.x.numel}, op.x.dtype}; }
+inline Work work_of(const Dropout& op) { return {0, detail::span({op.y, op.x}), "elements", {op.y.numel}, op.y.dtype}; }
 inline Work work_of(const RandomFill& op) { return {0, detail::span({op.x}), "elements", {op.x.numel}, op.x.dtype}; }
 // Parameter and moments are read and written.
 inline Work work_of(const AdamW& op) {

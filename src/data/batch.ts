@@ -17,6 +17,8 @@ export interface Batch {
   readonly numTokens: number;
   /** Examples of the data set: 0 in a filler. */
   readonly numExamples: number;
+  /** The number of each example in the step's batch of all ranks and passes. */
+  readonly examples: readonly number[];
 }
 
 /** Little-endian 32-bit halves of int64: BigInt arithmetic for each token would cost more than the rest. */
@@ -33,11 +35,15 @@ class Int64Writer {
   }
 }
 
-/** Lays examples out in a batch. */
-export function makeBatch(dataset: TokenDataset, examples: readonly number[]): Batch {
+/** Lays examples out in a batch. `numbers`: of each in the step's batch of all ranks and passes; default 0, 1, … */
+export function makeBatch(
+  dataset: TokenDataset,
+  examples: readonly number[],
+  numbers: readonly number[] = [...examples.keys()],
+): Batch {
   return layOut(
     examples.map((i) => ({ tokens: dataset.tokens(i), mask: dataset.mask(i) })),
-    examples.length,
+    numbers,
   );
 }
 
@@ -47,10 +53,10 @@ export function makeBatch(dataset: TokenDataset, examples: readonly number[]): B
  */
 export function fillerBatch(dataset: TokenDataset): Batch {
   const tokens = dataset.tokens(0).subarray(0, 8);
-  return layOut([{ tokens, mask: new Uint8Array(tokens.length) }], 0);
+  return layOut([{ tokens, mask: new Uint8Array(tokens.length) }], []);
 }
 
-function layOut(examples: readonly { tokens: Int32Array; mask: Uint8Array }[], numExamples: number): Batch {
+function layOut(examples: readonly { tokens: Int32Array; mask: Uint8Array }[], numbers: readonly number[]): Batch {
   const numTokens = examples.reduce((sum, { tokens }) => sum + tokens.length, 0);
   const inputIds = new Int64Writer(numTokens);
   const labels = new Int64Writer(numTokens);
@@ -72,6 +78,7 @@ function layOut(examples: readonly { tokens: Int32Array; mask: Uint8Array }[], n
     positionIds: positionIds.array,
     cuSeqlens,
     numTokens,
-    numExamples,
+    numExamples: numbers.length,
+    examples: numbers,
   };
 }

@@ -118,9 +118,12 @@ export class DataLoader implements Iterable<DataStep> {
     const [epoch, step] = [this.#epoch, this.#step];
     const stepsInEpoch = this.stepsInEpoch(epoch);
     const rows = this.#rowsOf(epoch).slice(step * this.globalBatchSize, (step + 1) * this.globalBatchSize);
-    const microBatches = splitGlobalBatch(rows, dpRank, dpSize, batchSize).map((part) =>
-      part.length > 0 ? makeBatch(this.dataset, part.flat()) : fillerBatch(this.dataset),
-    );
+    let numbered = 0;
+    const numbers = rows.map((row) => row.map(() => numbered++));
+    const microBatches = splitGlobalBatch([...rows.keys()], dpRank, dpSize, batchSize).map((part) => {
+      const flat = (of: readonly (readonly number[])[]): number[] => part.flatMap((row) => of[row]!);
+      return part.length > 0 ? makeBatch(this.dataset, flat(rows), flat(numbers)) : fillerBatch(this.dataset);
+    });
     if (step + 1 < stepsInEpoch) this.#step = step + 1;
     else [this.#epoch, this.#step] = [epoch + 1, 0];
     let [numItems, numTokens, numExamples] = [0, 0, 0];

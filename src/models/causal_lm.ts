@@ -2,6 +2,7 @@
 import { crossEntropy, linearCrossEntropy } from '../autograd/functions/cross_entropy.ts';
 import { linear } from '../autograd/functions/linear.ts';
 import { addBalancingLoss, type RouterBalance } from '../autograd/functions/moe.ts';
+import { withSequences } from '../autograd/randomness.ts';
 import { savePretrained } from '../checkpoint/save_pretrained.ts';
 import type { CheckpointSource } from '../checkpoint/source.ts';
 import type { Embedding } from '../nn/layers.ts';
@@ -11,7 +12,7 @@ import { Module } from '../nn/module.ts';
 import { scope, track } from '../tensor/scope.ts';
 import { computeDevice } from '../tensor/streams.ts';
 import { Tensor } from '../tensor/tensor.ts';
-import { type ForwardInput, int64Tensor, layOut } from './batch.ts';
+import { type ForwardInput, type HostBatch, int64Tensor, layOut } from './batch.ts';
 import type { LayerCache } from './cache.ts';
 import { configText, type ModelConfig } from './config.ts';
 import { type GenerateOptions, generate } from './generate.ts';
@@ -102,6 +103,10 @@ export abstract class CausalLM<C extends ModelConfig = ModelConfig> extends Modu
   forward(input: ForwardInput): LossOutput | LogitsOutput;
   forward(input: ForwardInput): LossOutput | LogitsOutput {
     const host = layOut(input, this.config.vocabSize, this.rowMultiple);
+    return withSequences(host.cuSeqlens, () => this.forwardRows(host, input));
+  }
+
+  private forwardRows(host: HostBatch, input: ForwardInput): LossOutput | LogitsOutput {
     return scope(() => {
       const cu = Tensor.from(host.cuSeqlens, [host.cuSeqlens.length], { device: computeDevice() });
       const balance = host.labels && this.routerBalance(host.ids.length - host.padding);

@@ -140,10 +140,14 @@ export abstract class Module {
     for (const [, parameter] of this.ownParameters()) parameter.resetParameters();
   }
 
-  /** Puts checkpoint names on the parameters below that have none. */
+  /** Puts checkpoint names on the parameters below that have none, and says its path to each module. */
   assignParameterNames(): void {
     for (const [name, parameter] of this.namedParameters()) if (!parameter.name) parameter.name = name;
+    for (const [path, module] of this.namedModules()) module.assignName(path);
   }
+
+  /** @internal Where this module is in a model. */
+  assignName(_path: string): void {}
 
   /** Parameters and persistent buffers by name. Tied parameters appear under each of their names. */
   stateDict(): Map<string, Tensor> {

@@ -1,5 +1,6 @@
 // Activation checkpointing: a module keeps only its inputs, or few things more, and runs its forward again during backward.
 
+import { currentRandomness, during } from '../autograd/randomness.ts';
 import { KeptResults } from '../autograd/recompute.ts';
 import { hook } from '../nn/hook.ts';
 import type { Module } from '../nn/module.ts';
@@ -37,6 +38,7 @@ function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[], results
   // A graph is recorded even when no input wants a gradient: the parameters inside do.
   const inputs = args.map((arg) => (arg instanceof Tensor && arg.requiresGrad ? arg : undefined));
   const kept = args.map((arg) => (arg instanceof Tensor ? arg.detach() : keepDeep(arg)));
+  const randomness = currentRandomness();
   const first = (): Tensor => fn(...args);
   const out = noGrad(() => results?.keep(first) ?? first());
   const node: GradNode = {
@@ -55,7 +57,8 @@ function checkpoint(fn: (...args: unknown[]) => Tensor, args: unknown[], results
       });
       scope(() => {
         const once = (): Tensor => fn(...again);
-        const result = withGrad(true, () => results?.replay(once) ?? once());
+        const rerun = (): Tensor => withGrad(true, () => results?.replay(once) ?? once());
+        const result = during(randomness, rerun); // draws what forward drew
         runBackward(result, gradOut);
       });
       return again.map((leaf, i) => {

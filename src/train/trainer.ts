@@ -1,6 +1,7 @@
 // The training loop: one optimizer step after the other, enqueued one ahead of the one whose numbers are read, so that the
 // device never waits for JavaScript. What the ranks must agree on (loss, stop request) rides in one small all-reduce.
 
+import { withRandomness } from '../autograd/randomness.ts';
 import { span } from '../core/recorder.ts';
 import type { Batch } from '../data/batch.ts';
 import type { DataLoader, DataStep } from '../data/loader.ts';
@@ -119,7 +120,8 @@ export class Trainer {
     const metrics = Tensor.zeros([3], 'float32', 'other', computeDevice());
     const last = data.microBatches.length - 1;
     for (const [i, batch] of data.microBatches.entries()) {
-      const run = (): void => this.forwardBackward(batch, data.numItems, metrics);
+      const randomness = { step: step - 1, examples: batch.examples };
+      const run = (): void => withRandomness(randomness, () => this.forwardBackward(batch, data.numItems, metrics));
       if (this.options.accumulateUnsharded && i < last) fsdp.noSync(run);
       else run();
     }

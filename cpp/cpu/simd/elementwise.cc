@@ -51,6 +51,14 @@ static void scale_add(void* y_, const void* x_, float factor, int64_t n) {
 }
 
 template <class T>
+static void drop(void* y_, const void* x_, const float* draws, int64_t n, float p, float factor) {
+  auto y = static_cast<T*>(y_);
+  auto x = static_cast<const T*>(x_);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store(y[i], draws[i] < p ? 0.0f : load(x[i]) * factor);
+}
+
+template <class T>
 static double sum_squares(const void* x_, int64_t n) {
   auto x = static_cast<const T*>(x_);
   double sum = 0;
@@ -90,6 +98,7 @@ void add_elementwise(Table& t) {
   RZ_ENTRY(t, add_to_f32);
   RZ_ENTRY(t, scale);
   RZ_ENTRY(t, scale_add);
+  RZ_ENTRY(t, drop);
   RZ_ENTRY(t, sum_squares);
   RZ_ENTRY(t, column_sums);
 }

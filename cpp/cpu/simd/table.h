@@ -64,6 +64,7 @@ struct Table {
   void (*scale_add[3])(void* y, const void* x, float factor, int64_t n);
   double (*sum_squares[3])(const void* x, int64_t n);
   void (*column_sums[3])(float* sums, const void* x, int64_t stride, int64_t rows, int64_t columns);  // sums +=
+  void (*drop[3])(void* y, const void* x, const float* draws, int64_t n, float p, float factor);  // x · factor, or 0 below p
   // activation.cc
   void (*swiglu_forward[3])(void* y, const void* gate, const void* up, int64_t n);
   void (*swiglu_backward[3])(void* d_gate, void* d_up, const void* dy, const void* gate, const void* up, int64_t n);

@@ -2,6 +2,7 @@
 import type { DeviceMesh } from '../../distributed/device_mesh.ts';
 import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { type CausalLM, CausalLMHead, type ForwardContext } from '../../models/causal_lm.ts';
+import { Dropout } from '../../nn/dropout.ts';
 import { hook } from '../../nn/hook.ts';
 import { Embedding, Linear } from '../../nn/layers.ts';
 import type { Module } from '../../nn/module.ts';
@@ -72,6 +73,7 @@ export function parallelize(model: CausalLM, plan: ParallelPlan, tp: TensorParal
     if (instead) replace(modules, path, instead);
   }
   shareOutRows(model, tp);
+  for (const module of model.modules()) if (module instanceof Dropout) module.part = tp.rank;
 }
 
 /** What sees a part of the rows alone, as everything between the layers does with sequence parallelism, makes a part of its gradient. */

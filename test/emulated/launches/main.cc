@@ -41,6 +41,7 @@ void elementwise(int64_t n) {
     enqueue(RandomFill{tensor(a, n), 1, 2, 3, false, 0, 1});
     enqueue(SwigluForward{tensor(a, n), tensor(a, n), tensor(a, n)});
     enqueue(SwigluBackward{tensor(a, n), tensor(a, n), tensor(a, n), tensor(a, n), tensor(a, n)});
+    enqueue(Dropout{tensor(a, n), tensor(a, n), i64(n / 1024), 1024, 0, .1f, 1, {2}});
     for (bool tanh : {false, true}) {
       enqueue(GeluForward{tensor(a, n), tensor(a, n), tanh});
       enqueue(GeluBackward{tensor(a, n), tensor(a, n), tensor(a, n), tanh});

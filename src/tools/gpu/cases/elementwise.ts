@@ -123,6 +123,34 @@ function* randomFill(draw: Draw): Iterable<OpCase> {
       }
 }
 
+function* dropout(draw: Draw): Iterable<OpCase> {
+  for (const dtype of floatDTypes)
+    for (const [rows, columns, first] of draw.sizes(
+      [
+        [7, 33, 0],
+        [3, 64, 66],
+      ],
+      [
+        [1000, 1111, 5],
+        [64, 40_000, 0],
+      ],
+    )) {
+      const n = rows! * columns!;
+      yield {
+        label: `${rows}×${columns} from column ${first}`,
+        operands: [
+          output('y', dtype, n),
+          input(dtype, draw.normal(n)),
+          input('int64', draw.int64(rows!, 0, 2 ** 40)),
+          ...[columns, first, 0.3],
+          BigInt(draw.integers(1, 0, 2 ** 30)[0]!),
+          draw.key,
+        ],
+        exact: true,
+      };
+    }
+}
+
 function* forward(draw: Draw, name: 'swiglu' | 'gelu'): Iterable<OpCase> {
   for (const dtype of floatDTypes)
     for (const n of lengths(draw)) {
@@ -156,6 +184,7 @@ export const elementwiseCases: Record<string, Cases> = {
   sum_squares: sumSquares,
   clip_factor: clipFactor,
   random_fill: randomFill,
+  dropout,
   swiglu_forward: (draw) => forward(draw, 'swiglu'),
   swiglu_backward: (draw) => backward(draw, 'swiglu'),
   gelu_forward: (draw) => forward(draw, 'gelu'),
