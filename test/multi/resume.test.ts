@@ -65,6 +65,31 @@ test.each([
   expect(relativeError(back.losses, whole.losses.slice(6))).toBeLessThan(1e-6);
 });
 
+test.each(['adamw8bit', 'adafactor', 'sgd'] as const)(
+  '%s resumes, bit for bit and on another number of ranks',
+  async (optimizer) => {
+    const run = (nproc: number, more: object): Promise<FinetuneResult> =>
+      expectFinetune(nproc, dir, { ...options, maxSteps: 4, optimizer, lr: 1e-3, ...more });
+    const first = await run(2, { out: optimizer, saveSteps: 2 });
+    const resume = join(dir, optimizer, 'checkpoint-2');
+    const rest = await run(2, { out: `${optimizer}-rest`, resume });
+    expect(rest.losses).toEqual(first.losses.slice(2));
+    expect((await weights(`${optimizer}-rest`)).equals(await weights(optimizer))).toBe(true);
+    const alone = await run(1, { out: `${optimizer}-alone`, resume, batchSize: 4 });
+    expect(relativeError(alone.losses, first.losses.slice(2))).toBeLessThan(optimizer === 'adamw8bit' ? 1e-5 : 1e-6);
+  },
+);
+
+test('resuming with another optimizer is refused, with both names', async () => {
+  const { failure } = await finetune(1, dir, {
+    ...options,
+    resume: join(dir, 'whole/checkpoint-4'),
+    out: 'other-optimizer',
+    optimizer: 'adafactor',
+  });
+  expect(failure?.message).toMatch(/its optimizer state is that of AdamW, and this run has Adafactor/);
+});
+
 test("the seed is the one asked for, else the checkpoint's, else that of init, else 42", async () => {
   const run = (own: object, env: Record<string, string> = {}): Promise<FinetuneResult> =>
     expectFinetune(1, dir, { ...options, maxSteps: 1, saveSteps: 1, ...own }, { env });
