@@ -32,6 +32,7 @@ const flags = [
   'loraR',
   'loraAlpha',
   'loraTarget',
+  'loraDropout',
   'loraRslora',
   'loraDora',
   'loraModulesToSave',

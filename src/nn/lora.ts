@@ -2,6 +2,7 @@
 // how the weight is. A model may have several adapters, of which one acts. Names of parameters are PEFT's.
 import { addBias } from '../autograd/functions/arithmetic.ts';
 import { scaleColumns, squaresOfRows } from '../autograd/functions/dora.ts';
+import { dropout } from '../autograd/functions/dropout.ts';
 import { addLowRank } from '../autograd/functions/low_rank.ts';
 import type { GradSum } from '../autograd/record.ts';
 import { processState } from '../core/context.ts';
@@ -152,6 +153,17 @@ export class LoraLayer implements LinearAdapter {
     this.byName.set(name, weight.device === 'meta' ? withMetaParameters(factors) : factors());
   }
 
+  /** The input of the update: in training some of it is dropped, the same in every division. */
+  private dropped(x: Tensor, { dropout: p }: LoraSettings): Tensor {
+    if (p === 0 || !this.linear.training) return x;
+    const { held, part, position, fullShape } = this.linear.weight.placement;
+    const ofColumns = held.kind === 'shard' && held.dim === 1;
+    return dropout(x, p, `${this.path}.lora_dropout.${this.adapters.active}`, {
+      columns: ofColumns ? fullShape[1] : undefined,
+      part: ofColumns ? part : held.kind === 'partial' ? position.rank : 0,
+    });
+  }
+
   remove(name: string): void {
     this.byName.delete(name);
     for (const { byName } of Object.values(this.kinds)) byName.delete(name);
@@ -159,7 +171,11 @@ export class LoraLayer implements LinearAdapter {
 
   forward(x: Tensor, base: (bias: Parameter | undefined) => Tensor, bias: Parameter | undefined): Tensor {
     const { a, b, magnitude, settings } = this.acting!;
-    if (!magnitude) return addLowRank(base(bias), x, a, b, settings.factor);
+    if (!magnitude) return addLowRank(base(bias), this.dropped(x, settings), a, b, settings.factor);
+    if (settings.dropout > 0 && this.linear.training)
+      throw new Error(
+        `${this.path}: an adapter with lengths of rows (DoRA) and dropout is not supported in training; call eval(), or set lora_dropout to 0`,
+      );
     const product = addLowRank(base(undefined), x, a, b, settings.factor);
     using squares = adaptedSquares(this.linear.weight, this.acting!);
     const y = scaleColumns(product, magnitude, squares);

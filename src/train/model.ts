@@ -41,6 +41,7 @@ export function addFreshAdapter(model: CausalLM, options: FinetuneOptions): void
     r: options.loraR,
     alpha: options.loraAlpha,
     targetModules: options.loraTarget ?? 'all-linear',
+    dropout: options.loraDropout,
     useRslora: options.loraRslora,
     useDora: options.loraDora,
     modulesToSave: options.loraModulesToSave,

@@ -75,6 +75,8 @@ export interface FinetuneOptions {
   loraAlpha?: number | undefined;
   /** Layers to adapt: `all-linear` (all but the head, the default), names, or a regular expression that matches whole paths. */
   loraTarget?: string | readonly string[] | undefined;
+  /** Part of the inputs of the update that training drops. */
+  loraDropout?: number | undefined;
   /** Scales by alpha / √r instead. */
   loraRslora?: boolean | undefined;
   /** DoRA: trains the lengths of the adapted weights' rows too. */

@@ -151,6 +151,11 @@ export const finetuneFields: Fields = {
     group: 'Adapter',
     help: 'layers to adapt: names between commas, a regular expression, or all-linear (default)',
   },
+  loraDropout: {
+    ...optional({ schema: numeric(z.number().min(0).lt(1)), wanted: 'a number from 0 to below 1', value: '<x>' }),
+    group: 'Adapter',
+    help: 'part of the inputs of the update to drop in training (default: 0)',
+  },
   loraRslora: { ...optional(yesNo), group: 'Adapter', help: 'scale by alpha / √r' },
   loraDora: { ...optional(yesNo), group: 'Adapter', help: "train the lengths of the weights' rows too (DoRA)" },
   loraModulesToSave: {
@@ -343,10 +348,19 @@ function contradictions(o: FinetuneOptions): string[] {
   if (o.adapter !== undefined && o.loraR !== undefined) {
     problems.push('adapter: an adapter that exists has a rank of its own; leave out loraR');
   }
-  for (const key of ['loraAlpha', 'loraTarget', 'loraRslora', 'loraDora', 'loraModulesToSave', 'loraBias'] as const) {
+  for (const key of [
+    'loraAlpha',
+    'loraTarget',
+    'loraDropout',
+    'loraRslora',
+    'loraDora',
+    'loraModulesToSave',
+    'loraBias',
+  ] as const) {
     if (o[key] !== undefined && o.loraR === undefined)
       problems.push(`${key}: wants loraR, the rank of a fresh adapter`);
   }
+  if (o.loraDora && o.loraDropout) problems.push('loraDropout: not together with loraDora');
   if (o.profileSteps !== undefined && o.profile === undefined) {
     problems.push('profileSteps: wants profile, the folder to write to');
   }

@@ -61,6 +61,7 @@ const decisive: readonly (keyof FinetuneOptions)[] = [
   'loraR',
   'loraAlpha',
   'loraTarget',
+  'loraDropout',
   'loraRslora',
   'loraDora',
   'loraModulesToSave',

@@ -26,6 +26,7 @@ export interface PlanOptions
       | 'loraR'
       | 'loraAlpha'
       | 'loraTarget'
+      | 'loraDropout'
       | 'loraRslora'
       | 'loraDora'
       | 'loraModulesToSave'
