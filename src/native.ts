@@ -225,6 +225,14 @@ interface NativeOps {
   ): void;
   ropeTable(cos: H, sin: H, positions: H, invFreq: H, rows: N, half: N, attentionFactor: N): void;
   rope(y: H, x: H, cos: H, sin: H, rows: N, heads: N, headDim: N, rotary: N, inverse: boolean): void;
+  splitRope(
+    q: H, k: H, v: H, qkv: H, cos: H, sin: H,
+    rows: N, heads: N, kvHeads: N, headDim: N, rotary: N,
+  ): void;
+  mergeRope(
+    qkv: H, q: H, k: H, v: H, cos: H, sin: H,
+    rows: N, heads: N, kvHeads: N, headDim: N, rotary: N,
+  ): void;
   splitQkv(q: H, k: H, v: H, qkv: H, rows: N, heads: N, headDim: N): void;
   mergeQkv(qkv: H, q: H, k: H, v: H, rows: N, heads: N, headDim: N): void;
   attentionForward(
@@ -237,6 +245,8 @@ interface NativeOps {
   ): void;
   swigluForward(y: H, gate: H, up: H): void;
   swigluBackward(dGate: H, dUp: H, dy: H, gate: H, up: H): void;
+  packedSwigluForward(y: H, gateUp: H, rows: N, inner: N): void;
+  packedSwigluBackward(dGateUp: H, dy: H, gateUp: H, rows: N, inner: N): void;
   geluForward(y: H, x: H, tanh: boolean): void;
   geluBackward(dx: H, dy: H, x: H, tanh: boolean): void;
   routingForward(

@@ -20,6 +20,29 @@ void run(const SwigluBackward& op) {
   });
 }
 
+// Rows that make a grain together.
+static int64_t rows_of_grain(int64_t inner) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, inner)); }
+
+void run(const PackedSwigluForward& op) {
+  const auto kernel = simd().swiglu_forward[index_of(op.y.dtype)];
+  parallel_for(op.rows, rows_of_grain(op.inner), [&](int64_t r, int64_t end) {
+    for (; r < end; ++r)
+      kernel(at(op.y, r * op.inner), at(op.gate_up, 2 * r * op.inner), at(op.gate_up, (2 * r + 1) * op.inner),
+             op.inner);
+  });
+}
+
+void run(const PackedSwigluBackward& op) {
+  const auto kernel = simd().swiglu_backward[index_of(op.dy.dtype)];
+  parallel_for(op.rows, rows_of_grain(op.inner), [&](int64_t r, int64_t end) {
+    for (; r < end; ++r) {
+      const int64_t gate = 2 * r * op.inner, up = gate + op.inner;
+      kernel(at(op.d_gate_up, gate), at(op.d_gate_up, up), at(op.dy, r * op.inner), at(op.gate_up, gate),
+             at(op.gate_up, up), op.inner);
+    }
+  });
+}
+
 void run(const GeluForward& op) {
   const auto kernel = (op.tanh ? simd().gelu_tanh_forward : simd().gelu_forward)[index_of(op.x.dtype)];
   parallel_for(op.x.numel, kGrain, [&](int64_t i, int64_t end) {

@@ -1,6 +1,7 @@
 #include "ops/rope.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
@@ -30,5 +31,32 @@ void run(const Rope& op) {
                                       op.inverse, scratch.as());
   });
 }
+
+// Queries and keys of each row are turned from `qkv` to their own tensors, or back; values are copied.
+template <bool kSplit, class Op>
+static void turn_parts(const Op& op) {
+  const int64_t half = op.rotary / 2, size = size_of(op.qkv.dtype);
+  const int64_t wide = op.heads * op.head_dim, narrow = op.kv_heads * op.head_dim, width = wide + 2 * narrow;
+  const auto turn = simd().rope[index_of(op.qkv.dtype)];
+  parallel_for(op.rows, std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, width)), [&](int64_t r, int64_t end) {
+    Scratch scratch(op.rotary * 4);
+    for (; r < end; ++r) {
+      const float *cos = op.cos.template as<float>() + r * half, *sin = op.sin.template as<float>() + r * half;
+      char* fused = at(op.qkv, r * width);
+      const auto each = [&](const View& part, int64_t heads, int64_t offset) {
+        char *own = at(part, r * heads * op.head_dim), *packed = fused + offset * size;
+        turn(kSplit ? own : packed, kSplit ? packed : own, cos, sin, 1, heads, op.head_dim, op.rotary, !kSplit,
+             scratch.as());
+      };
+      each(op.q, op.heads, 0);
+      each(op.k, op.kv_heads, wide);
+      char *own = at(op.v, r * narrow), *packed = fused + (wide + narrow) * size;
+      std::memcpy(kSplit ? own : packed, kSplit ? packed : own, static_cast<size_t>(narrow * size));
+    }
+  });
+}
+
+void run(const SplitRope& op) { turn_parts<true>(op); }
+void run(const MergeRope& op) { turn_parts<false>(op); }
 
 }  // namespace rz::cpu

@@ -64,6 +64,47 @@ void run(const SwigluBackward& op, CudaStream& stream) {
   });
 }
 
+// Gate and up of a row are `inner` elements apart in `gate_up`, so each row begins where two of them end.
+template <class T>
+struct PackedSwigluForwardMap {
+  SwigluForwardMap<T> at;  // of the first row
+  int64_t inner;
+  __device__ void operator()(int64_t row, int64_t first, int64_t count) const {
+    const int64_t packed = 2 * row * inner;
+    SwigluForwardMap<T>{at.y + row * inner, at.gate + packed, at.up + packed, at.aligned}(first, count);
+  }
+};
+
+void run(const PackedSwigluForward& op, CudaStream& stream) {
+  const bool aligned = op.inner * size_of(op.y.dtype) % 16 == 0 && all_aligned(op.y.data, op.gate_up.data);
+  with_floating(op.y.dtype, [&](auto t) {
+    using T = decltype(t);
+    const T* gate = op.gate_up.as<T>();
+    over_row_groups(op.rows, op.inner, stream, PackedSwigluForwardMap<T>{{op.y.as<T>(), gate, gate + op.inner, aligned}, op.inner});
+  });
+}
+
+template <class T>
+struct PackedSwigluBackwardMap {
+  SwigluBackwardMap<T> at;  // of the first row
+  int64_t inner;
+  __device__ void operator()(int64_t row, int64_t first, int64_t count) const {
+    const int64_t packed = 2 * row * inner;
+    SwigluBackwardMap<T>{at.d_gate + packed, at.d_up + packed, at.dy + row * inner, at.gate + packed, at.up + packed, at.aligned}(first, count);
+  }
+};
+
+void run(const PackedSwigluBackward& op, CudaStream& stream) {
+  const bool aligned = op.inner * size_of(op.dy.dtype) % 16 == 0 && all_aligned(op.d_gate_up.data, op.dy.data, op.gate_up.data);
+  with_floating(op.dy.dtype, [&](auto t) {
+    using T = decltype(t);
+    T* d_gate = op.d_gate_up.as<T>();
+    const T* gate = op.gate_up.as<T>();
+    over_row_groups(op.rows, op.inner, stream,
+                    PackedSwigluBackwardMap<T>{{d_gate, d_gate + op.inner, op.dy.as<T>(), gate, gate + op.inner, aligned}, op.inner});
+  });
+}
+
 template <class T, class Function>
 struct GeluForwardMap {
   T* y;

@@ -31,6 +31,38 @@ struct SwigluBackward {
   }
 };
 
+// The same with gate and up of one GEMM: each row of `gate_up` holds all of its gate, then all of its up.
+struct PackedSwigluForward {
+  static constexpr const char* name = "packed_swiglu_forward";
+  View y;        // (rows, inner)
+  View gate_up;  // (rows, 2 inner)
+  int64_t rows, inner;
+  RZ_OPERANDS(y, gate_up, rows, inner)
+  void check() const {
+    expect_numel(name, "y", y, rows * inner);
+    expect_numel(name, "gate_up", gate_up, rows * 2 * inner);
+    expect_floating(name, "y", y);
+    expect_dtype(name, "gate_up", gate_up, y.dtype);
+  }
+};
+
+struct PackedSwigluBackward {
+  static constexpr const char* name = "packed_swiglu_backward";
+  View d_gate_up;  // (rows, 2 inner)
+  View dy;         // (rows, inner)
+  View gate_up;    // (rows, 2 inner)
+  int64_t rows, inner;
+  RZ_OPERANDS(d_gate_up, dy, gate_up, rows, inner)
+  void check() const {
+    expect_numel(name, "dy", dy, rows * inner);
+    expect_floating(name, "dy", dy);
+    for (const View* t : {&d_gate_up, &gate_up}) {
+      expect_numel(name, "operand", *t, rows * 2 * inner);
+      expect_dtype(name, "operand", *t, dy.dtype);
+    }
+  }
+};
+
 struct GeluForward {
   static constexpr const char* name = "gelu_forward";
   View y, x;  // (n)
@@ -60,6 +92,8 @@ struct GeluBackward {
 namespace cpu {
 void run(const SwigluForward&);
 void run(const SwigluBackward&);
+void run(const PackedSwigluForward&);
+void run(const PackedSwigluBackward&);
 void run(const GeluForward&);
 void run(const GeluBackward&);
 }  // namespace cpu
@@ -67,6 +101,8 @@ void run(const GeluBackward&);
 namespace cuda {
 void run(const SwigluForward&, CudaStream&);
 void run(const SwigluBackward&, CudaStream&);
+void run(const PackedSwigluForward&, CudaStream&);
+void run(const PackedSwigluBackward&, CudaStream&);
 void run(const GeluForward&, CudaStream&);
 void run(const GeluBackward&, CudaStream&);
 }  // namespace cuda

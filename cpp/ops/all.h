@@ -31,8 +31,8 @@ struct OpList {
 
 using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, Dropout, EmbeddingForward, EmbeddingBackward,
                       LinearForward, LinearBackwardInput, LinearBackwardWeight, RowSquares, DoraForward, DoraBackward, RmsNormForward, RmsNormBackward,
-                      LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitQkv, MergeQkv, AttentionForward,
-                      AttentionBackward, SwigluForward, SwigluBackward, GeluForward, GeluBackward, RoutingForward,
+                      LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitRope, MergeRope, SplitQkv, MergeQkv, AttentionForward,
+                      AttentionBackward, SwigluForward, SwigluBackward, PackedSwigluForward, PackedSwigluBackward, GeluForward, GeluBackward, RoutingForward,
                       RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,
                       LinearCrossEntropy, CrossEntropy, VocabStats, VocabCrossEntropy, AdamW, Adamw8bitPeaks, Adamw8bit, Sgd, AdafactorSums,
                       AdafactorFactors, AdafactorNorm, AdafactorStep>;

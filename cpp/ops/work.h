@@ -118,10 +118,24 @@ inline Work work_of(const SwigluForward& op) { return {0, detail::span({op.y, op
 inline Work work_of(const SwigluBackward& op) {
   return {0, detail::span({op.d_gate, op.d_up, op.dy, op.gate, op.up}), "elements", {op.dy.numel}, op.dy.dtype};
 }
+inline Work work_of(const PackedSwigluForward& op) {
+  return {0, detail::span({op.y, op.gate_up}), "rows inner", {op.rows, op.inner}, op.y.dtype};
+}
+inline Work work_of(const PackedSwigluBackward& op) {
+  return {0, detail::span({op.d_gate_up, op.dy, op.gate_up}), "rows inner", {op.rows, op.inner}, op.dy.dtype};
+}
 inline Work work_of(const GeluForward& op) { return {0, detail::span({op.y, op.x}), "elements", {op.y.numel}, op.y.dtype}; }
 inline Work work_of(const GeluBackward& op) { return {0, detail::span({op.dx, op.dy, op.x}), "elements", {op.dy.numel}, op.dy.dtype}; }
 inline Work work_of(const Rope& op) {
   return {0, detail::span({op.y, op.x, op.cos, op.sin}), "rows heads head_dim", {op.rows, op.heads, op.head_dim}, op.x.dtype};
+}
+inline Work work_of(const SplitRope& op) {
+  return {0, 2 * detail::span({op.qkv}) + detail::span({op.cos, op.sin}), "rows heads kv_heads head_dim",
+          {op.rows, op.heads, op.kv_heads, op.head_dim}, op.qkv.dtype};
+}
+inline Work work_of(const MergeRope& op) {
+  return {0, 2 * detail::span({op.qkv}) + detail::span({op.cos, op.sin}), "rows heads kv_heads head_dim",
+          {op.rows, op.heads, op.kv_heads, op.head_dim}, op.qkv.dtype};
 }
 inline Work work_of(const SplitQkv& op) {
   return {0, 2 * detail::span({op.qkv}), "rows heads head_dim", {op.rows, op.heads, op.head_dim}, op.qkv.dtype};

@@ -1,8 +1,8 @@
 // Autograd: every function's gradient against central differences, and the rules of the graph.
 import { describe, expect, it } from 'vitest';
-import { gelu, swiglu } from '../../src/autograd/functions/activation.ts';
+import { gelu, packedSwiglu, swiglu } from '../../src/autograd/functions/activation.ts';
 import { add, scale } from '../../src/autograd/functions/arithmetic.ts';
-import { attention, qkvAttention } from '../../src/autograd/functions/attention.ts';
+import { attention, packedAttention, qkvAttention } from '../../src/autograd/functions/attention.ts';
 import { crossEntropy, linearCrossEntropy } from '../../src/autograd/functions/cross_entropy.ts';
 import { embedding } from '../../src/autograd/functions/embedding.ts';
 import { layerNorm } from '../../src/autograd/functions/layer_norm.ts';
@@ -47,6 +47,7 @@ describe('gradients', () => {
     }
   });
   it('swiglu', () => gradCheck((a, b) => swiglu(a, b), [leaf([9]), leaf([9])]));
+  it('swiglu of one projection', () => gradCheck((both) => packedSwiglu(both), [leaf([3, 10])]));
   it('gelu', () => gradCheck((a) => gelu(a), [leaf([9])]));
   it('gelu by tanh', () => gradCheck((a) => gelu(a, 'tanh'), [leaf([9])]));
   it('rope', () => {
@@ -72,6 +73,23 @@ describe('gradients', () => {
     for (const window of [0, 2]) {
       gradCheck((qkv) => qkvAttention(qkv, table, cu, cu, { heads: 2, headDim: 6, window }), [leaf([7, 36])]);
     }
+  });
+  it('attention of a projection with all queries first, partly rotated', () => {
+    const cu = Tensor.from([0, 4, 7], [3], { dtype: 'int32' });
+    const table = ropeTable(Tensor.from([0, 1, 2, 3, 0, 1, 2], [7], { dtype: 'int64' }), Tensor.from([1, 0.1]));
+    const shape = { heads: 4, kvHeads: 2, headDim: 6 };
+    for (const window of [0, 2])
+      gradCheck((qkv) => packedAttention(qkv, table, cu, cu, { ...shape, window }), [leaf([7, 48])]);
+    // The parts are those of projections apart.
+    const [q, k, v] = [leaf([7, 24]), leaf([7, 12]), leaf([7, 12])];
+    const row = (tensor: Tensor, i: number): Float32Array =>
+      (tensor.dataSync() as Float32Array).subarray(i * tensor.size(1), (i + 1) * tensor.size(1));
+    const packed = Tensor.from(
+      Float32Array.from(Array.from({ length: 7 }, (_, i) => [q, k, v].map((part) => [...row(part, i)])).flat(2)),
+      [7, 48],
+    );
+    const apart = attention(rope(q, table, 4), rope(k, table, 2), v, cu, cu, shape);
+    expect(packedAttention(packed, table, cu, cu, shape).dataSync()).toEqual(apart.dataSync());
   });
   it('cross entropy, by logits and by hidden states', () => {
     const labels = Tensor.from([1, -100, 3, 0], [4], { dtype: 'int64' });

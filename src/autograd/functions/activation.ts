@@ -18,6 +18,22 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
   });
 }
 
+/** The same of gate and up from one projection: gateUp (rows, 2 · inner) holds both of each row, one after the other. */
+export function packedSwiglu(gateUp: Tensor): Tensor {
+  const inner = gateUp.size(-1) / 2;
+  const rows = gateUp.numel / (2 * inner);
+  const y = output([...gateUp.shape.slice(0, -1), inner], gateUp.dtype, gateUp.device);
+  native.packedSwigluForward(y.handle, gateUp.handle, rows, inner);
+  return record('packed_swiglu', y, [gateUp], (saved) => {
+    const kept = saved.keep(gateUp);
+    return (dy) => {
+      const dGateUp = gradient(gateUp.shape, gateUp.dtype, gateUp.device);
+      native.packedSwigluBackward(dGateUp.handle, dy.handle, kept.handle, rows, inner);
+      return [dGateUp];
+    };
+  });
+}
+
 /** GELU by erf, as torch.nn.functional.gelu; its approximation with 'tanh'. */
 export function gelu(x: Tensor, approximate: 'none' | 'tanh' = 'none'): Tensor {
   const tanh = approximate === 'tanh';

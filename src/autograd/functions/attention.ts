@@ -30,6 +30,42 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, cuQ: Tensor, cuK: Ten
 /** Adds new keys and values to those of earlier tokens, and gives all of them. */
 export type ExtendCache = (k: Tensor, v: Tensor) => [Tensor, Tensor];
 
+/** How queries, keys and values lie in the result of one projection. Queries and keys are rotated by the table on the way. */
+interface ProjectionLayout {
+  split(q: Handle, k: Handle, v: Handle, qkv: Handle, cos: Handle, sin: Handle, sizes: Sizes): void;
+  /** The gradient of split; what it reads may be overwritten. */
+  merge(dQkv: Handle, dq: Handle, dk: Handle, dv: Handle, cos: Handle, sin: Handle, sizes: Sizes): void;
+}
+
+interface Sizes {
+  rows: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  /** Elements of a head that are rotated. */
+  rotary: number;
+}
+
+const byHead: ProjectionLayout = {
+  split(q, k, v, qkv, cos, sin, { rows, heads, headDim, rotary }) {
+    native.splitQkv(q, k, v, qkv, rows, heads, headDim);
+    for (const part of [q, k]) native.rope(part, part, cos, sin, rows, heads, headDim, rotary, false);
+  },
+  merge(dQkv, dq, dk, dv, cos, sin, { rows, heads, headDim, rotary }) {
+    for (const part of [dq, dk]) native.rope(part, part, cos, sin, rows, heads, headDim, rotary, true);
+    native.mergeQkv(dQkv, dq, dk, dv, rows, heads, headDim);
+  },
+};
+
+const oneAfterTheOther: ProjectionLayout = {
+  split(q, k, v, qkv, cos, sin, { rows, heads, kvHeads, headDim, rotary }) {
+    native.splitRope(q, k, v, qkv, cos, sin, rows, heads, kvHeads, headDim, rotary);
+  },
+  merge(dQkv, dq, dk, dv, cos, sin, { rows, heads, kvHeads, headDim, rotary }) {
+    native.mergeRope(dQkv, dq, dk, dv, cos, sin, rows, heads, kvHeads, headDim, rotary);
+  },
+};
+
 /**
  * Attention from a fused projection: qkv (rows, heads · 3 · headDim) holds [query | key | value] of each head, as GPT-NeoX has
  * it. Queries and keys are rotated by `table`. Otherwise as `attention`, with as many key and value heads as heads.
@@ -42,26 +78,45 @@ export function qkvAttention(
   shape: Omit<AttentionShape, 'kvHeads'>,
   extend?: ExtendCache,
 ): Tensor {
-  const { heads, headDim } = shape;
-  const rows = table.cos.size(0);
-  const rotary = 2 * table.cos.size(1);
-  const part = (): Tensor => Tensor.empty([rows, heads * headDim], qkv.dtype, 'activation', qkv.device);
-  const [q, k, v] = [part(), part(), part()];
-  native.splitQkv(q.handle, k.handle, v.handle, qkv.handle, rows, heads, headDim);
-  for (const { handle } of [q, k])
-    native.rope(handle, handle, table.cos.handle, table.sin.handle, rows, heads, headDim, rotary, false);
+  return attentionOf('qkv_attention', byHead, qkv, table, cuQ, cuK, { ...shape, kvHeads: shape.heads }, extend);
+}
+
+/** The same of qkv (rows, (heads + 2 · kvHeads) · headDim), which holds all queries of a row, then all keys, then all values. */
+export function packedAttention(
+  qkv: Tensor,
+  table: RopeTable,
+  cuQ: Tensor,
+  cuK: Tensor,
+  shape: AttentionShape,
+  extend?: ExtendCache,
+): Tensor {
+  return attentionOf('packed_attention', oneAfterTheOther, qkv, table, cuQ, cuK, shape, extend);
+}
+
+function attentionOf(
+  name: string,
+  layout: ProjectionLayout,
+  qkv: Tensor,
+  table: RopeTable,
+  cuQ: Tensor,
+  cuK: Tensor,
+  shape: AttentionShape,
+  extend: ExtendCache | undefined,
+): Tensor {
+  const { heads, kvHeads, headDim } = shape;
+  const sizes: Sizes = { rows: table.cos.size(0), heads, kvHeads, headDim, rotary: 2 * table.cos.size(1) };
+  const part = (of: number): Tensor => Tensor.empty([sizes.rows, of * headDim], qkv.dtype, 'activation', qkv.device);
+  const [q, k, v] = [part(heads), part(kvHeads), part(kvHeads)];
+  layout.split(q.handle, k.handle, v.handle, qkv.handle, table.cos.handle, table.sin.handle, sizes);
   const [keys, values] = extend ? extend(k, v) : [k, v];
-  const all = { ...shape, kvHeads: heads };
-  const { o, lse } = run(q, keys, values, cuQ, cuK, all);
-  const result = record('qkv_attention', o, [qkv], (saved) => {
+  const { o, lse } = run(q, keys, values, cuQ, cuK, shape);
+  const result = record(name, o, [qkv], (saved) => {
     const [cos, sin] = [saved.keep(table.cos), saved.keep(table.sin)];
-    const backward = gradients(saved, [q, keys, values, o, lse, cuQ], all);
+    const backward = gradients(saved, [q, keys, values, o, lse, cuQ], shape);
     return (dO) => {
       const [dq, dk, dv] = backward(dO);
-      for (const { handle } of [dq, dk])
-        native.rope(handle, handle, cos.handle, sin.handle, rows, heads, headDim, rotary, true);
       const dQkv = gradient(qkv.shape, qkv.dtype, qkv.device);
-      native.mergeQkv(dQkv.handle, dq.handle, dk.handle, dv.handle, rows, heads, headDim);
+      layout.merge(dQkv.handle, dq.handle, dk.handle, dv.handle, cos.handle, sin.handle, sizes);
       for (const tensor of [dq, dk, dv]) tensor.dispose();
       return [dQkv];
     };

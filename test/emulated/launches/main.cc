@@ -42,6 +42,8 @@ void elementwise(int64_t n) {
     enqueue(SwigluForward{tensor(a, n), tensor(a, n), tensor(a, n)});
     enqueue(SwigluBackward{tensor(a, n), tensor(a, n), tensor(a, n), tensor(a, n), tensor(a, n)});
     enqueue(Dropout{tensor(a, n), tensor(a, n), i64(n / 1024), 1024, 0, .1f, 1, {2}});
+    enqueue(PackedSwigluForward{tensor(a, n), tensor(a, 2 * n), n / 64, 64});
+    enqueue(PackedSwigluBackward{tensor(a, 2 * n), tensor(a, n), tensor(a, 2 * n), n / 64, 64});
     for (bool tanh : {false, true}) {
       enqueue(GeluForward{tensor(a, n), tensor(a, n), tanh});
       enqueue(GeluBackward{tensor(a, n), tensor(a, n), tensor(a, n), tanh});
@@ -104,6 +106,9 @@ void heads(int64_t rows, int64_t heads, int64_t dim, int64_t skew) {
   const int64_t n = rows * heads * dim;
   for (DType t : kFloating) {
     enqueue(Rope{tensor(t, n), tensor(t, n), f32(rows * (dim / 2)), f32(rows * (dim / 2)), rows, heads, dim, dim / 2 * 2, false});
+    const View table = f32(rows * (dim / 2)), narrow = tensor(t, n / 8);
+    enqueue(SplitRope{tensor(t, n, skew), narrow, narrow, tensor(t, n + n / 4), table, table, rows, heads, heads / 8, dim, dim / 2 * 2});
+    enqueue(MergeRope{tensor(t, n + n / 4), tensor(t, n, skew), narrow, narrow, table, table, rows, heads, heads / 8, dim, dim / 2 * 2});
     enqueue(SplitQkv{tensor(t, n, skew), tensor(t, n), tensor(t, n), tensor(t, 3 * n), rows, heads, dim});
     enqueue(MergeQkv{tensor(t, 3 * n), tensor(t, n, skew), tensor(t, n), tensor(t, n), rows, heads, dim});
   }

@@ -167,4 +167,34 @@ static void test_activations() {
   report("gelu by tanh error over |x|", worst_tanh < 1.5e-7, std::to_string(worst_tanh * 1e7) + "e-7");
   report("gelu error over |x|", worst_erf < 1.5e-7, std::to_string(worst_erf * 1e7) + "e-7");
 }
-static Test moves(test_moves), copies(test_copy_rows), reductions(test_reductions), activations(test_activations);
+// Gate and up side by side in each row give the bits that they give apart.
+static void test_packed_swiglu() {
+  for (DType t : kFloating)
+    for (const auto& [rows, inner] : {std::pair<int64_t, int64_t>{1, 1}, {9, 37}, {33, 64}, {3, 2056}}) {
+      const std::string name = begin(label("packed_swiglu", t, {rows, inner}));
+      Buffer packed(t, random_values(2 * rows * inner, 3.0)), dy = random_buffer(t, rows * inner);
+      Values both = packed.values(), halves[2] = {Values(rows * inner), Values(rows * inner)};
+      for (int64_t i = 0; i < 2 * rows * inner; ++i)
+        halves[i / inner % 2][i / (2 * inner) * inner + i % inner] = both[i];
+      Buffer gate(t, halves[0]), up(t, halves[1]), want(t, rows * inner), d_gate(t, rows * inner), d_up(t, rows * inner);
+      execute(rz::SwigluForward{want.view(), gate.view(), up.view()});
+      execute(rz::SwigluBackward{d_gate.view(), d_up.view(), dy.view(), gate.view(), up.view()});
+      Buffer y(t, rows * inner), d_packed(t, 2 * rows * inner);
+      rz::PackedSwigluForward forward{y.view(), packed.view(), rows, inner};
+      rz::PackedSwigluBackward backward{d_packed.view(), dy.view(), packed.view(), rows, inner};
+      execute(forward);
+      execute(backward);
+      const Values dg = d_gate.values(), du = d_up.values();
+      Values d_want(2 * rows * inner);
+      for (int64_t i = 0; i < rows * inner; ++i) {
+        const int64_t at = i / inner * 2 * inner + i % inner;
+        d_want[at] = dg[i];
+        d_want[at + inner] = du[i];
+      }
+      expect_close(name, y, want.values());
+      expect_close(name + " backward", d_packed, d_want);
+      expect_thread_independent(name, y, [&] { execute(forward); });
+      expect_thread_independent(name + " backward", d_packed, [&] { execute(backward); });
+    }
+}
+static Test moves(test_moves), copies(test_copy_rows), reductions(test_reductions), activations(test_activations), packed(test_packed_swiglu);

@@ -93,6 +93,41 @@ static void test_rope(DType t, int64_t rows, int64_t heads, int64_t head_dim, in
   expect_close(name + " inverse", y, xv);
 }
 
+// Taken apart and put together, queries and keys are what a rotation of their own gives, and values what they were.
+static void test_split_rope(DType t, int64_t rows, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t rotary) {
+  const std::string name = begin(label("split_rope", t, {rows, heads, kv_heads, head_dim, rotary}));
+  const int64_t width = (heads + 2 * kv_heads) * head_dim, wide = heads * head_dim, narrow = kv_heads * head_dim;
+  Buffer qkv = random_buffer(t, rows * width), q(t, rows * wide), k(t, rows * narrow), v(t, rows * narrow);
+  Buffer cos = random_buffer(DType::Float32, rows * rotary / 2), sin = random_buffer(DType::Float32, rows * rotary / 2);
+  rz::SplitRope split{q.view(), k.view(), v.view(), qkv.view(), cos.view(), sin.view(), rows, heads, kv_heads, head_dim, rotary};
+  execute(split);
+  Values fused = qkv.values();
+  const auto columns = [&](int64_t from, int64_t count) {
+    Values of(rows * count);
+    for (int64_t i = 0; i < rows * count; ++i) of[i] = fused[i / count * width + from + i % count];
+    return Buffer(t, of);
+  };
+  const auto turned = [&](Buffer x, int64_t of, bool inverse) {
+    Buffer y(t, x.numel);
+    execute(rz::Rope{y.view(), x.view(), cos.view(), sin.view(), rows, of, head_dim, rotary, inverse});
+    return y;
+  };
+  expect_close(name + " q", q, turned(columns(0, wide), heads, false).values());
+  expect_close(name + " k", k, turned(columns(wide, narrow), kv_heads, false).values());
+  report(name + " v", v.same_bits(columns(wide + narrow, narrow)));
+  expect_thread_independent(name, q, [&] { execute(split); });
+
+  Buffer dq = random_buffer(t, rows * wide), dk = random_buffer(t, rows * narrow), dv = random_buffer(t, rows * narrow);
+  Buffer merged(t, rows * width);
+  rz::MergeRope merge{merged.view(), dq.view(), dk.view(), dv.view(), cos.view(), sin.view(), rows, heads, kv_heads, head_dim, rotary};
+  execute(merge);
+  fused = merged.values();
+  expect_close(name + " merged q", columns(0, wide), turned(dq, heads, true).values());
+  expect_close(name + " merged k", columns(wide, narrow), turned(dk, kv_heads, true).values());
+  report(name + " merged v", dv.same_bits(columns(wide + narrow, narrow)));
+  expect_thread_independent(name + " merged", merged, [&] { execute(merge); });
+}
+
 // `first` and `part`: the rows of the table that are here.
 static void test_embedding(DType t, DType wide, int64_t rows, int64_t vocab, int64_t dim, int64_t first, int64_t part) {
   const std::string name = begin(label("embedding", t, {rows, vocab, dim, first, part}));
@@ -135,6 +170,11 @@ static void test_all() {
     test_rope(t, 31, 2, 64, 64);
     test_rope(t, 31, 2, 80, 32);
     test_rope(t, 5, 1, 24, 6);
+    test_split_rope(t, 1, 1, 1, 2, 2);
+    test_split_rope(t, 31, 4, 2, 64, 64);
+    test_split_rope(t, 9, 3, 1, 80, 32);
+    test_split_rope(t, 300, 2, 2, 24, 6);
+    test_split_rope(t, 5, 2, 1, 5, 0);
   }
 }
 static Test registered(test_all);

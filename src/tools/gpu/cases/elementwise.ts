@@ -175,6 +175,29 @@ function* backward(draw: Draw, name: 'swiglu' | 'gelu'): Iterable<OpCase> {
     }
 }
 
+function* packedSwiglu(draw: Draw, backward: boolean): Iterable<OpCase> {
+  for (const dtype of floatDTypes)
+    for (const [rows, inner] of draw.sizes(
+      [
+        [1, 1],
+        [9, 37],
+        [5, 64],
+      ],
+      [
+        [1000, 8192],
+        [333, 4095],
+        [3, 20_001],
+      ],
+    )) {
+      const numel = rows! * inner!;
+      const packed = input(dtype, draw.normal(2 * numel, 3));
+      const operands = backward
+        ? [output('d_gate_up', dtype, 2 * numel), input(dtype, draw.normal(numel)), packed]
+        : [output('y', dtype, numel), packed];
+      yield { label: `${rows}×${inner}`, operands: [...operands, rows, inner] };
+    }
+}
+
 export const elementwiseCases: Record<string, Cases> = {
   fill,
   copy,
@@ -187,6 +210,8 @@ export const elementwiseCases: Record<string, Cases> = {
   dropout,
   swiglu_forward: (draw) => forward(draw, 'swiglu'),
   swiglu_backward: (draw) => backward(draw, 'swiglu'),
+  packed_swiglu_forward: (draw) => packedSwiglu(draw, false),
+  packed_swiglu_backward: (draw) => packedSwiglu(draw, true),
   gelu_forward: (draw) => forward(draw, 'gelu'),
   gelu_backward: (draw) => backward(draw, 'gelu'),
 };

@@ -262,6 +262,35 @@ function* rope(draw: Draw): Iterable<OpCase> {
       }
 }
 
+function* turnedParts(draw: Draw, merge: boolean): Iterable<OpCase> {
+  for (const dtype of floatDTypes)
+    for (const [rows, heads, kvHeads, dim, rotary] of draw.sizes(
+      [
+        [3, 1, 1, 2, 2],
+        [7, 4, 2, 24, 6],
+        [5, 2, 1, 64, 64],
+      ],
+      [
+        [2048, 32, 8, 128, 128],
+        [1001, 6, 2, 96, 24],
+        [77, 3, 3, 33, 32],
+      ],
+    )) {
+      const [wide, narrow] = [rows! * heads! * dim!, rows! * kvHeads! * dim!];
+      const angles = draw.uniform((rows! * rotary!) / 2, -3, 3);
+      const table = [angles.map(Math.cos), angles.map(Math.sin)].map((values) => input('float32', values));
+      const parts = Object.entries({ q: wide, k: narrow, v: narrow }).map(([name, numel]) =>
+        merge ? input(dtype, draw.normal(numel)) : output(name, dtype, numel),
+      );
+      const numel = wide + 2 * narrow;
+      const packed = merge ? output('qkv', dtype, numel) : input(dtype, draw.normal(numel));
+      yield {
+        label: `${rows}×(${heads} + 2·${kvHeads})×${dim}, rotary ${rotary}`,
+        operands: [...(merge ? [packed, ...parts] : [...parts, packed]), ...table, rows, heads, kvHeads, dim, rotary],
+      };
+    }
+}
+
 function* qkv(draw: Draw, merge: boolean): Iterable<OpCase> {
   for (const dtype of floatDTypes)
     for (const [rows, heads, dim] of draw.sizes(
@@ -358,6 +387,8 @@ export const layerCases: Record<string, Cases> = {
   layer_norm_backward: layerNormBackward,
   rope_table: ropeTable,
   rope,
+  split_rope: (draw) => turnedParts(draw, false),
+  merge_rope: (draw) => turnedParts(draw, true),
   split_qkv: (draw) => qkv(draw, false),
   merge_qkv: (draw) => qkv(draw, true),
 };

@@ -59,6 +59,9 @@ const kernels: Record<string, Maker> = {
       run: () => native.rope(y, x, cos, sin, rows, dim / headDim, headDim, headDim, false),
     };
   },
+  split_rope: (o, rows, dim) => turnedParts(o, rows, dim, native.splitRope),
+  merge_rope: (o, rows, dim) =>
+    turnedParts(o, rows, dim, (q, k, v, qkv, ...rest) => native.mergeRope(qkv, q, k, v, ...rest)),
   split_qkv(o, rows, dim) {
     const headDim = 64;
     const [q, k, v, qkv] = [o.empty(rows * dim), o.empty(rows * dim), o.empty(rows * dim), o.normal(3 * rows * dim)];
@@ -77,6 +80,17 @@ const kernels: Record<string, Maker> = {
     const [dGate, dUp] = [o.empty(4 * rows * dim), o.empty(4 * rows * dim)];
     const [dy, gate, up] = [o.normal(4 * rows * dim), o.normal(4 * rows * dim), o.normal(4 * rows * dim)];
     return { bytes: half * 20 * rows * dim, run: () => native.swigluBackward(dGate, dUp, dy, gate, up) };
+  },
+  packed_swiglu_forward(o, rows, dim) {
+    const [y, gateUp] = [o.empty(4 * rows * dim), o.normal(8 * rows * dim)];
+    return { bytes: half * 12 * rows * dim, run: () => native.packedSwigluForward(y, gateUp, rows, 4 * dim) };
+  },
+  packed_swiglu_backward(o, rows, dim) {
+    const [dGateUp, dy, gateUp] = [o.empty(8 * rows * dim), o.normal(4 * rows * dim), o.normal(8 * rows * dim)];
+    return {
+      bytes: half * 20 * rows * dim,
+      run: () => native.packedSwigluBackward(dGateUp, dy, gateUp, rows, 4 * dim),
+    };
   },
   gelu_forward(o, rows, dim) {
     const [y, x] = [o.empty(4 * rows * dim), o.normal(4 * rows * dim)];
@@ -158,6 +172,21 @@ const kernels: Record<string, Maker> = {
     return { bytes: half * 8 * rows * dim, run: () => native.randomFill(x, 1n, 'x', 0, true, 0, 1) };
   },
 };
+
+/** A key and a value head for four heads. Both ways move the same bytes. */
+function turnedParts(o: Operands, rows: number, dim: number, run: typeof native.splitRope): Kernel {
+  const headDim = 64;
+  const heads = dim / headDim;
+  const kvHeads = Math.max(1, heads / 4);
+  const narrow = kvHeads * headDim;
+  const [q, k, v] = [o.normal(rows * dim), o.normal(rows * narrow), o.normal(rows * narrow)];
+  const qkv = o.normal(rows * (dim + 2 * narrow));
+  const [cos, sin] = [o.uniform((rows * headDim) / 2), o.uniform((rows * headDim) / 2)];
+  return {
+    bytes: half * 2 * rows * (dim + 2 * narrow) + float * rows * headDim,
+    run: () => run(q, k, v, qkv, cos, sin, rows, heads, kvHeads, headDim, headDim),
+  };
+}
 
 export async function kernelUnits(options: PartOptions): Promise<Unit[]> {
   return Object.entries(kernels).map(([name, make]) => ({ name, run: () => measure(name, make, options) }));
