@@ -2,9 +2,10 @@
 // rows = all tokens of the batch; cuSeqlens keeps sequences apart. Families of the same structure reuse these classes, by
 // their config or with a decoder layer of their own.
 
-import { swiglu } from '../autograd/functions/activation.ts';
-import { attention } from '../autograd/functions/attention.ts';
+import { packedSwiglu, swiglu } from '../autograd/functions/activation.ts';
+import { attention, packedAttention } from '../autograd/functions/attention.ts';
 import { type RopeTable, rope, ropeTable } from '../autograd/functions/rope.ts';
+import { JointLinears } from '../nn/joint_linears.ts';
 import { Embedding, Linear, RMSNorm } from '../nn/layers.ts';
 import { Module, ModuleList } from '../nn/module.ts';
 import {
@@ -72,6 +73,7 @@ export class LlamaAttention extends Module {
   readonly headDim: number;
   /** Keys that a query sees, its own included; 0: all earlier ones. */
   readonly window: number;
+  private readonly jointly = new JointLinears();
 
   constructor(config: DecoderConfig, dtype: FloatDType, window = 0) {
     super();
@@ -96,6 +98,10 @@ export class LlamaAttention extends Module {
 
   /** `residual` is added to the result. */
   forward(x: Tensor, context: LayerContext, layer: number, residual?: Tensor): Tensor {
+    return this.o_proj.forward(this.packedAttention(x, context, layer) ?? this.attention(x, context, layer), residual);
+  }
+
+  private attention(x: Tensor, context: LayerContext, layer: number): Tensor {
     const { heads, kvHeads, headDim, window } = this;
     const [queries, keys] = this.queriesAndKeys(x);
     const q = rope(queries, context.rope, heads);
@@ -103,8 +109,21 @@ export class LlamaAttention extends Module {
     let v = this.v_proj.forward(x);
     const cache = context.caches?.[layer];
     if (cache) [k, v] = cache.append(k, v);
-    const o = attention(q, k, v, context.cuQ, context.cuK, { heads, kvHeads, headDim, window });
-    return this.o_proj.forward(o, residual);
+    return attention(q, k, v, context.cuQ, context.cuK, { heads, kvHeads, headDim, window });
+  }
+
+  /** The same with one projection, where the three can be one and nothing comes between them and the rotation. */
+  private packedAttention(x: Tensor, context: LayerContext, layer: number): Tensor | undefined {
+    if (this.queriesAndKeys !== LlamaAttention.prototype.queriesAndKeys) return undefined;
+    const qkv = this.jointly.forward(x, [this.q_proj, this.k_proj, this.v_proj]);
+    if (!qkv) return undefined;
+    const cache = context.caches?.[layer];
+    const extend = cache && ((k: Tensor, v: Tensor) => cache.append(k, v));
+    const { heads, kvHeads, headDim, window } = this;
+    const shape = { heads, kvHeads, headDim, window };
+    const o = packedAttention(qkv, context.rope, context.cuQ, context.cuK, shape, extend);
+    qkv.dispose(); // neither attention nor its backward reads it again
+    return o;
   }
 }
 
@@ -112,6 +131,7 @@ export class LlamaMLP extends Module {
   gate_proj: Linear;
   up_proj: Linear;
   down_proj: Linear;
+  private readonly jointly = new JointLinears();
 
   constructor(config: DecoderConfig, dtype: FloatDType) {
     super();
@@ -123,7 +143,9 @@ export class LlamaMLP extends Module {
 
   /** `residual` is added to the result. */
   forward(x: Tensor, residual?: Tensor): Tensor {
-    return this.down_proj.forward(swiglu(this.gate_proj.forward(x), this.up_proj.forward(x)), residual);
+    const gateUp = this.jointly.forward(x, [this.gate_proj, this.up_proj]);
+    const inner = gateUp ? packedSwiglu(gateUp) : swiglu(this.gate_proj.forward(x), this.up_proj.forward(x));
+    return this.down_proj.forward(inner, residual);
   }
 }
 

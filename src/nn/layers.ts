@@ -46,6 +46,11 @@ export class Linear extends Module {
     if (this.adapter) yield* this.adapter.namedChildren();
   }
 
+  /** @internal Whether forward is x weightᵀ + bias and nothing else, so that others may run it together with theirs. */
+  get isPlain(): boolean {
+    return this.forward === Linear.prototype.forward && !this.adapter?.isActive;
+  }
+
   /** `residual` is added. */
   forward(x: Tensor, residual?: Tensor): Tensor {
     return this.product(x, this.bias, residual);

@@ -18,11 +18,20 @@ import {
 } from './recipe.ts';
 import type { TrainableSlice } from './trainable_slice.ts';
 
+/** @internal Parameters of one owner that lie one behind the other there, as one. */
+export interface AdjacentParameters {
+  /** All their unsharded values, in one dimension. Of the owner. Throws when the unit is sharded. */
+  data(): Tensor;
+  gradSink(): GradSink;
+}
+
 /** @internal What FSDP answers for a parameter that it has flattened. */
 export interface ParameterOwner {
   readonly device: Device;
   /** The unsharded values. Throws when the unit is sharded. */
   parameterData(parameter: Parameter): Tensor;
+  /** Undefined where these do not lie one behind the other, in this order and without a gap. Holds as long as the owner does. */
+  adjacent(parameters: readonly Parameter[]): AdjacentParameters | undefined;
   gradSink(parameter: Parameter): GradSink;
   claimGrad(parameter: Parameter): GradClaim | undefined;
   /** What an optimizer updates; undefined where nothing is trained. */

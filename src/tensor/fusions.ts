@@ -8,6 +8,7 @@ import type { Device } from './tensor.ts';
 export const fusions = {
   sums: 'the op that makes the last term of a sum of activations or gradients adds the others to it',
   casts: 'the optimizer writes its shard in the compute dtype beside the masters, so that a gather casts nothing',
+  projections: 'linears of one input whose weights lie one behind the other (q, k and v, gate and up) are one GEMM',
   sinks: 'the loss writes the gradient of the head where backward would, if nothing else is there',
 } as const;
 

@@ -86,4 +86,19 @@ describe('buckets', () => {
       ['frozen'],
     ]);
   });
+
+  it('know which parameters are neighbours without a gap', () => {
+    const [a, b, short, c] = [parameter('a', 32), parameter('b', 16), parameter('short', 9), parameter('c', 16)];
+    const { layout } = bucketsOf({ name: 'layer', parameters: [a, b, short, c] }, () => dense, undefined)[0]!;
+    expect(layout.rangeOf([a, b])).toEqual({ offset: 0, numel: 48 });
+    expect(layout.rangeOf([b, short])).toEqual({ offset: 32, numel: 25 });
+    for (const apart of [
+      [b, a],
+      [a, short],
+      [short, c],
+      [c, parameter('other', 16)],
+      [parameter('other', 16), a],
+    ])
+      expect(layout.rangeOf(apart)).toBeUndefined();
+  });
 });

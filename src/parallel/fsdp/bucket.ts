@@ -3,13 +3,14 @@
 
 import type { GradClaim, GradSink } from '../../autograd/record.ts';
 import { span } from '../../core/recorder.ts';
-import type { Parameter, ParameterOwner } from '../../nn/parameter.ts';
+import type { AdjacentParameters, Parameter, ParameterOwner } from '../../nn/parameter.ts';
 import { type Share, type SliceRange, sharesOf, type TrainableSlice } from '../../nn/trainable_slice.ts';
 import type { DType, FloatDType } from '../../tensor/dtype.ts';
 import { computeStream, gatherStream, onCommunicationStream, onStream, StreamEvent } from '../../tensor/streams.ts';
 import { type Device, Tensor } from '../../tensor/tensor.ts';
 import { BucketGradient } from './bucket_gradient.ts';
 import type { FlatLayout } from './flat.ts';
+import { FlatViews } from './flat_views.ts';
 import type { ShardGroups } from './groups.ts';
 import type { BucketMemory } from './memory.ts';
 
@@ -47,7 +48,7 @@ export class ShardBucket implements ParameterOwner {
   /** All parameters, while they are gathered. */
   private full: Tensor | undefined;
   private gathered: StreamEvent | undefined;
-  private views: Map<Parameter, Tensor> | undefined;
+  private views: FlatViews | undefined;
   private shardWritten: StreamEvent | undefined;
   private counted: [number, number][] | undefined;
 
@@ -150,14 +151,14 @@ export class ShardBucket implements ParameterOwner {
     this.gathered?.dispose();
     this.gathered = undefined;
     if (this.views) return;
-    this.views = viewsOf(this.layout, this.full!);
+    this.views = new FlatViews(this.layout, this.full!);
     for (const { parameter } of this.layout.spans) parameter.dtype = this.dtypes.compute;
   }
 
   /** The parameters cannot be used until they are gathered again. */
   reshard(): void {
     if (!this.full) return;
-    if (this.views) for (const view of this.views.values()) view.dispose();
+    this.views?.[Symbol.dispose]();
     this.views = undefined;
     // A gather that nobody waited for still comes before what the compute stream does next.
     this.gathered?.waitOn(computeStream());
@@ -169,19 +170,31 @@ export class ShardBucket implements ParameterOwner {
   }
 
   parameterData(parameter: Parameter): Tensor {
-    const view = this.views?.get(parameter);
-    if (!view) {
-      throw new Error(
-        `parameter ${parameter.name} is sharded by FSDP; read it inside summonFullParams, or by stateDict`,
-      );
-    }
-    return view;
+    return this.viewsFor(parameter).of(parameter)!;
+  }
+
+  private viewsFor(parameter: Parameter): FlatViews {
+    if (this.views) return this.views;
+    throw new Error(`parameter ${parameter.name} is sharded by FSDP; read it inside summonFullParams, or by stateDict`);
+  }
+
+  adjacent(parameters: readonly Parameter[]): AdjacentParameters | undefined {
+    const range = this.layout.rangeOf(parameters);
+    return (
+      range && {
+        data: () => this.viewsFor(parameters[0]!).range(range),
+        gradSink: () => this.gradientFor(parameters[0]!).rangeSink(parameters, range),
+      }
+    );
   }
 
   gradSink(parameter: Parameter): GradSink {
-    if (!this.gradient)
-      throw new Error(`parameter ${parameter.name} was frozen when FSDP wrapped it, and has no room for a gradient`);
-    return this.gradient.sink(parameter);
+    return this.gradientFor(parameter).sink(parameter);
+  }
+
+  private gradientFor(parameter: Parameter): BucketGradient {
+    if (this.gradient) return this.gradient;
+    throw new Error(`parameter ${parameter.name} was frozen when FSDP wrapped it, and has no room for a gradient`);
   }
 
   claimGrad(parameter: Parameter): GradClaim | undefined {
@@ -204,8 +217,8 @@ export class ShardBucket implements ParameterOwner {
 
   /** @internal While set, the parameters read as views of `full` (master dtype). */
   expose(full: Tensor | undefined): void {
-    if (this.views) for (const view of this.views.values()) view.dispose();
-    this.views = full && viewsOf(this.layout, full);
+    this.views?.[Symbol.dispose]();
+    this.views = full && new FlatViews(this.layout, full);
   }
 }
 
@@ -277,9 +290,4 @@ class BucketSlice implements TrainableSlice {
   zeroGrad(): void {
     this.grad.zero();
   }
-}
-
-/** @internal Views of the parameters in a flat buffer. */
-export function viewsOf({ spans }: FlatLayout, flat: Tensor): Map<Parameter, Tensor> {
-  return new Map(spans.map(({ parameter, offset }) => [parameter, flat.slice(offset, parameter.shape)] as const));
 }

@@ -8,7 +8,9 @@ import type { Parameter } from '../../nn/parameter.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { communicationStream, computeStream, onStream, order } from '../../tensor/streams.ts';
 import { Tensor } from '../../tensor/tensor.ts';
-import { type BucketShape, viewsOf } from './bucket.ts';
+import type { BucketShape } from './bucket.ts';
+import type { FlatRange } from './flat.ts';
+import { FlatViews } from './flat_views.ts';
 import { sharedTensor } from './memory.ts';
 
 export class BucketGradient {
@@ -20,7 +22,7 @@ export class BucketGradient {
   accumulateOnly = false;
 
   private full: Tensor | undefined;
-  private views: Map<Parameter, Tensor> | undefined;
+  private views: FlatViews | undefined;
   private readonly written = new Set<Parameter>();
   private readonly claims = new Map<Parameter, Claim>();
   private readonly bucket: BucketShape;
@@ -38,7 +40,15 @@ export class BucketGradient {
     this.claims.get(parameter)?.move();
     const accumulate = this.written.has(parameter);
     this.written.add(parameter);
-    return { target: this.views!.get(parameter)!, accumulate };
+    return { target: this.views!.of(parameter)!, accumulate };
+  }
+
+  /** The same for parameters that lie in a range of their own. Where some have a gradient already, the others begin with zeros. */
+  rangeSink(parameters: readonly Parameter[], range: FlatRange): GradSink {
+    const sinks = parameters.map((parameter) => this.sink(parameter));
+    const accumulate = sinks.some((sink) => sink.accumulate);
+    if (accumulate) for (const sink of sinks) if (!sink.accumulate) native.fill(sink.target.handle, 0);
+    return { target: this.views!.range(range), accumulate };
   }
 
   private makeRoom(): void {
@@ -46,7 +56,7 @@ export class BucketGradient {
     const { layout, groups, dtypes } = this.bucket;
     const readers = groups.shard.size > 1 ? groups.shard : groups.replicate;
     this.full = sharedTensor(readers, layout.numel, dtypes.reduce, 'gradient');
-    this.views = viewsOf(layout, this.full);
+    this.views = new FlatViews(layout, this.full);
     this.written.clear();
   }
 
@@ -55,7 +65,7 @@ export class BucketGradient {
     if (this.bucket.dtypes.reduce !== 'float32' || this.written.has(parameter)) return undefined;
     this.makeRoom();
     this.claims.get(parameter)?.move();
-    const claim = new Claim(this.views!.get(parameter)!, (counts) => {
+    const claim = new Claim(this.views!.of(parameter)!, (counts) => {
       this.claims.delete(parameter);
       if (counts) this.written.add(parameter);
     });
@@ -100,7 +110,7 @@ export class BucketGradient {
       this.join(part);
       if (part !== grad) part.dispose();
     });
-    for (const view of this.views!.values()) view.dispose();
+    this.views![Symbol.dispose]();
     this.views = undefined;
     this.full = undefined;
   }
@@ -142,7 +152,7 @@ export class BucketGradient {
     this.scale = undefined;
     this.written.clear();
     if (this.claims.size > 0) return; // a loss between its forward and its backward
-    if (this.views) for (const view of this.views.values()) view.dispose();
+    this.views?.[Symbol.dispose]();
     this.views = undefined;
     this.full?.dispose();
     this.full = undefined;

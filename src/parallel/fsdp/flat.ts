@@ -18,6 +18,12 @@ export interface SpanRange {
   length: number;
 }
 
+/** Elements of the flat buffer that are those of neighbouring parameters, without a gap between them. */
+export interface FlatRange {
+  offset: number;
+  numel: number;
+}
+
 // Views start on 64-byte boundaries in float32 and 32-byte ones in bfloat16.
 const alignment = 16;
 const align = (n: number): number => Math.ceil(n / alignment) * alignment;
@@ -44,6 +50,20 @@ export class FlatLayout {
     this.shardNumel = align(Math.ceil(offset / shards));
     this.numel = this.shardNumel * shards;
     this.parameterNumel = parameters.reduce((sum, parameter) => sum + parameter.numel, 0);
+  }
+
+  /** The range of these parameters, if they lie one behind the other in this order without a gap. */
+  rangeOf(parameters: readonly Parameter[]): FlatRange | undefined {
+    const first = this.spans.findIndex(({ parameter }) => parameter === parameters[0]);
+    if (first < 0) return undefined;
+    const { offset } = this.spans[first]!;
+    let end = offset;
+    for (const [i, parameter] of parameters.entries()) {
+      const span = this.spans[first + i];
+      if (span?.parameter !== parameter || span.offset !== end) return undefined;
+      end += span.numel;
+    }
+    return { offset, numel: end - offset };
   }
 
   /** The parts of parameters in elements [begin, end) of the flat buffer. */

@@ -5,6 +5,7 @@ import { dist } from '../../distributed/index.ts';
 import type { Module } from '../../nn/module.ts';
 import type { Parameter } from '../../nn/parameter.ts';
 import { isFloating } from '../../tensor/dtype.ts';
+import { computeDevice } from '../../tensor/streams.ts';
 import type { BucketDtypes, BucketShape } from './bucket.ts';
 import { FlatLayout } from './flat.ts';
 import type { ShardGroups } from './groups.ts';
@@ -127,7 +128,8 @@ export function bucketsOf(
   mixedPrecision: MixedPrecision | undefined,
 ): BucketShape[] {
   const buckets = new Map<string, Omit<BucketShape, 'title' | 'layout'> & { members: Parameter[] }>();
-  const ordered = [...parameters.filter((p) => p.requiresGrad), ...parameters.filter((p) => !p.requiresGrad)];
+  const laid = layOut(parameters);
+  const ordered = [...laid.filter((p) => p.requiresGrad), ...laid.filter((p) => !p.requiresGrad)];
   for (const parameter of ordered) {
     const dtypes = dtypesOf(parameter, mixedPrecision);
     const isTrainable = parameter.requiresGrad;
@@ -142,6 +144,16 @@ export function bucketsOf(
     layout: new FlatLayout(members, shape.groups.shard.size),
     ...shape,
   }));
+}
+
+/**
+ * On devices vectors come before matrices: so weights of projections are neighbours where these have biases, and the biases are
+ * too (nn/joint_linears.ts). On the CPU the order is that of the modules, since clipping sums squares in it.
+ */
+function layOut(parameters: readonly Parameter[]): readonly Parameter[] {
+  if (computeDevice() === 'cpu') return parameters;
+  const isVector = ({ shape }: Parameter): boolean => shape.length < 2;
+  return [...parameters.filter(isVector), ...parameters.filter((parameter) => !isVector(parameter))];
 }
 
 function dtypesOf({ dtype: own, requiresGrad }: Parameter, mixedPrecision: MixedPrecision | undefined): BucketDtypes {

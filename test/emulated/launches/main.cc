@@ -95,6 +95,11 @@ void norms(int64_t rows, int64_t dim) {
   for (DType t : kFloating) {
     enqueue(RmsNormForward{tensor(t, n), f32(rows), tensor(t, n), tensor(t, dim), rows, dim, 1e-5f});
     enqueue(LayerNormForward{tensor(t, n), f32(rows), f32(rows), tensor(t, n), tensor(t, dim), tensor(t, dim), rows, dim, 1e-5f});
+    for (View update : {View{}, tensor(t, n)}) enqueue(RowSquares{f32(rows), tensor(t, n), update, rows, dim});
+    for (DType m : kFloating) {
+      enqueue(DoraForward{tensor(t, n), tensor(t, n), tensor(m, dim), f32(dim), rows, dim});
+      enqueue(DoraBackward{tensor(m, dim), tensor(t, n), tensor(t, n), f32(dim), rows, dim, false});
+    }
     for (View dw : {View{}, f32(dim), tensor(t, dim)}) {
       enqueue(RmsNormBackward{tensor(t, n), dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), tensor(t, n), rows, dim, false});
       enqueue(LayerNormBackward{tensor(t, n), dw, dw, tensor(t, n), tensor(t, n), tensor(t, dim), f32(rows), f32(rows), rows, dim, false, false});

@@ -15,7 +15,9 @@ const fullShapes: Shape[] = [
   ['8192³', 8192, 8192, 8192],
   ['hidden to hidden', 8192, 2048, 2048],
   ['hidden to key or value', 8192, 2048, 512],
+  ['hidden to query, key and value', 8192, 2048, 3072],
   ['hidden to inner', 8192, 2048, 8192],
+  ['hidden to gate and up', 8192, 2048, 16_384],
   ['inner to hidden', 8192, 8192, 2048],
   ['head', 1024, 2048, 128_256],
 ];
