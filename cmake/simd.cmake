@@ -13,8 +13,8 @@ function(rankzero_simd isa sources)
   set(RANKZERO_ISAS ${RANKZERO_ISAS} ${isa} PARENT_SCOPE)
 endfunction()
 
-# Random numbers have the same bits everywhere: a fused multiply-add would change them.
-set_source_files_properties(cpp/cpu/simd/random.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
+# Random numbers and quantised weights have the same bits everywhere: a fused multiply-add would change them.
+set_source_files_properties(cpp/cpu/simd/random.cc cpp/cpu/simd/quantize.cc cpp/cpu/quantized.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
 # So have codes of 8 bits, wherever a block is cut.
 set_source_files_properties(cpp/cpu/simd/adamw8bit.cc PROPERTIES COMPILE_OPTIONS "-ffp-contract=off")
 

@@ -213,6 +213,18 @@ interface NativeOps {
   rowSquares(squares: H, w: H, update: O, rows: N, cols: N): void;
   doraForward(y: H, x: H, m: H, squares: H, rows: N, dim: N): void;
   doraBackward(dm: H, dy: H, x: H, squares: H, rows: N, dim: N, accumulate: boolean): void;
+  quantizeWeight(q: H, x: H, scheme: N, lines: N, piece: N): void;
+  sliceQuantized(
+    part: H, whole: H, scheme: N, partNumel: N, lines: N, piece: N,
+    wholeNumel: N, wholeLines: N, wholePiece: N, firstLine: N, count: N, from: N, stride: N,
+  ): void;
+  dequantizeWeight(y: H, w: H, scheme: N, lines: N, piece: N): void;
+  quantizedLinearForward(
+    y: H, x: H, w: H, b: O, residual: O, rows: N, inFeatures: N, outFeatures: N, scheme: N, lines: N, piece: N,
+  ): void;
+  quantizedLinearBackwardInput(
+    dx: H, dy: H, w: H, earlier: O, rows: N, inFeatures: N, outFeatures: N, scheme: N, lines: N, piece: N,
+  ): void;
   rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
   rmsNormBackward(
     dx: H, dw: O, dy: H, x: H, w: H, rstd: H, earlier: O,

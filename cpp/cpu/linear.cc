@@ -48,4 +48,16 @@ void run(const LinearBackwardWeight& op) {
   if (op.db) bias_gradient(op);
 }
 
+void run(const QuantizedLinearForward& op) {
+  const int64_t in = op.in_features, out = op.out_features;
+  const QuantizedMatrix w(op.w, op.scheme, op.lines, op.piece, out, in);
+  gemm(op.rows, out, in, row_major(op.x, in), w, true, row_major(op.y, out), op.b, begin_with(op.y, op.residual));
+}
+
+void run(const QuantizedLinearBackwardInput& op) {
+  const int64_t in = op.in_features, out = op.out_features;
+  const QuantizedMatrix w(op.w, op.scheme, op.lines, op.piece, out, in);
+  gemm(op.rows, in, out, row_major(op.dy, out), w, false, row_major(op.dx, in), View{}, begin_with(op.dx, op.earlier));
+}
+
 }  // namespace rz::cpu

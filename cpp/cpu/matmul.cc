@@ -3,6 +3,7 @@
 #include "cpu/matmul.h"
 
 #include <array>
+#include <cstring>
 #include <memory>
 #include <unordered_map>
 
@@ -136,7 +137,9 @@ Matrix convert_tile(float* to, const Matrix& x, int64_t row, int64_t column, int
   return {to, DType::Float32, by_rows ? length : 1, by_rows ? 1 : length};
 }
 
-void multiply_by_tiles(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, const Matrix& c,
+// `b_part(to, row, column, rows, columns)`: that tile of b in float32.
+template <class BPart>
+void multiply_by_tiles(int64_t m, int64_t n, int64_t k, const Matrix& a, const BPart& b_part, const Matrix& c,
                        const View& bias, bool accumulate) {
   constexpr int64_t kRows = 512, kColumns = 1024, kDepth = 1024;
   int64_t tm = std::min(m, kRows), tn = std::min(n, kColumns), tk = std::min(k, kDepth);
@@ -150,7 +153,7 @@ void multiply_by_tiles(int64_t m, int64_t n, int64_t k, const Matrix& a, const M
       for (int64_t p = 0; p < k; p += tk) {
         int64_t depth = std::min(tk, k - p);
         multiply(rows, columns, depth, convert_tile(a_tile, a, i, p, rows, depth),
-                 convert_tile(b_tile, b, p, j, depth, columns), sums, View{}, p > 0);
+                 b_part(b_tile, p, j, depth, columns), sums, View{}, p > 0);
       }
       if (bias) simd().to_f32[index_of(bias.dtype)](line, at(bias, j), columns);
       for (int64_t r = 0; r < rows; ++r) {
@@ -181,21 +184,78 @@ void empty_product(int64_t m, int64_t n, const Matrix& c, const View& bias, bool
   }
 }
 
+bool is_direct(const Matrix& a, const Matrix& c, const View& bias) {
+  if (bias && bias.dtype == DType::Float16) return false;
+  return a.dtype == DType::Float32 ? c.dtype == DType::Float32
+                                   : a.dtype == DType::BFloat16 && c.dtype != DType::Float16 && has_bf16_product();
+}
+
+template <class Multiply>
+void checked(int64_t m, int64_t n, int64_t k, const Matrix& a, const Multiply& multiply) {
+  try {
+    multiply();
+  } catch (const dnnl::error& e) {
+    fail("ERR_DEVICE", "[matmul] oneDNN: ", e.what(), " (m ", m, ", n ", n, ", k ", k, ", ", name_of(a.dtype), ")");
+  }
+}
+
 }  // namespace
 
 void gemm(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, const Matrix& c, const View& bias,
           bool accumulate) {
   if (m == 0 || n == 0) return;
   if (k == 0) return empty_product(m, n, c, bias, accumulate);
-  try {
-    bool direct = a.dtype == DType::Float32 ? c.dtype == DType::Float32
-                                            : a.dtype == DType::BFloat16 && c.dtype != DType::Float16 &&
-                                                  has_bf16_product();
-    if (bias.dtype == DType::Float16 && bias) direct = false;
-    (direct ? multiply : multiply_by_tiles)(m, n, k, a, b, c, bias, accumulate);
-  } catch (const dnnl::error& e) {
-    fail("ERR_DEVICE", "[matmul] oneDNN: ", e.what(), " (m ", m, ", n ", n, ", k ", k, ", ", name_of(a.dtype), ")");
-  }
+  checked(m, n, k, a, [&] {
+    if (is_direct(a, c, bias)) return multiply(m, n, k, a, b, c, bias, accumulate);
+    auto part = [&](float* to, int64_t row, int64_t column, int64_t rows, int64_t columns) {
+      return convert_tile(to, b, row, column, rows, columns);
+    };
+    multiply_by_tiles(m, n, k, a, part, c, bias, accumulate);
+  });
+}
+
+// Every element of c is one sum over all of k, in the order of the GEMM with the whole of b: a band of b's columns gives the same
+// bits as all of them.
+void gemm(int64_t m, int64_t n, int64_t k, const Matrix& a, const QuantizedMatrix& w, bool transposed, const Matrix& c,
+          const View& bias, bool accumulate) {
+  if (m == 0 || n == 0) return;
+  if (k == 0) return empty_product(m, n, c, bias, accumulate);
+  checked(m, n, k, a, [&] {
+    if (!is_direct(a, c, bias)) {
+      auto part = [&](float* to, int64_t row, int64_t column, int64_t rows, int64_t columns) -> Matrix {
+        if (transposed) {
+          w.widen_tile_to_f32(to, a.dtype, column, row, columns, rows);
+          return {to, DType::Float32, 1, rows};
+        }
+        w.widen_tile_to_f32(to, a.dtype, row, column, rows, columns);
+        return {to, DType::Float32, columns, 1};
+      };
+      return multiply_by_tiles(m, n, k, a, part, c, bias, accumulate);
+    }
+    constexpr int64_t kElements = 1 << 20, kLeast = 64;
+    const int64_t band = std::min(n, std::max(kLeast, kElements / k / kLeast * kLeast)), c_size = size_of(c.dtype);
+    Scratch values(band * k * size_of(a.dtype)), sums(band < n ? m * band * c_size : 0);
+    for (int64_t j = 0; j < n; j += band) {
+      const int64_t columns = std::min(band, n - j);
+      const View part = bias ? View{at(bias, j), bias.dtype, columns} : View{};
+      const Matrix b = {values.as<void>(), a.dtype, transposed ? 1 : columns, transposed ? k : 1};
+      if (transposed) w.widen_tile(b.data, a.dtype, j, 0, columns, k);
+      else w.widen_tile(b.data, a.dtype, 0, j, k, columns);
+      if (band == n) return multiply(m, n, k, a, b, c, bias, accumulate);
+      // oneDNN has another GEMM where the rows of c do not follow each other, with other last bits.
+      const Matrix dense = {sums.as<void>(), c.dtype, columns, 1};
+      auto each_row = [&](auto copy) {
+        parallel_for(m, std::max<int64_t>(1, 4096 / columns), [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i)
+            copy(static_cast<char*>(c.data) + (i * c.row_stride + j) * c_size, sums.as<char>() + i * columns * c_size);
+        });
+      };
+      const auto bytes = static_cast<size_t>(columns * c_size);
+      if (accumulate) each_row([&](const char* in_c, char* in_band) { std::memcpy(in_band, in_c, bytes); });
+      multiply(m, columns, k, a, b, dense, part, accumulate);
+      each_row([&](char* in_c, const char* in_band) { std::memcpy(in_c, in_band, bytes); });
+    }
+  });
 }
 
 const char* dnnl_version() {

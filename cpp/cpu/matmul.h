@@ -1,5 +1,6 @@
 // GEMMs by oneDNN. Accumulation is in float32 whatever the operands are.
 #pragma once
+#include "cpu/quantized.h"
 #include "ops/op.h"
 
 namespace rz::cpu {
@@ -18,5 +19,9 @@ inline Matrix row_major(const View& v, int64_t columns) { return {v.data, v.dtyp
 // column stride 1. The bias is optional (null data).
 void gemm(int64_t m, int64_t n, int64_t k, const Matrix& a, const Matrix& b, const Matrix& c, const View& bias,
           bool accumulate);
+
+// The same with b = w, or wᵀ if `transposed`, in the dtype of a. w is widened by tiles.
+void gemm(int64_t m, int64_t n, int64_t k, const Matrix& a, const QuantizedMatrix& w, bool transposed, const Matrix& c,
+          const View& bias, bool accumulate);
 
 }  // namespace rz::cpu

@@ -14,6 +14,7 @@
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/qkv.h"
+#include "ops/quantized.h"
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -30,7 +31,8 @@ struct OpList {
 };
 
 using AllOps = OpList<Fill, Copy, CopyRows, Add, Scale, SumSquares, ClipFactor, RandomFill, Dropout, EmbeddingForward, EmbeddingBackward,
-                      LinearForward, LinearBackwardInput, LinearBackwardWeight, RowSquares, DoraForward, DoraBackward, RmsNormForward, RmsNormBackward,
+                      LinearForward, LinearBackwardInput, LinearBackwardWeight, QuantizeWeight, SliceQuantized, DequantizeWeight,
+                      QuantizedLinearForward, QuantizedLinearBackwardInput, RowSquares, DoraForward, DoraBackward, RmsNormForward, RmsNormBackward,
                       LayerNormForward, LayerNormBackward, RopeTable, Rope, SplitRope, MergeRope, SplitQkv, MergeQkv, AttentionForward,
                       AttentionBackward, SwigluForward, SwigluBackward, PackedSwigluForward, PackedSwigluBackward, GeluForward, GeluBackward, RoutingForward,
                       RoutingBackward, ExpertsForward, ExpertsBackward, BalancingLossForward, BalancingLossBackward,

@@ -17,6 +17,7 @@
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/qkv.h"
+#include "ops/quantized.h"
 #include "ops/random.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -76,6 +77,16 @@ inline Work work_of(const LinearBackwardWeight& op) {
   return {2 * detail::product(op.rows, op.in_features, op.out_features), 0, "rows in_features out_features", {op.rows, op.in_features, op.out_features},
           op.x.dtype};
 }
+inline Work work_of(const QuantizedLinearForward& op) {
+  return {2 * detail::product(op.rows, op.in_features, op.out_features), 0, "rows in_features out_features", {op.rows, op.in_features, op.out_features},
+          op.x.dtype};
+}
+inline Work work_of(const QuantizedLinearBackwardInput& op) {
+  return {2 * detail::product(op.rows, op.in_features, op.out_features), 0, "rows in_features out_features", {op.rows, op.in_features, op.out_features},
+          op.dy.dtype};
+}
+inline Work work_of(const DequantizeWeight& op) { return {0, detail::span({op.y, op.w}), "elements", {op.y.numel}, op.y.dtype}; }
+inline Work work_of(const QuantizeWeight& op) { return {0, detail::span({op.q, op.x}), "elements", {op.x.numel}, op.x.dtype}; }
 
 // Rows without a label are not computed.
 inline Work work_of(const LinearCrossEntropy& op) {

@@ -20,6 +20,7 @@ Table make_table() {
   add_sgd(t);
   add_adafactor(t);
   add_random(t);
+  add_quantize(t);
   add_attention(t);
   return t;
 }

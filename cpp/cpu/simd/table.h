@@ -113,6 +113,14 @@ struct Table {
   // random.cc: elements first … first + n of the named tensor
   void (*uniform)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float a, float b);
   void (*normal)(float* y, int64_t n, uint64_t seed, uint64_t key, uint64_t first, float mean, float std);
+  // quantize.cc. Codes are found from their first element on, which may be in the low half of its byte.
+  // `n` elements in blocks of `block`: two codes a byte (n may be odd at the end of all), and absmax of each block
+  void (*quantize_nf4)(uint8_t* codes, float* absmax, const float* x, int64_t n, int64_t block);
+  // y (n) = elements first … of codes in pieces of `piece` with absmax[0], absmax[1], …; `into`: elements of the first piece before
+  void (*dequantize_nf4[3])(void* y, const uint8_t* codes, int64_t first, int64_t n, int64_t piece, int64_t into, const float* absmax);
+  // A row; returns its absmax
+  float (*quantize_int8)(int8_t* codes, const float* x, int64_t n);
+  void (*dequantize_int8[3])(void* y, const int8_t* codes, int64_t n, float absmax);
   // attention.cc: one sequence and key/value head; scratch sizes in floats
   int64_t attention_q_block;
   int64_t (*attention_forward_scratch)(const AttentionShape& a, int64_t max_keys);
@@ -138,6 +146,7 @@ void add_adamw8bit(Table& t);
 void add_sgd(Table& t);
 void add_adafactor(Table& t);
 void add_random(Table& t);
+void add_quantize(Table& t);
 void add_attention(Table& t);
 }  // namespace RZ_ISA
 #endif
