@@ -109,6 +109,7 @@ export type { LoraConfig, LoraOptions } from './adapt/config.ts';
 export { type LoadAdapterOptions, loadAdapter, saveAdapter } from './adapt/files.ts';
 export { applyLora, disableAdapter, setAdapter } from './adapt/lora.ts';
 export { mergeAdapter, unmergeAdapter } from './adapt/merge.ts';
+export { type QuantizationScheme, type QuantizeOptions, quantize } from './adapt/quantize.ts';
 
 // Checkpoints
 

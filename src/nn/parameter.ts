@@ -5,12 +5,16 @@ import { processState } from '../core/context.ts';
 import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { fillThroughHost } from '../tensor/host_parts.ts';
+import type { QuantizedLayout, QuantizedStorage } from '../tensor/quantized.ts';
 import { type Device, type MemoryKind, type Shape, Tensor } from '../tensor/tensor.ts';
 import { Placement } from './placement.ts';
+import { FloatSource, partLayout, QuantizedRecipe, StoredSource } from './quantized_recipe.ts';
 import {
   ConstantRecipe,
+  FromRank0Recipe,
   NormalRecipe,
   PartRecipe,
+  ReceiveRecipe,
   type Recipe,
   TensorRecipe,
   UniformRecipe,
@@ -75,6 +79,8 @@ export class Parameter extends Tensor {
   gradSum: GradSum | undefined;
   /** @internal */
   readonly init: Init;
+  /** @internal How the values are stored where they have few bits; `dtype` is then uint8, that of what is stored. */
+  quantized: QuantizedLayout | undefined;
   private recipe_: Recipe | undefined;
   private device_: Device;
   private data_: Tensor | undefined;
@@ -91,9 +97,11 @@ export class Parameter extends Tensor {
   }
 
   private initRecipe(): Recipe {
+    const { quantized, placement } = this;
     const whole = this.wholeInit();
-    const isUniform = this.placement.isWhole || this.init.kind === 'constant';
-    return isUniform ? whole : new PartRecipe(whole, this.placement);
+    if (quantized) return new QuantizedRecipe(new FloatSource(whole), quantized.storage, placement);
+    const isUniform = placement.isWhole || this.init.kind === 'constant';
+    return isUniform ? whole : new PartRecipe(whole, placement);
   }
 
   /** @internal The first values of the whole of which this is a part. */
@@ -106,6 +114,38 @@ export class Parameter extends Tensor {
     const padding = init.paddingRow;
     const zeroTo = padding === undefined ? 0 : (padding + 1) * row;
     return new NormalRecipe(this, init.std, (padding ?? 0) * row, zeroTo);
+  }
+
+  /**
+   * @internal Stores the values in few bits from now on, and freezes them. They are quantised when they are read; those that exist,
+   * now. Errors: not a floating matrix, or in a unit of FSDP.
+   */
+  quantize(storage: QuantizedStorage): void {
+    if (this.owner) throw new Error(`${this.name} is in a unit of FSDP already: quantise a model before it is wrapped`);
+    if (this.quantized || this.shape.length !== 2)
+      throw new Error(`${this.name} [${this.shape}] ${this.quantized ? 'is quantised already' : 'is no matrix'}`);
+    const values = this.device_ === 'meta' ? undefined : currentRecipe(this);
+    this.quantized = partLayout(storage, this.placement);
+    this.requiresGrad = false;
+    this.checkpointDtype ??= this.dtype;
+    this.dtype = 'uint8';
+    if (!values) return;
+    const [data, device] = [this.data_, this.home];
+    this.data_ = undefined;
+    this.setRecipe(values, device);
+    if (!data) return;
+    this.materialize();
+    data.dispose();
+  }
+
+  /** @internal Of what is stored: the parameter's own, or bytes. */
+  get storedShape(): Shape {
+    return this.quantized ? [this.quantized.bytes] : this.shape;
+  }
+
+  /** @internal Elements of what is stored. */
+  get storedNumel(): number {
+    return this.quantized?.bytes ?? this.numel;
   }
 
   /** Shape in the checkpoint. */
@@ -131,7 +171,7 @@ export class Parameter extends Tensor {
   setRecipe(recipe: Recipe, device: Device = 'cpu'): void {
     this.data_?.dispose();
     this.data_ = undefined;
-    this.recipe_ = recipe;
+    this.recipe_ = this.quantized ? quantizing(recipe, this.quantized.storage, this.placement) : recipe;
     this.device_ = device;
     this.writer_ = 'none';
   }
@@ -175,7 +215,7 @@ export class Parameter extends Tensor {
       this.toMeta();
       return;
     }
-    this.setData(Tensor.empty(this.shape, this.dtype, 'parameter', device), 'none');
+    this.setData(Tensor.empty(this.storedShape, this.dtype, 'parameter', device), 'none');
   }
 
   /** Back to the values of a fresh model. Leaves meta. */
@@ -208,23 +248,30 @@ export class Parameter extends Tensor {
         `parameter ${this.name || `[${this.shape}]`} is on meta: it has no values. Wrap the model with FSDP and syncModuleStates, or call toEmpty and resetParameters`,
       );
     }
-    const data = Tensor.empty(this.shape, this.dtype, 'parameter', this.home);
+    const data = Tensor.empty(this.storedShape, this.dtype, 'parameter', this.home);
     const recipe = this.recipe_;
     fillThroughHost(data, (host, at) => recipe.read(host, at));
+    recipe.release?.();
     this.setData(data, recipe.writer);
     return data;
   }
 
-  /** @internal */
+  private refuseElements(): void {
+    if (this.quantized) throw new Error(quantizedProblem(this.name, 'has no elements to look at'));
+  }
+
+  /** @internal Of the elements; of the bytes, where the parameter is quantised. */
   override get handle(): Handle {
     return this.materialize().handle;
   }
 
   override view(shape: Shape): Tensor {
+    this.refuseElements();
     return this.materialize().view(shape);
   }
 
   override narrow(start: number, length: number): Tensor {
+    this.refuseElements();
     return this.materialize().narrow(start, length);
   }
 
@@ -234,11 +281,14 @@ export class Parameter extends Tensor {
   }
 
   override detach(): Tensor {
-    return this.device_ === 'meta' ? Tensor.meta(this.shape, this.dtype) : this.materialize().detach();
+    if (this.device_ === 'meta') return Tensor.meta(this.shape, this.dtype);
+    this.refuseElements();
+    return this.materialize().detach();
   }
 
   /** Overwrites the values, as `param.data.copy_()`; ends the recipe. */
   override copyFrom(source: Tensor): void {
+    if (this.quantized) throw new Error(quantizedProblem(this.name, 'cannot be written'));
     if (source.numel !== this.numel) {
       throw new RangeError(`${this.name}: shape [${source.shape}] was given but [${this.shape}] is wanted`);
     }
@@ -280,8 +330,29 @@ export function copyOn(device: Device, source: Tensor, kind: MemoryKind): Tensor
   return copy;
 }
 
+/** What reads bytes of a quantised parameter: `recipe` does, or gives values that are quantised. */
+function quantizing(recipe: Recipe, storage: QuantizedStorage, placement: Placement): Recipe {
+  const givesBytes =
+    recipe instanceof QuantizedRecipe || recipe instanceof FromRank0Recipe || recipe instanceof ReceiveRecipe;
+  return givesBytes ? recipe : new QuantizedRecipe(new FloatSource(recipe), storage, placement);
+}
+
+/** @internal */
+export function quantizedProblem(name: string, what: string): string {
+  return (
+    `${name} is quantised and ${what}: its checkpoint is the one it was loaded from. Save what is trained beside it (the adapter), ` +
+    'or merge that into the model without quantisation'
+  );
+}
+
 /** @internal Where the values come from now. Throws for a parameter on meta. */
 export function currentRecipe(parameter: Parameter): Recipe {
+  if (parameter.isReal && parameter.quantized) {
+    const { quantized, placement, lastWriter } = parameter;
+    const bytes = parameter.materialize();
+    if (!placement.isWhole) return new TensorRecipe(bytes, lastWriter);
+    return new QuantizedRecipe(new StoredSource(bytes, lastWriter), quantized.storage, placement);
+  }
   if (parameter.isReal) return new TensorRecipe(parameter.materialize(), parameter.lastWriter);
   if (parameter.recipe) return parameter.recipe;
   throw new Error(

@@ -31,6 +31,18 @@ export interface Recipe {
   readonly place?: FilePlace | undefined;
   /** What another rank of the tensor-parallel group gets; on rank 0, which holds the whole. */
   forRank?(rank: number): Recipe;
+  /** A rank's part of what this gives whole; absent: elements are picked from it (PartRecipe). */
+  partFor?(placement: Placement): RankedRecipe;
+  /** Drops what was kept between reads. What was read stays. */
+  release?(): void;
+}
+
+/** One that knows the parts of all ranks. */
+export type RankedRecipe = Recipe & Required<Pick<Recipe, 'forRank'>>;
+
+/** One rank's part of what `whole` gives. */
+export function partOf(whole: Recipe, placement: Placement): RankedRecipe {
+  return whole.partFor?.(placement) ?? new PartRecipe(whole, placement);
 }
 
 /** A contiguous range of a file. */
@@ -197,11 +209,11 @@ function readRows(recipe: Recipe, target: Tensor, start: number, length: number,
 export class FromRank0Recipe implements Recipe {
   readonly writer: Writer;
   readonly fileBytes: number;
-  private readonly source: PartRecipe | undefined;
+  private readonly source: RankedRecipe | undefined;
   private readonly group: ProcessGroup;
 
   /** `source` on rank 0 only. */
-  constructor(group: ProcessGroup, source: PartRecipe | undefined) {
+  constructor(group: ProcessGroup, source: RankedRecipe | undefined) {
     this.group = group;
     this.source = source;
     this.writer = source ? source.writer : 'receive';
@@ -228,6 +240,10 @@ export class FromRank0Recipe implements Recipe {
       this.group.send(part.handle, rank);
     }
     this.source.read(target, start);
+  }
+
+  release(): void {
+    this.source?.release?.();
   }
 }
 

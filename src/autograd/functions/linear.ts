@@ -2,11 +2,13 @@
 import { NONE, native } from '../../native.ts';
 import type { DType } from '../../tensor/dtype.ts';
 import { fuses } from '../../tensor/fusions.ts';
+import { quantizedLayoutOf } from '../../tensor/quantized.ts';
 import { Tensor } from '../../tensor/tensor.ts';
 import { defer } from '../deferred.ts';
 import { keptResults } from '../recompute.ts';
 import { addingGrad, gradient, output, record, writeGrad } from '../record.ts';
 import { add } from './arithmetic.ts';
+import { quantizedLinear } from './quantized_linear.ts';
 
 /**
  * x (..., in), weight (out, in), bias (out): y (..., out). `outDtype` may be float32 for bfloat16 operands (logits).
@@ -21,6 +23,8 @@ export function linear(
   deferWeightGrad = false,
   residual?: Tensor,
 ): Tensor {
+  const layout = quantizedLayoutOf(weight);
+  if (layout) return quantizedLinear(x, weight, layout, bias, outDtype, residual);
   if (residual && !fuses(x.device, 'sums')) return add(residual, linear(x, weight, bias, outDtype, deferWeightGrad));
   const [outFeatures, inFeatures] = [weight.size(0), weight.size(1)];
   if (x.size(-1) !== inFeatures) {

@@ -1,4 +1,4 @@
-// The flat layout of a bucket: its parameters one after the other, padded so that every rank's shard has the same length.
+// The flat layout of a bucket: its parameters (the bytes of quantised ones) one after the other, padded so that every rank's shard has the same length.
 import type { Parameter } from '../../nn/parameter.ts';
 
 export interface Span {
@@ -42,14 +42,14 @@ export class FlatLayout {
   constructor(parameters: readonly Parameter[], shards: number) {
     let offset = 0;
     this.spans = parameters.map((parameter) => {
-      const span = { parameter, offset, numel: parameter.numel };
-      offset = align(offset + parameter.numel);
+      const span = { parameter, offset, numel: parameter.storedNumel };
+      offset = align(offset + parameter.storedNumel);
       return span;
     });
     this.usedNumel = offset;
     this.shardNumel = align(Math.ceil(offset / shards));
     this.numel = this.shardNumel * shards;
-    this.parameterNumel = parameters.reduce((sum, parameter) => sum + parameter.numel, 0);
+    this.parameterNumel = parameters.reduce((sum, parameter) => sum + parameter.storedNumel, 0);
   }
 
   /** The range of these parameters, if they lie one behind the other in this order without a gap. */

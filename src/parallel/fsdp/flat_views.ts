@@ -11,7 +11,7 @@ export class FlatViews implements Disposable {
   constructor({ spans }: FlatLayout, flat: Tensor) {
     this.flat = flat;
     this.parameters = new Map(
-      spans.map(({ parameter, offset }) => [parameter, flat.slice(offset, parameter.shape)] as const),
+      spans.map(({ parameter, offset }) => [parameter, flat.slice(offset, parameter.storedShape)] as const),
     );
   }
 

@@ -30,6 +30,7 @@ import {
   type LocalStateDict,
   loadLocalStateDict,
   localStateDict,
+  refuseQuantized,
   type ShardedStateDict,
   shardedStateDict,
 } from './state_dict.ts';
@@ -248,6 +249,7 @@ export class FullyShardedDataParallel<M extends Module = Module> implements Shar
     const saved = new Set(this.savedParameters());
     // A bucket is of one kind: what is trained, or what is not.
     const buckets = this.buckets.filter(({ layout }) => layout.spans.some(({ parameter }) => saved.has(parameter)));
+    refuseQuantized(buckets, 'a sharded checkpoint cannot have it');
     for (const bucket of buckets) yield { values: bucket.shard, ranges: [...bucket.ranges()] };
   }
 

@@ -10,6 +10,7 @@ import type { ProcessGroup } from '../../distributed/process_group.ts';
 import { settings } from '../../environment.ts';
 import { type Handle, native } from '../../native.ts';
 import { currentRecipe, type Parameter } from '../../nn/parameter.ts';
+import { FloatSource, QuantizedRecipe } from '../../nn/quantized_recipe.ts';
 import { FileRecipe, PartRecipe, type Recipe } from '../../nn/recipe.ts';
 import { type DType, dtypeNumber, dtypeSize } from '../../tensor/dtype.ts';
 import { numelOf, Tensor } from '../../tensor/tensor.ts';
@@ -69,7 +70,9 @@ export class HostFiles {
       const [file, byteOffset, dtype] = place;
       const { placement } = parameter;
       const whole = new FileRecipe(handles[file]!, byteOffset, dtype, numelOf(placement.fullShape));
-      recipes.set(parameter, placement.isWhole ? whole : new PartRecipe(whole, placement));
+      const { quantized } = parameter;
+      if (quantized) recipes.set(parameter, new QuantizedRecipe(new FloatSource(whole), quantized.storage, placement));
+      else recipes.set(parameter, placement.isWhole ? whole : new PartRecipe(whole, placement));
     }
     return recipes;
   }

@@ -17,7 +17,13 @@ export interface ManifestEntry {
 /** What this rank is about to wrap. */
 export function manifestOf(planned: readonly PlannedUnit[]): ManifestEntry[] {
   return planned.flatMap(({ name: unit, parameters }) =>
-    parameters.map(({ name, shape, dtype, requiresGrad }) => ({ name, shape, dtype, requiresGrad, unit })),
+    parameters.map(({ name, shape, dtype, quantized, requiresGrad }) => ({
+      name,
+      shape,
+      dtype: quantized?.storage ?? dtype,
+      requiresGrad,
+      unit,
+    })),
   );
 }
 

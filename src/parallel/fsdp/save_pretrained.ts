@@ -4,6 +4,7 @@ import { ownParametersOf } from '../../nn/lora.ts';
 import type { Module } from '../../nn/module.ts';
 import type { ShardGroups } from './groups.ts';
 import { saveParameters } from './save_parameters.ts';
+import { refuseQuantized } from './state_dict.ts';
 import type { FsdpUnit } from './unit.ts';
 
 /** Written by rank 0, unit by unit, then what FSDP ignores. Collective over all ranks. */
@@ -14,6 +15,10 @@ export async function saveFullPretrained(
   groups: ShardGroups,
   options: SaveOptions,
 ): Promise<void> {
+  refuseQuantized(
+    units.flatMap((unit) => unit.buckets),
+    'is not saved',
+  );
   const own = [...ownParametersOf(model)];
   const tensors = own.map(([name, parameter]) => ({
     name,

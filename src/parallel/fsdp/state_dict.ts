@@ -1,7 +1,7 @@
 // The three state dicts of FSDP: FULL (Hugging Face names and shapes), SHARDED (pieces that any world size can read back),
 // LOCAL (this rank's flat shards; the same world size and wrapping only).
 import type { Module } from '../../nn/module.ts';
-import { copyOn, type Parameter } from '../../nn/parameter.ts';
+import { copyOn, type Parameter, quantizedProblem } from '../../nn/parameter.ts';
 import type { Block } from '../../nn/placement.ts';
 import type { Shape } from '../../tensor/tensor.ts';
 import { Tensor } from '../../tensor/tensor.ts';
@@ -49,6 +49,7 @@ export function fullStateDict(
   const wanted = !options.rank0Only || isFirst;
   const values = new Map<Parameter, Tensor>();
   const buckets = units.flatMap((unit) => unit.buckets);
+  refuseQuantized(buckets, 'a full state dict cannot have it');
   for (const bucket of buckets) {
     using full = bucket.gatherValues();
     for (const { parameter, offset } of bucket.layout.spans) {
@@ -85,6 +86,10 @@ function onHost(parameter: Parameter): Tensor {
  */
 export function shardedStateDict(units: readonly FsdpUnit[]): ShardedStateDict {
   const out: ShardedStateDict = new Map();
+  refuseQuantized(
+    units.flatMap((unit) => unit.buckets),
+    'a sharded state dict cannot have it',
+  );
   for (const bucket of units.flatMap((unit) => unit.buckets)) {
     for (const { parameter, start, at, length } of bucket.ranges()) {
       const { name, placement, fullShape } = parameter;
@@ -127,6 +132,13 @@ export function loadLocalStateDict(units: readonly FsdpUnit[], local: LocalState
     bucket.shard.copyFrom(local.get(name)!);
     bucket.markShardWritten();
   }
+}
+
+/** Throws for what is quantised, by its name. */
+export function refuseQuantized(buckets: readonly ShardBucket[], what: string): void {
+  for (const { layout } of buckets)
+    for (const { parameter } of layout.spans)
+      if (parameter.quantized) throw new Error(quantizedProblem(parameter.name, what));
 }
 
 /** Buckets by the name of their unit; further ones of a unit are numbered. */

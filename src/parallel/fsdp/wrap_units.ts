@@ -104,6 +104,7 @@ function fillBucket(
   else if (!options.syncModuleStates) fillLocally(bucket, recipes!, lane);
   else if (region) fillFromRank0(bucket, recipes, region, source.group, lane, wire);
   else scatterFromRank0(bucket, recipes, ring, source.group, wire);
+  for (const recipe of [...(recipes?.values() ?? []), ...(here?.values() ?? [])]) recipe.release?.();
   for (const parameter of parameters) {
     parameter.placement = onRanks(parameter.placement, shape.groups);
     parameter.checkpointDtype ??= parameter.dtype;

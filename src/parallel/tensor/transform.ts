@@ -8,7 +8,7 @@ import type { ModelConfig } from '../../models/config.ts';
 import { copyAdapters } from '../../nn/lora.ts';
 import type { Module } from '../../nn/module.ts';
 import { currentRecipe, type Parameter, withMetaParameters } from '../../nn/parameter.ts';
-import { FromRank0Recipe, PartRecipe, ReceiveRecipe } from '../../nn/recipe.ts';
+import { FromRank0Recipe, partOf, ReceiveRecipe } from '../../nn/recipe.ts';
 import { applyTies, tiedNames } from '../../nn/tied.ts';
 import type { FloatDType } from '../../tensor/dtype.ts';
 import { markDivided, type TensorParallel } from './context.ts';
@@ -82,6 +82,7 @@ function transformCausalLM(model: CausalLM, options: TransformOptions): CausalLM
     const original = originals.get(name)!;
     parameter.requiresGrad = original.requiresGrad;
     parameter.checkpointDtype = original.checkpointDtype;
+    if (original.quantized) parameter.quantize(original.quantized.storage);
     if (loads) receive(parameter, original, onMeta, tp);
     else if (!onMeta) parameter.resetParameters();
   }
@@ -94,9 +95,7 @@ function receive(parameter: Parameter, original: Parameter, onMeta: boolean, tp:
   const isSource = state.dpRank === 0 && tp.rank === 0;
   if (isSource) {
     const whole = currentRecipe(original);
-    parameter.setRecipe(
-      tp.size > 1 ? new FromRank0Recipe(tp.group, new PartRecipe(whole, parameter.placement)) : whole,
-    );
+    parameter.setRecipe(tp.size > 1 ? new FromRank0Recipe(tp.group, partOf(whole, parameter.placement)) : whole);
   } else if (state.dpRank === 0) parameter.setRecipe(new FromRank0Recipe(tp.group, undefined));
   else if (!onMeta) parameter.setRecipe(new ReceiveRecipe());
 }
