@@ -1,6 +1,5 @@
 // quantize: the weights of a model's linear layers in few bits, before the model is divided.
-import { CausalLMHead } from '../models/causal_lm.ts';
-import { Linear } from '../nn/layers.ts';
+import { linearLayers } from '../models/linear_layers.ts';
 import type { Module } from '../nn/module.ts';
 import type { QuantizedStorage } from '../tensor/quantized.ts';
 
@@ -37,16 +36,4 @@ export function quantize(model: Module, options: QuantizeOptions = {}): string[]
     names.push(`${path}.weight`);
   }
   return names;
-}
-
-/** All linear layers but the head and those whose weights another module reads by itself. */
-function* linearLayers(model: Module): Generator<[string, Linear]> {
-  const read = new Set<Module>();
-  for (const module of model.modules()) {
-    if (!module.isAtomic) continue;
-    for (const [, child] of module.namedChildren())
-      if (!(child instanceof Linear)) for (const below of child.modules()) read.add(below);
-  }
-  for (const [path, module] of model.namedModules())
-    if (module instanceof Linear && !(module instanceof CausalLMHead) && !read.has(module)) yield [path, module];
 }

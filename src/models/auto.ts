@@ -2,6 +2,7 @@
 // of a checkpoint. No tensor bytes are read before somebody wants them.
 
 import { resolve } from 'node:path';
+import { findStoredWeights, type StoredWeight } from '../checkpoint/bitsandbytes.ts';
 import { type CheckpointEntry, type FilePart, openCheckpoint } from '../checkpoint/hf-files.ts';
 import { resolveModel } from '../checkpoint/hub.ts';
 import { usableDType } from '../checkpoint/safetensors-header.ts';
@@ -9,12 +10,14 @@ import { processState } from '../core/context.ts';
 import { native } from '../native.ts';
 import type { Parameter } from '../nn/parameter.ts';
 import type { ParallelPlan } from '../nn/plan.ts';
+import { QuantizedRecipe } from '../nn/quantized_recipe.ts';
 import { FileRecipe } from '../nn/recipe.ts';
 import { applyTies, tiedNames } from '../nn/tied.ts';
 import { dtypeSize, type FloatDType, isFloating } from '../tensor/dtype.ts';
 import type { CausalLM } from './causal_lm.ts';
 import { AutoConfig, type ModelConfig } from './config.ts';
 import { builtInFamilies } from './families.ts';
+import { linearLayers } from './linear_layers.ts';
 
 export interface ModelFamily {
   create(config: ModelConfig, dtype: FloatDType): CausalLM;
@@ -89,7 +92,7 @@ async function fromPretrained(nameOrDir: string, options: FromPretrainedOptions 
   const checkpoint = await openCheckpoint(dir);
   try {
     await untieWhereFilesDiffer(model, checkpoint.tensors);
-    attach(model, checkpoint.tensors, dir);
+    attach(model, checkpoint.tensors, await findStoredWeights(checkpoint.tensors), dir);
   } catch (error) {
     checkpoint.close();
     throw error;
@@ -125,7 +128,12 @@ async function sameBytes(a: CheckpointEntry, b: CheckpointEntry): Promise<boolea
 }
 
 /** Gives every parameter the recipe of its place in the files. */
-function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, dir: string): void {
+function attach(
+  model: CausalLM,
+  entries: ReadonlyMap<string, CheckpointEntry>,
+  stored: ReadonlyMap<string, StoredWeight>,
+  dir: string,
+): void {
   const ignored = familyOf(model.config).ignoredKeys;
   const { otherPart } = familyOf(model.config);
   const wanted = new Map<string, Parameter>();
@@ -143,6 +151,13 @@ function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, 
   }
   const known = new Set([...wanted.keys(), ...aliases.flat()]);
   for (const [name, parameter] of wanted) {
+    const quantised = stored.get(name);
+    if (quantised) {
+      for (const key of quantised.parts) known.add(key);
+      if (quantised.shape.join() === parameter.shape.join()) takeStored(model, name, parameter, quantised);
+      else misshaped.add(`${name} is [${quantised.shape}] but the config wants [${parameter.shape}]`);
+      continue;
+    }
     const whole: FilePart = { name, shape: parameter.shape, start: 0 };
     const part = entries.has(name) ? whole : (otherPart?.(name, model.config) ?? whole);
     const entry = entries.get(part.name);
@@ -176,6 +191,15 @@ function attach(model: CausalLM, entries: ReadonlyMap<string, CheckpointEntry>, 
     return `${label}: ${names.slice(0, 8).join(', ')}${names.length > 8 ? ` and ${names.length - 8} more` : ''}`;
   });
   throw new Error(`the checkpoint in ${dir} does not fit its config; ${text.join('; ')}`);
+}
+
+/** A weight that is quantised in its file stays so. Error: of a layer that computes with all bits. */
+function takeStored(model: CausalLM, name: string, parameter: Parameter, stored: StoredWeight): void {
+  if (![...linearLayers(model)].some(([, { weight }]) => weight === parameter))
+    throw new Error(`the checkpoint has ${name} quantised, but only linear layers besides the head and experts can be`);
+  parameter.quantize(stored.storage);
+  parameter.checkpointDtype = stored.dtype;
+  parameter.setRecipe(new QuantizedRecipe(stored.source, stored.storage, parameter.placement));
 }
 
 export const AutoModelForCausalLM: {

@@ -49,7 +49,7 @@ export class FlatLayout {
     this.usedNumel = offset;
     this.shardNumel = align(Math.ceil(offset / shards));
     this.numel = this.shardNumel * shards;
-    this.parameterNumel = parameters.reduce((sum, parameter) => sum + parameter.storedNumel, 0);
+    this.parameterNumel = parameters.reduce((sum, parameter) => sum + parameter.numel, 0);
   }
 
   /** The range of these parameters, if they lie one behind the other in this order without a gap. */
