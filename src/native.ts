@@ -210,9 +210,6 @@ interface NativeOps {
   linearForward(y: H, x: H, w: H, b: O, residual: O, rows: N, inFeatures: N, outFeatures: N): void;
   linearBackwardInput(dx: H, dy: H, w: H, earlier: O, rows: N, inFeatures: N, outFeatures: N): void;
   linearBackwardWeight(dw: H, db: O, dy: H, x: H, rows: N, inFeatures: N, outFeatures: N, accumulate: boolean): void;
-  rowSquares(squares: H, w: H, update: O, rows: N, cols: N): void;
-  doraForward(y: H, x: H, m: H, squares: H, rows: N, dim: N): void;
-  doraBackward(dm: H, dy: H, x: H, squares: H, rows: N, dim: N, accumulate: boolean): void;
   quantizeWeight(q: H, x: H, scheme: N, lines: N, piece: N): void;
   sliceQuantized(
     part: H, whole: H, scheme: N, partNumel: N, lines: N, piece: N,
@@ -225,6 +222,9 @@ interface NativeOps {
   quantizedLinearBackwardInput(
     dx: H, dy: H, w: H, earlier: O, rows: N, inFeatures: N, outFeatures: N, scheme: N, lines: N, piece: N,
   ): void;
+  rowSquares(squares: H, w: H, update: O, rows: N, cols: N): void;
+  doraForward(y: H, x: H, m: H, squares: H, rows: N, dim: N): void;
+  doraBackward(dm: H, dy: H, x: H, squares: H, rows: N, dim: N, accumulate: boolean): void;
   rmsNormForward(y: H, rstd: H, x: H, w: H, rows: N, dim: N, eps: N): void;
   rmsNormBackward(
     dx: H, dw: O, dy: H, x: H, w: H, rstd: H, earlier: O,

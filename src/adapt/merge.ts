@@ -23,6 +23,11 @@ export function mergeAdapter(model: CausalLM | FullyShardedDataParallel<CausalLM
   if (adapters.merged !== undefined)
     throw new Error(`mergeAdapter: the adapter "${adapters.merged}" is merged already`);
   const layers = new Map([...layersOf(module, name)].map(([, linear, factors]) => [linear, factors]));
+  const quantized = [...layers.keys()].find(({ weight }) => weight.quantized);
+  if (quantized)
+    throw new Error(
+      `mergeAdapter: ${quantized.weight.name} is quantised; load the model without that, and merge the adapter into it`,
+    );
   if (fsdp) inShards(fsdp, layers, (linear, factors) => addInPlace(linear, factors, 1));
   else for (const [linear, factors] of layers) mergeLayer(linear, factors, adapters.unmerged);
   adapters.merged = name;

@@ -21,7 +21,7 @@ export interface QuantizeOptions {
  * rank, on meta too. Values are quantised when they are loaded, a parameter at a time. A linear computes with what its weight stands
  * for, in the dtype of its input, and passes gradients on. Returns the names of the weights, and changes `model`.
  *
- * Errors: a model that FSDP has wrapped; no such layer.
+ * Errors: a model that FSDP has wrapped; no such layer; an adapter with lengths of rows (DoRA).
  */
 export function quantize(model: Module, options: QuantizeOptions = {}): string[] {
   const { scheme = 'nf4', doubleQuant = true, modules = () => true } = options;
@@ -29,6 +29,8 @@ export function quantize(model: Module, options: QuantizeOptions = {}): string[]
   const chosen = [...linearLayers(model)].filter(([path]) => modules(path));
   if (chosen.length === 0)
     throw new Error(`quantize: ${model.constructor.name} has no linear layer, besides the head, that modules chooses`);
+  const dora = [...model.namedParameters()].find(([name]) => name.includes('.lora_magnitude_vector.'));
+  if (dora) throw new Error(`quantize: ${dora[0]} is a length of rows that cannot be measured then (DoRA)`);
   const names: string[] = [];
   for (const [path, { weight }] of chosen) {
     // Tied ones once; those of a checkpoint that was quantised are.

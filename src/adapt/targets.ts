@@ -48,6 +48,9 @@ export function loraLayers(model: CausalLM, config: LoraConfig): Map<string, Lor
         `applyLora: ${path} is the output head, which cannot have an adapter; modulesToSave trains it whole`,
       );
   }
+  const quantized = config.useDora && paths.find((path) => (linears.get(path) as Linear).weight.quantized);
+  if (quantized)
+    throw new Error(`applyLora: ${quantized}.weight is quantised, and useDora measures its rows; leave useDora out`);
   checkPatterns('rankPattern', config.rankPattern, paths);
   checkPatterns('alphaPattern', config.alphaPattern, paths);
   return new Map(paths.map((path) => [path, settingsOf(path, config, linears.get(path) as Linear)]));

@@ -48,7 +48,7 @@ export class Linear extends Module {
 
   /** @internal Whether forward is x weightᵀ + bias and nothing else, so that others may run it together with theirs. */
   get isPlain(): boolean {
-    return this.forward === Linear.prototype.forward && !this.adapter?.isActive;
+    return this.forward === Linear.prototype.forward && !this.adapter?.isActive && !this.weight.quantized;
   }
 
   /** `residual` is added. */

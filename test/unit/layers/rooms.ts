@@ -18,12 +18,14 @@ export const rooms: readonly (readonly [room: string, holds: string])[] = [
     'models',
     'by `model_type` (`families.ts`) a model with its parallel plan (`llama.ts`), its config (`llama-config.ts`), and what is other in the names of its checkpoint; generation',
   ],
-  ['adapt', 'what changes a model before it is divided: quantised weights'],
   [
     'parallel',
     'tensor parallelism (plans applied to models), FSDP (units, wrapping, schedule, state dicts), delayed parameters, activation checkpointing',
   ],
-  ['adapt', "adapters: LoRA and DoRA in PEFT's format, on a model before it is divided; merging"],
+  [
+    'adapt',
+    "what changes a model before it is divided: adapters (LoRA and DoRA in PEFT's format), which are merged again; quantised weights",
+  ],
   ['train', 'the trainer, its options and its observers'],
   [
     'tools',
