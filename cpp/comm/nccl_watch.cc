@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <vector>
 
@@ -10,6 +11,7 @@
 
 namespace rz::comm {
 
+constexpr auto kPause = std::chrono::milliseconds(100);
 constexpr auto kPatience = std::chrono::seconds(1);
 // A peer that ended is an error of the job too, which names the rank: that one comes first, if it comes soon.
 constexpr auto kJobsTurn = std::chrono::seconds(3);
@@ -28,6 +30,8 @@ std::shared_ptr<NcclWatch> NcclWatch::of(std::shared_ptr<JobState> state) {
 NcclWatch::NcclWatch(std::shared_ptr<JobState> state) : state_(std::move(state)) {
   thread_ = std::thread([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "rz-nccl-watch");
+  asking_ = std::thread([this] { ask(); });
+  pthread_setname_np(asking_.native_handle(), "rz-nccl-events");
 }
 
 NcclWatch::~NcclWatch() {
@@ -36,7 +40,10 @@ NcclWatch::~NcclWatch() {
     stop_ = true;
   }
   stopping_.notify_all();
+  wanting_.notify_all();
+  answered_.notify_all();
   thread_.join();
+  asking_.join();
 }
 
 void NcclWatch::add(nccl::Comm comm, std::string group) {
@@ -63,21 +70,76 @@ void NcclWatch::enqueued(nccl::Comm comm, const Enqueued& op) {
 }
 
 bool NcclWatch::remove(nccl::Comm comm) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  answered_.wait(lock, [&] { return asked_ != comm; });
   bool aborted = watched_.at(comm).aborted;
   watched_.erase(comm);
   return !aborted;
 }
 
 void NcclWatch::run() {
+  const auto any = [this](auto holds) { return std::any_of(watched_.begin(), watched_.end(), holds); };
   std::unique_lock lock(mutex_);
   while (!stop_) {
-    for (auto& [comm, watched] : watched_) {
-      if (!state_->aborted()) look(comm, watched);
+    if (!state_->aborted()) {
+      if (any([&](auto& entry) { return is_late(entry.first, entry.second); })) refresh(lock);
+      for (auto& [comm, watched] : watched_)
+        if (!state_->aborted()) look(comm, watched);
     }
-    if (state_->aborted()) abort_all();
-    stopping_.wait_for(lock, std::chrono::milliseconds(100), [&] { return stop_; });
+    if (state_->aborted()) {
+      if (any([](auto& entry) { return !entry.second.doomed && !entry.second.running.empty(); })) refresh(lock);
+      abort_all();
+    }
+    stopping_.wait_for(lock, kPause, [&] { return stop_; });
   }
+}
+
+// What has ended by now, if the driver says so soon: else what is known must do.
+void NcclWatch::refresh(std::unique_lock<std::mutex>& lock) {
+  const uint64_t round = ++rounds_wanted_;
+  wanting_.notify_all();
+  answered_.wait_for(lock, kPatience, [&] { return rounds_answered_ >= round || stop_; });
+}
+
+void NcclWatch::ask() {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    const uint64_t round = rounds_wanted_;
+    std::vector<nccl::Comm> comms;
+    for (const auto& entry : watched_) comms.push_back(entry.first);
+    for (nccl::Comm comm : comms) ask_about(comm, lock);
+    rounds_answered_ = round;
+    answered_.notify_all();
+    wanting_.wait_for(lock, kPause, [&] { return stop_ || rounds_wanted_ > rounds_answered_; });
+  }
+}
+
+// Forgets what has ended, and sees what has begun. The mutex is left while the driver is asked.
+void NcclWatch::ask_about(nccl::Comm comm, std::unique_lock<std::mutex>& lock) {
+  for (auto at = watched_.find(comm); at != watched_.end() && !at->second.running.empty(); at = watched_.find(comm)) {
+    const Enqueued op = at->second.running.front();
+    asked_ = comm;
+    asked_since_ = Clock::now();
+    lock.unlock();
+    const bool ended = op.after.stream->query(op.after);
+    const bool started = ended || op.before.stream->query(op.before);
+    lock.lock();
+    asked_ = nullptr;
+    answered_.notify_all();
+    Watched& watched = at->second;  // it is not removed while it is asked about
+    if (watched.running.empty()) return;  // aborted meanwhile
+    if (ended) watched.running.pop_front();
+    if (started && !ended && !watched.has_started) watched.started = Clock::now();
+    watched.has_started = started && !ended;
+    if (!ended) return;
+  }
+}
+
+// Whether its first collective runs, or its event is asked for, for longer than the job waits.
+bool NcclWatch::is_late(nccl::Comm comm, const Watched& watched) const {
+  if (watched.running.empty()) return false;
+  const auto since = [&](Clock::time_point begin) { return Clock::now() - begin >= std::chrono::duration<double>(state_->timeout()); };
+  return (watched.has_started && since(watched.started)) || (asked_ == comm && since(asked_since_));
 }
 
 // With the mutex.
@@ -92,26 +154,11 @@ void NcclWatch::look(nccl::Comm comm, Watched& watched) {
     if (api.GetLastError) text += std::string("; ") + api.GetLastError(comm);
     return raise("ERR_NCCL", text);
   }
-  forget_ended(watched);
-  if (watched.running.empty()) return;
+  if (!is_late(comm, watched)) return;
   const Enqueued& op = watched.running.front();
-  if (!watched.has_started) {
-    if (!op.before.stream->query(op.before)) return;  // work of this rank comes first
-    watched.has_started = true;
-    watched.started = Clock::now();
-  }
-  if (Clock::now() - watched.started < std::chrono::duration<double>(state_->timeout())) return;
   std::string text = "rank " + std::to_string(state_->rank()) + " waited " + std::to_string(static_cast<long>(state_->timeout())) + " s in " +
                      op.operation + " #" + std::to_string(op.sequence) + " of group " + watched.group + " on the device; a rank of the group did not come";
   raise("ERR_TIMEOUT", text);
-}
-
-void NcclWatch::forget_ended(Watched& watched) {
-  auto& running = watched.running;
-  while (!running.empty() && running.front().after.stream->query(running.front().after)) {
-    running.pop_front();
-    watched.has_started = false;
-  }
 }
 
 void NcclWatch::raise(const std::string& code, const std::string& text) {
@@ -157,7 +204,6 @@ void NcclWatch::end_process(size_t communicators) const {
 void NcclWatch::doom(Watched& watched) {
   watched.doomed = true;
   watched.doomed_at = Clock::now();
-  forget_ended(watched);
   watched.had_work = !watched.running.empty();
   if (watched.had_work) fail_device(watched, watched.running.front());
   watched.running.clear();

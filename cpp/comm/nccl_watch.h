@@ -1,6 +1,8 @@
 // Watches the NCCL communicators of this process: an error of theirs, a collective that does not end, and the end of the job
 // each abort all of them together, so that no stream waits for a peer that will not come. One after the other they could wait
 // for each other: an abort may wait for the device, on which the kernel of another communicator waits for its peers.
+// The thread that aborts asks the driver nothing: a driver may hold its lock while a kernel is loaded behind a collective whose peer
+// is dead, and nothing but an abort ends that. A second thread asks for events, without the mutex.
 #pragma once
 #include <condition_variable>
 #include <deque>
@@ -34,6 +36,7 @@ class NcclWatch {
   void end_call(nccl::Comm comm);
   void enqueued(nccl::Comm comm, const Enqueued& op);
   // The communicator is about to be destroyed or aborted by its owner. False: it was aborted here already.
+  // Waits while events of it are asked for.
   bool remove(nccl::Comm comm);
   JobState& state() { return *state_; }
 
@@ -50,8 +53,11 @@ class NcclWatch {
   };
   explicit NcclWatch(std::shared_ptr<JobState> state);
   void run();
+  void ask();
+  void ask_about(nccl::Comm comm, std::unique_lock<std::mutex>& lock);
+  void refresh(std::unique_lock<std::mutex>& lock);
+  bool is_late(nccl::Comm comm, const Watched& watched) const;
   void look(nccl::Comm comm, Watched& watched);
-  void forget_ended(Watched& watched);
   void raise(const std::string& code, const std::string& text);
   void abort_all();
   void doom(Watched& watched);
@@ -60,10 +66,13 @@ class NcclWatch {
 
   std::shared_ptr<JobState> state_;
   std::mutex mutex_;
-  std::condition_variable stopping_;
+  std::condition_variable stopping_, wanting_, answered_;
   std::map<nccl::Comm, Watched> watched_;
+  nccl::Comm asked_ = nullptr;  // whose events are being asked for, since when
+  Clock::time_point asked_since_;
+  uint64_t rounds_wanted_ = 0, rounds_answered_ = 0;
   bool stop_ = false;
-  std::thread thread_;
+  std::thread thread_, asking_;
 };
 
 }  // namespace rz::comm

@@ -39,6 +39,13 @@ describe.skipIf(!available)('collectives on devices, emulated', () => {
     );
   });
 
+  // The kernel of the next op is loaded behind a collective whose peer is dead, under a lock that whoever asks for events needs.
+  it('end with that error where the driver answers nobody until they do', async () => {
+    const { code, stdout } = await rank0('death', { RANKZERO_EMULATED_LOCKED_QUERIES: '1', RANKZERO_TIMEOUT: '30' });
+    expect(stdout).toMatch(/^caught ERR_PEER: rank 1 .* died .*was in all_reduce #\d+ of group world/);
+    expect(code).toBe(1);
+  });
+
   // The library frees what is aborted, so that a call in progress would use memory that is gone.
   it('are not aborted under a call that is being enqueued', async () => {
     const { code, stdout, stderr } = await rank0('death in a call', { RANKZERO_EMULATED_NCCL_CALL_MS: '150' });

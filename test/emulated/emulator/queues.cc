@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -132,10 +133,15 @@ bool expect_no_wait_for_host(const std::string& call) {
   return true;
 }
 
+static std::atomic<int> waiting_for_device{0};
+
 bool wait_for_device(const std::string& call) {
   if (!expect_no_wait_for_host(call)) return false;
   auto is_idle = [] { return std::all_of(streams.begin(), streams.end(), [](const CUstream_st* stream) { return stream->tasks.empty(); }); };
-  return run_until(is_idle) == cudaSuccess;
+  ++waiting_for_device;
+  const bool succeeded = run_until(is_idle) == cudaSuccess;
+  --waiting_for_device;
+  return succeeded;
 }
 
 bool first_use(const void* code, const std::string& call) {
@@ -226,7 +232,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   return cudaSuccess;
 }
 
+// RANKZERO_EMULATED_LOCKED_QUERIES: a call that waits for the device holds a lock of the driver that this one needs.
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (std::getenv("RANKZERO_EMULATED_LOCKED_QUERIES"))
+    while (waiting_for_device > 0) usleep(100);
   std::lock_guard lock(mutex);
   if (event->completed < event->recorded && random_source()() % 2) step();
   if (!failed.empty()) return cudaErrorLaunchFailure;
