@@ -4,23 +4,18 @@
 #include <cmath>
 
 #include "cpu/parallel.h"
+#include "cpu/quant_map.h"
 #include "cpu/simd.h"
 
 namespace rz::cpu {
 namespace {
 
-// The maps of an op, with the middles between neighbouring values.
 struct Maps {
-  float m_middles[255], v_middles[255];
-  QuantMaps maps;
+  QuantTables m, v;
+  QuantMaps maps{m.map(), v.map()};
 
   template <class Op>
-  explicit Maps(const Op& op) : maps{op.signed_map.template as<float>(), op.unsigned_map.template as<float>(), m_middles, v_middles} {
-    for (int i = 0; i < 255; ++i) {
-      m_middles[i] = (maps.m[i] + maps.m[i + 1]) * 0.5f;
-      v_middles[i] = (maps.v[i] + maps.v[i + 1]) * 0.5f;
-    }
-  }
+  explicit Maps(const Op& op) : m(op.signed_map.template as<float>()), v(op.unsigned_map.template as<float>()) {}
 };
 
 template <class Op>

@@ -14,18 +14,18 @@ struct Moments {
 
 template <class G>
 RZ_INLINE void new_moments(Moments& out, const Adamw8bitRun& run, const G* g, const AdamWScalars& s, const QuantMaps& maps) {
-  float grads[kBlock] = {};
-  int32_t m_codes[kBlock] = {}, v_codes[kBlock] = {};
+  float grads[kBlock], means[kBlock], squares[kBlock];
   for (int64_t i = 0; i < run.n; ++i) {
     grads[i] = load(g[i]) * s.grad_scale;
-    m_codes[i] = run.m[i];
-    v_codes[i] = run.v[i];
+    means[i] = maps.m.values[run.m[i]];
+    squares[i] = maps.v.values[run.v[i]];
   }
+  for (int64_t i = run.n; i < kBlock; ++i) grads[i] = means[i] = squares[i] = 0;
   const float m_scale = *run.m_scale, v_scale = *run.v_scale;
   float m_peak = 0, v_peak = 0;
 #pragma omp simd
   for (int i = 0; i < kBlock; ++i) {
-    float mean = maps.m[m_codes[i]] * m_scale, square = maps.v[v_codes[i]] * v_scale;
+    float mean = means[i] * m_scale, square = squares[i] * v_scale;
     out.m[i] = mean + s.one_minus_beta1 * (grads[i] - mean);
     out.v[i] = square * s.beta2 + s.one_minus_beta2 * grads[i] * grads[i];
   }
@@ -40,19 +40,29 @@ RZ_INLINE void new_moments(Moments& out, const Adamw8bitRun& run, const G* g, co
   out.v_peak = v_peak;
 }
 
-// The nearest value of the map, by the 255 middles between neighbours.
-RZ_INLINE int32_t code_of(float x, const float* middles) {
-  int32_t code = 0;
-  for (int32_t half = 128; half > 0; half /= 2) code += x > middles[code + half - 1] ? half : 0;
-  return code;
-}
-
-RZ_INLINE void encode(uint8_t* codes, const float* values, float peak, const float* middles, int64_t n) {
+// The nearest values of the map, by the middles between neighbours: the table is at most two below them for the maps that are used.
+RZ_INLINE void encode(uint8_t* codes, const float* values, float peak, const QuantMap& map, int64_t n) {
   const float inverse = peak > 0 ? 1.0f / peak : 0.0f;
-  int32_t wide[kBlock];
+  float scaled[kBlock];
+  int32_t keys[kBlock];
 #pragma omp simd
-  for (int i = 0; i < kBlock; ++i) wide[i] = code_of(values[i] * inverse, middles);
-  for (int64_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(wide[i]);
+  for (int i = 0; i < kBlock; ++i) {
+    const float x = values[i] * inverse;
+    const auto bits = __builtin_bit_cast(int32_t, x);
+    int32_t key = ((bits & 0x7fffffff) >> 16) - kQuantKeyBase + 1;
+    key = key < 0 ? 0 : key;
+    key = key > kQuantKeys - 1 ? kQuantKeys - 1 : key;
+    keys[i] = key + (bits < 0 ? kQuantKeys : 0);
+    scaled[i] = x;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = scaled[i];
+    int32_t code = map.first[keys[i]];
+    code += static_cast<int32_t>(x > map.middles[code]);
+    code += static_cast<int32_t>(x > map.middles[code]);
+    while (__builtin_expect(x > map.middles[code], 0)) ++code;
+    codes[i] = static_cast<uint8_t>(code);
+  }
 }
 
 template <class G>
@@ -77,8 +87,8 @@ static void adamw8bit(void* p_, const void* g, const Adamw8bitRun& run, const fl
   }
   *run.m_scale = m_peak ? *m_peak : moments.m_peak;
   *run.v_scale = v_peak ? *v_peak : moments.v_peak;
-  encode(run.m, moments.m, *run.m_scale, maps.m_middles, run.n);
-  encode(run.v, moments.v, *run.v_scale, maps.v_middles, run.n);
+  encode(run.m, moments.m, *run.m_scale, maps.m, run.n);
+  encode(run.v, moments.v, *run.v_scale, maps.v, run.n);
 }
 
 template <class P>

@@ -34,10 +34,17 @@ struct Adamw8bitRun {
   float *m_scale, *v_scale; // of the run's block
   int64_t n;                // at most 256
 };
-struct QuantMaps {
-  const float *m, *v;                  // 256 ascending values
-  const float *m_middles, *v_middles;  // between neighbours
+// How codes are found: a table by the upper bits of the magnitude says where to look first (cpu/quant_map.h).
+struct QuantMap {
+  const float* values;             // 256, ascending
+  const float* middles;            // 255 between neighbours, and infinity
+  const uint8_t* first;            // (2, keys): the least code of values of a key, and of negative values of it
 };
+struct QuantMaps {
+  QuantMap m, v;
+};
+// Of a magnitude: the upper 16 bits of its float32, from 2^-22 to 1, and what is below and above.
+constexpr int32_t kQuantKeyBase = 105 << 7, kQuantKeys = ((127 - 105) << 7) + 2;
 
 struct SgdScalars {
   float lr;
