@@ -106,7 +106,12 @@ export const finetuneFields: Fields = {
     default: 'adamw',
     help: 'what updates the weights: adamw, adamw8bit (moments of 8 bits), sgd or adafactor',
   },
-  lr: { ...notNegative, group: 'Optimizer', default: 2e-5, help: 'peak learning rate' },
+  lr: {
+    ...notNegative,
+    group: 'Optimizer',
+    default: 2e-5,
+    help: 'peak learning rate; for Adafactor relative to the size of the weights (1e-3 or more)',
+  },
   schedule: {
     ...oneOf('cosine', 'linear', 'constant'),
     group: 'Optimizer',
