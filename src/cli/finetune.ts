@@ -71,6 +71,8 @@ export function checkFiles(options: FinetuneOptions): void {
     problems.push(`--model: ${options.model} has no config.json, so it is not a model folder`);
   }
   isFile('data', options.data);
+  if (options.quantize && options.loraR === undefined && options.adapter === undefined)
+    problems.push('--quantize: a quantised base is frozen, and is not saved; train an adapter on it with --lora-r');
   if (options.adapter !== undefined && !existsSync(join(options.adapter, 'adapter_config.json')))
     problems.push(`--adapter: ${options.adapter} has no adapter_config.json, so it is not the folder of an adapter`);
   if (options.evalData !== undefined) isFile('eval-data', options.evalData);

@@ -40,6 +40,7 @@ const flags = [
   'precision',
   'activationCheckpointing',
   'recompute',
+  'quantize',
   'reducePrecision',
   'optimizer',
   'momentum',
@@ -160,13 +161,16 @@ export function describePlan(report: PlanReport, machineBytes: number): string {
   const extras = [
     settings.activationCheckpointing && 'activation checkpointing',
     settings.sequenceParallel && 'sequence parallel',
+    settings.quantize && `linear layers in ${settings.quantize}`,
   ].filter(Boolean);
   row('precision', settings.precision, [settings.strategy, ...extras].join(', '));
 
   const isOnDevice = settings.device === 'cuda';
   const isGathered = isOnDevice || nnodes > 1;
   lines.push('', `Memory of rank ${rank}${isOnDevice ? ' on its device' : ''}, each at its highest`);
-  row('parameters', formatBytes(memory.parameters), parameters === trainableParameters ? 'shards, float32' : 'shards');
+  const isWhole = parameters === trainableParameters && !settings.quantize;
+  const frozen = settings.quantize ? `shards; quantised ones in ${settings.quantize}` : 'shards';
+  row('parameters', formatBytes(memory.parameters), isWhole ? 'shards, float32' : frozen);
   row('gradients', formatBytes(memory.gradients), 'shards, and units that are being reduced');
   row('optimizer', formatBytes(memory.optimizer), keptBy[settings.optimizer]);
   row('activations', formatBytes(memory.activations));

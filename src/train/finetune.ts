@@ -84,6 +84,10 @@ class Run {
   /** Everything that can go wrong before a weight is read. */
   static async prepare(given: FinetuneOptions, reporter: Reporter): Promise<Run> {
     dist.setPhase('prepare');
+    if (given.quantize && !trainsAdapter(given))
+      throw new Error(
+        'quantize: a quantised base is frozen, and is not saved; train an adapter on it (loraR, or adapter)',
+      );
     const device = selectDevice(given.device);
     if (given.tp > 1) init({ tensorParallelDegree: given.tp });
     const inputs = await findInputs(given);

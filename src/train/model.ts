@@ -2,6 +2,7 @@
 // A resumed run starts on meta everywhere: its weights come from the training checkpoint.
 import { addAdapterOf, readAdapterConfig } from '../adapt/files.ts';
 import { applyLora } from '../adapt/lora.ts';
+import { quantize } from '../adapt/quantize.ts';
 import { fromRank0, onAllRanks } from '../distributed/agree.ts';
 import { dist } from '../distributed/index.ts';
 import { AutoModelForCausalLM } from '../models/auto.ts';
@@ -85,6 +86,7 @@ export function wrapModel(
   onLoad: (progress: LoadProgress) => void,
 ): FullyShardedDataParallel<CausalLM> {
   const sync = resume === undefined || trainsAdapter(options);
+  if (options.quantize) quantize(whole, { scheme: options.quantize });
   const model = options.tp > 1 ? divide(whole, options, sync) : whole;
   if (options.activationCheckpointing) applyActivationCheckpointing(model, undefined, options);
   const initer = sync && dist.getRank() > 0 ? new DelayedParamIniter(model) : undefined;

@@ -1,5 +1,6 @@
 // The options of a fine-tuning run, as `rankzero finetune`, its config file and programs give them.
 // Types only, so that `import 'rankzero'` does not pay for zod; the schema behind them is options_schema.ts.
+import type { QuantizationScheme } from '../adapt/quantize.ts';
 import type { DeviceChoice } from '../distributed/compute_device.ts';
 import type { ShardingStrategy } from '../parallel/fsdp/options.ts';
 import type { Recomputation } from '../parallel/recomputation.ts';
@@ -101,6 +102,8 @@ export interface FinetuneOptions {
   activationCheckpointing: boolean;
   /** What it recomputes: `all`, or `selective`, which keeps the results of attention too. Default `all`. */
   recompute: Recomputation;
+  /** Stores the weights of linear layers in 4 (`nf4`) or 8 bits (`int8`), frozen. Default: not. */
+  quantize?: QuantizationScheme | undefined;
   /** Of gradients while they are reduced, with `precision` bfloat16. Default float32. */
   reducePrecision: 'float32' | 'bfloat16';
 

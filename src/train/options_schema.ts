@@ -173,6 +173,11 @@ export const finetuneFields: Fields = {
     group: 'Adapter',
     help: 'biases to train too (default: none)',
   },
+  quantize: {
+    ...optional(oneOf('nf4', 'int8')),
+    group: 'Adapter',
+    help: 'store the frozen weights of linear layers in 4 bits (QLoRA) or 8, while they are loaded',
+  },
   adapter: {
     ...optional(text),
     value: '<dir>',
@@ -365,6 +370,7 @@ function contradictions(o: FinetuneOptions): string[] {
     if (o[key] !== undefined && o.loraR === undefined)
       problems.push(`${key}: wants loraR, the rank of a fresh adapter`);
   }
+  if (o.quantize && o.loraDora) problems.push('loraDora: not on weights that are quantised');
   if (o.loraDora && o.loraDropout) problems.push('loraDropout: not together with loraDora');
   if (o.profileSteps !== undefined && o.profile === undefined) {
     problems.push('profileSteps: wants profile, the folder to write to');

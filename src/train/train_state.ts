@@ -67,6 +67,7 @@ const decisive: readonly (keyof FinetuneOptions)[] = [
   'loraModulesToSave',
   'loraBias',
   'adapter',
+  'quantize',
   'precision',
   'strategy',
   'seed',

@@ -82,6 +82,8 @@ describe('a plan equals the run', () => {
     ['AdamW of 8 bits', 'llama', 4, { optimizer: 'adamw8bit', tensorParallelDegree: 2 }],
     ['Adafactor', 'llama', 4, { optimizer: 'adafactor', tensorParallelDegree: 2 }],
     ['SGD without momentum', 'llama', 2, { optimizer: 'sgd', momentum: 0 }],
+    ['a quantised base', 'llama', 2, { quantize: 'nf4', precision: 'bfloat16' }],
+    ['a quantised base and tensor parallelism', 'gpt-neox', 4, { quantize: 'int8', tensorParallelDegree: 2 }],
     ['experts', 'mixtral', 2, { tensorParallelDegree: 2, precision: 'bfloat16' }],
   ];
   it.each(cases)('with %s (%s, %i ranks)', async (_, name, world, settings) => {

@@ -138,6 +138,7 @@ export async function measure(measurement: Measurement): Promise<PlanReport> {
       precision: options.precision,
       activationCheckpointing: options.activationCheckpointing,
       sequenceParallel: options.sequenceParallel,
+      quantize: options.quantize,
       batchSize,
       gradAccum,
       seqLength,

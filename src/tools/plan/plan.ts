@@ -21,6 +21,7 @@ export interface PlanOptions
       | 'gradAccum'
       | 'activationCheckpointing'
       | 'recompute'
+      | 'quantize'
       | 'reducePrecision'
       | 'sequenceParallel'
       | 'loraR'

@@ -53,7 +53,7 @@ export interface PlanReport {
   settings: Pick<
     FinetuneOptions,
     'strategy' | 'optimizer' | 'precision' | 'activationCheckpointing' | 'sequenceParallel' | 'batchSize' | 'gradAccum'
-  > & { device: 'cpu' | 'cuda'; seqLength: number };
+  > & { quantize?: FinetuneOptions['quantize']; device: 'cpu' | 'cuda'; seqLength: number };
   memory: PlannedMemory;
   /** What a rank that computes on a device takes of its host's memory. */
   hostMemory?: Pick<PlannedMemory, 'loadPeak' | 'stepPeak'> | undefined;
