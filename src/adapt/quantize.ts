@@ -35,7 +35,7 @@ export function quantize(model: Module, options: QuantizeOptions = {}): string[]
   for (const [path, { weight }] of chosen) {
     // Tied ones once; those of a checkpoint that was quantised are.
     if (!weight.quantized) weight.quantize(storage);
-    names.push(`${path}.weight`);
+    names.push(path === '' ? 'weight' : `${path}.weight`);
   }
   return names;
 }

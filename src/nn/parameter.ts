@@ -6,7 +6,7 @@ import type { Handle } from '../native.ts';
 import type { DType } from '../tensor/dtype.ts';
 import { fillThroughHost } from '../tensor/host_parts.ts';
 import type { QuantizedLayout, QuantizedStorage } from '../tensor/quantized.ts';
-import { type Device, type MemoryKind, type Shape, Tensor } from '../tensor/tensor.ts';
+import { type Device, type MemoryKind, type Shape, Tensor, type TensorData } from '../tensor/tensor.ts';
 import { Placement } from './placement.ts';
 import { FloatSource, partLayout, QuantizedRecipe, StoredSource } from './quantized_recipe.ts';
 import {
@@ -284,6 +284,16 @@ export class Parameter extends Tensor {
     if (this.device_ === 'meta') return Tensor.meta(this.shape, this.dtype);
     this.refuseElements();
     return this.materialize().detach();
+  }
+
+  override data(): Promise<TensorData> {
+    this.refuseElements();
+    return super.data();
+  }
+
+  override dataSync(): TensorData {
+    this.refuseElements();
+    return super.dataSync();
   }
 
   /** Overwrites the values, as `param.data.copy_()`; ends the recipe. */

@@ -1,6 +1,8 @@
 // Weights of few bits: sums in PyTorch's order, 8-bit rows, and GEMMs that widen them by tiles.
 import { describe, expect, it } from 'vitest';
+import { quantize } from '../../src/adapt/quantize.ts';
 import { NONE, native } from '../../src/native.ts';
+import { Linear } from '../../src/nn/layers.ts';
 import { QuantizedLayout, type QuantizedStorage } from '../../src/tensor/quantized.ts';
 import { manualSeed } from '../../src/tensor/random.ts';
 import { Tensor } from '../../src/tensor/tensor.ts';
@@ -73,4 +75,49 @@ it('int8 is the nearest of 255 steps of the largest of a row', () => {
     for (const [i, code] of codes.entries())
       expect(Math.abs((own[i]! * 127) / absmax - code)).toBeLessThanOrEqual(0.5001);
   }
+});
+
+describe('a layer that is quantised', () => {
+  function layers(): { model: Linear; same: Linear } {
+    manualSeed(4);
+    const [model, same] = [0, 1].map(() => new Linear(40, 24, { bias: true })) as [Linear, Linear];
+    model.weight.materialize(); // the values exist already
+    expect(quantize(model, { doubleQuant: false })).toEqual(['weight']);
+    const w = Tensor.empty([24, 40]);
+    native.dequantizeWeight(w.handle, model.weight.handle, ...model.weight.quantized!.operands);
+    same.weight.copyFrom(w);
+    same.weight.requiresGrad = false;
+    return { model, same };
+  }
+
+  it('gives the gradients of one with what its weight stands for', () => {
+    const { model, same } = layers();
+    expect([model.weight.shape, model.weight.requiresGrad, model.weight.checkpointDtype]).toEqual([
+      [24, 40],
+      false,
+      'float32',
+    ]);
+    const grads = [model, same].map((layer) => {
+      const x = random([6, 40], 'input');
+      x.requiresGrad = true;
+      const dy = random([6, 24], 'dy');
+      for (let twice = 0; twice < 2; twice++) layer.forward(x).backward(dy);
+      expect(layer.weight.grad).toBeUndefined();
+      return [x.grad!, layer.bias!.grad!];
+    });
+    expect(sameBytes(grads[0]![0]!, grads[1]![0]!)).toBe(true);
+    expect(sameBytes(grads[0]![1]!, grads[1]![1]!)).toBe(true);
+    expect((grads[0]![1]!.dataSync() as Float32Array).some((value) => value !== 0)).toBe(true);
+  });
+
+  it('says what to do where its elements are asked for', () => {
+    const { model, same } = layers();
+    const what = /^weight is quantised and .*: .* Save what is trained beside it/;
+    model.assignParameterNames();
+    expect(() => model.weight.dataSync()).toThrow(what);
+    expect(() => model.weight.narrow(0, 1)).toThrow(what);
+    expect(() => model.loadStateDict(same.stateDict())).toThrow(what);
+    expect(() => model.weight.quantize('int8')).toThrow('weight [24,40] is quantised already');
+    expect(() => quantize(model, { modules: () => false })).toThrow('no linear layer');
+  });
 });
