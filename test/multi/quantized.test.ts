@@ -27,6 +27,7 @@ it.each([
   [4, { tp: 2 }],
   [2, { tp: 2, name: 'gpt-neox', doubleQuant: false }],
   [2, { tp: 2, scheme: 'int8', dtype: 'bfloat16' }],
+  [2, { tp: 2, source: 'fresh' }],
   [2, { shardingStrategy: 'SHARD_GRAD_OP' }],
   [2, { shardingStrategy: 'NO_SHARD', source: 'all' }],
   [4, { shardingStrategy: 'HYBRID_SHARD', hybridShardDegree: 2 }],
