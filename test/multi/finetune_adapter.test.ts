@@ -72,6 +72,30 @@ test('an adapter is trained on, in bfloat16 too', async () => {
   expect(more.losses.at(-1)!).toBeLessThan(whole.losses[0]!);
 });
 
+test('an adapter is trained on a base of 4 bits, the same however it is divided', async () => {
+  const quantized = { ...options, quantize: 'nf4' as const };
+  const two = await expectFinetune(2, dir, { ...quantized, out: 'four', saveSteps: 3 });
+  expect(two.losses.at(-1)!).toBeLessThan(two.losses[0]! - 0.3);
+  // Near the base that it stands for, and not that base.
+  expect(Math.abs(two.losses[0]! / whole.losses[0]! - 1)).toBeLessThan(2e-2);
+  expect(two.losses[0]).not.toBe(whole.losses[0]);
+  const layouts = [
+    { nproc: 1, batchSize: 4 },
+    { nproc: 4, batchSize: 2, tp: 2 },
+  ];
+  for (const layout of layouts) {
+    const other = await expectFinetune(layout.nproc, dir, { ...quantized, ...layout, out: `four-${layout.nproc}` });
+    expect(relativeError(other.losses, two.losses)).toBeLessThan(1e-6);
+  }
+  const rest = await expectFinetune(2, dir, { ...quantized, resume: join(dir, 'four/checkpoint-3'), out: 'four-rest' });
+  expect(rest.losses).toEqual(two.losses.slice(3));
+  expect((await adapter('four-rest')).equals(await adapter('four'))).toBe(true);
+  const { loraR: _, loraAlpha: __, ...full } = quantized;
+  const { code, stderr } = await finetune(1, dir, { ...full, out: 'no' });
+  expect(code).not.toBe(0);
+  expect(stderr.join()).toMatch(/quantize: a quantised base is frozen.*train an adapter/);
+});
+
 test('a checkpoint of an adapter is refused where the whole model is trained, and the other way round', async () => {
   const { loraR: _, loraAlpha: __, ...full } = options;
   const { code, stderr } = await finetune(2, dir, { ...full, resume: join(dir, 'whole/checkpoint-4'), out: 'no' });
