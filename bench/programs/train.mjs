@@ -16,6 +16,7 @@ import {
   init,
   initEmptyWeights,
   memoryStats,
+  quantize,
   scope,
   state,
   Tensor,
@@ -41,6 +42,7 @@ const { values: options } = parseArgs({
     device: { type: 'string', default: 'cpu' },
     clip: { type: 'string', default: '1' }, // 0: no clipping
     lora: { type: 'string' }, // rank of an adapter on all linear layers; the frozen model is in the precision of the computation
+    quantize: { type: 'string' }, // nf4 or int8: how the frozen model is stored, with --lora
     read: { type: 'boolean', default: false }, // reads every shard once when all is loaded
     'config-from-rank0': { type: 'boolean', default: false }, // the model's folder is on its host alone
   },
@@ -72,6 +74,7 @@ const whole =
     : initEmptyWeights(fresh);
 if (options.lora)
   applyLora(whole, { r: Number(options.lora), alpha: 2 * Number(options.lora), targetModules: 'all-linear' });
+if (options.quantize) quantize(whole, { scheme: options.quantize });
 if (tp > 1) init({ tensorParallelDegree: tp });
 const model =
   tp > 1
@@ -136,6 +139,7 @@ say('done', {
   stepSeconds,
   tokensPerSecond: stepSeconds && (batch * length) / stepSeconds,
   losses,
+  maxRssBytes: process.resourceUsage().maxRSS * 1024,
   allocatedPeakBytes: memory.totalPeak,
   peakBytesByKind: memory.peak,
 });
