@@ -69,8 +69,8 @@ function(rankzero_backend)
   target_compile_options(rankzero_backend PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror>
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr ${FOR_USE} -Xcompiler=-Wall,-Wextra -Werror=all-warnings>)
-  # Random numbers and codes of 8 bits are the same everywhere: a fused multiply-add would change them.
-  set_source_files_properties(cpp/cuda/random.cu cpp/cuda/adamw8bit.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
+  # Random numbers, codes of 8 bits and quantised weights are the same everywhere: a fused multiply-add would change them.
+  set_source_files_properties(cpp/cuda/random.cu cpp/cuda/adamw8bit.cu cpp/cuda/quantized.cu PROPERTIES COMPILE_OPTIONS --fmad=false)
   target_link_libraries(rankzero_backend INTERFACE CUDA::cudart_static)
   set_target_properties(rankzero_backend PROPERTIES LINKER_LANGUAGE CXX)
   set(LAUNCHER sh ${CMAKE_CURRENT_SOURCE_DIR}/cmake/nvcc.sh ${CMAKE_CUDA_COMPILER_LAUNCHER})

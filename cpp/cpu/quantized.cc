@@ -18,35 +18,6 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 15;
 
-// What the 8-bit codes of scales stand for: signed, with a decimal exponent of 0 to -6 and finer fractions where that is large.
-// In the steps by which PyTorch makes them, which decide the last bits.
-std::array<float, 256> make_dynamic_map() {
-  std::array<float, 256> values{};
-  size_t count = 0;
-  values[count++] = 0.0f;
-  values[count++] = 1.0f;
-  for (int i = 0; i < 7; ++i) {
-    const int steps = (1 << i) + 1;
-    const float begin = 0.1f, end = 1.0f, step = (end - begin) / static_cast<float>(steps - 1);
-    auto edge = [&](int k) {
-      return k < steps / 2 ? std::fma(step, static_cast<float>(k), begin) : std::fma(-step, static_cast<float>(steps - k - 1), end);
-    };
-    const auto power = static_cast<float>(std::pow(10.0, i - 6));
-    for (int k = 0; k + 1 < steps; ++k) {
-      const float value = power * (edge(k) + edge(k + 1)) / 2.0f;
-      values[count++] = value;
-      values[count++] = -value;
-    }
-  }
-  std::sort(values.begin(), values.end());
-  return values;
-}
-
-const std::array<float, 256>& dynamic_map() {
-  static const std::array<float, 256> map = make_dynamic_map();
-  return map;
-}
-
 // The mean in the order in which PyTorch adds on one thread: eight lanes, four rows at once, a cascade of four levels.
 float mean_of(const float* x, int64_t n) {
   constexpr int kLanes = 8, kRows = 4, kLevels = 4;
@@ -83,7 +54,7 @@ float mean_of(const float* x, int64_t n) {
 
 // Scales in 8 bits: what is left of them without their mean, in groups of 256.
 void quantize_scales(uint8_t* q, const QuantizedLayout& layout, float* absmax) {
-  const auto& map = dynamic_map();
+  const auto& map = scale_codes();
   std::array<float, 255> middle;
   for (size_t i = 0; i < 255; ++i) middle[i] = (map[i] + map[i + 1]) / 2;
   const int64_t n = layout.pieces_per_line, group = layout.pieces_per_group;
@@ -114,7 +85,7 @@ void scales_of(float* to, const QuantizedMatrix& w, int64_t line, int64_t first,
     std::memcpy(to, w.bytes + l.scales_at + at * 4, static_cast<size_t>(n) * 4);
     return;
   }
-  const auto& map = dynamic_map();
+  const auto& map = scale_codes();
   const auto* groups = reinterpret_cast<const float*>(w.bytes + l.groups_at) + line * l.groups_per_line;
   const int64_t phase = reinterpret_cast<const int32_t*>(w.bytes + l.phases_at)[line];
   const float offset = *reinterpret_cast<const float*>(w.bytes + l.offset_at);

@@ -1,6 +1,7 @@
 // Weights of few bits: how their bytes lie, and the ops that write, cut, widen and multiply them.
 #pragma once
 #include <algorithm>
+#include <array>
 
 #include "ops/op.h"
 
@@ -42,6 +43,10 @@ struct QuantizedLayout {
   }
   bool is_double() const { return scheme == Scheme::Nf4Double; }
 };
+
+// What the 8-bit codes of scales stand for: signed, with a decimal exponent of 0 to -6 and finer fractions where that is large. Made
+// in the steps by which PyTorch makes them, which decide the last bits.
+const std::array<float, 256>& scale_codes();
 
 inline void expect_quantized(const char* op, const char* what, const View& v, const QuantizedLayout& layout) {
   expect_dtype(op, what, v, DType::UInt8);
@@ -148,5 +153,9 @@ void run(const DequantizeWeight&);
 void run(const QuantizedLinearForward&);
 void run(const QuantizedLinearBackwardInput&);
 }  // namespace cpu
+
+namespace cuda {
+void run(const DequantizeWeight&, CudaStream&);
+}  // namespace cuda
 
 }  // namespace rz

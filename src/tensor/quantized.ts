@@ -28,6 +28,8 @@ export class QuantizedLayout {
   readonly scalesAt: number;
   /** With 8-bit scales: where the scales of groups of 256 of them begin, and their offset. */
   readonly groupsAt: number;
+  /** Where each line begins among its groups. */
+  readonly phasesAt: number;
   readonly offsetAt: number;
   readonly bytes: number;
 
@@ -42,8 +44,8 @@ export class QuantizedLayout {
     const groups = pieces === 0 ? 0 : Math.ceil((pieces - 1) / perGroup) + 1;
     this.scalesAt = align(storage === 'int8' ? numel : Math.ceil(numel / 2));
     this.groupsAt = this.scalesAt + align(lines * pieces * (isDouble ? 1 : 4));
-    const phasesAt = this.groupsAt + (isDouble ? align(4 * lines * groups) : 0);
-    this.offsetAt = phasesAt + (isDouble ? align(4 * lines) : 0);
+    this.phasesAt = this.groupsAt + (isDouble ? align(4 * lines * groups) : 0);
+    this.offsetAt = this.phasesAt + (isDouble ? align(4 * lines) : 0);
     this.bytes = this.offsetAt + (isDouble ? 16 : 0);
   }
 

@@ -1,6 +1,7 @@
 // Every op that the device has, by the op table: an op without cases is a failure, so that a new one cannot be forgotten.
 import { type AttentionKernels, native } from '../../native.ts';
 import { isHopper, withAttention } from './attention.ts';
+import { adapterCases } from './cases/adapters.ts';
 import { attentionCases } from './cases/attention.ts';
 import { elementwiseCases } from './cases/elementwise.ts';
 import { layerCases } from './cases/layers.ts';
@@ -11,12 +12,27 @@ import { isDeviceLost, withSetting } from './device.ts';
 import { Draw } from './draw.ts';
 import type { PartOptions, Unit, UnitResult } from './part.ts';
 
-const cases = { ...elementwiseCases, ...optimizerCases, ...layerCases, ...attentionCases, ...lossCases };
+const cases = {
+  ...elementwiseCases,
+  ...optimizerCases,
+  ...layerCases,
+  ...adapterCases,
+  ...attentionCases,
+  ...lossCases,
+};
 const mostFailures = 6;
+
+/** What a device is not asked for: weights are quantised and cut in host memory, and a device widens them for its own GEMMs. */
+export const hostOps: ReadonlySet<string> = new Set([
+  'quantize_weight',
+  'slice_quantized',
+  'quantized_linear_forward',
+  'quantized_linear_backward_input',
+]);
 
 export async function opUnits(options: PartOptions): Promise<Unit[]> {
   const onDevice = native.opNames(1);
-  const missing = native.opNames(0).filter((op) => !onDevice.includes(op));
+  const missing = native.opNames(0).filter((op) => !onDevice.includes(op) && !hostOps.has(op));
   const table: Unit = {
     name: 'table of ops',
     run: () => ({

@@ -1,5 +1,6 @@
 // Embedding, GEMMs, norms, rotary embedding, the fused projection.
 import type { FloatDType } from '../../../tensor/dtype.ts';
+import { QuantizedLayout } from '../../../tensor/quantized.ts';
 import type { Draw } from '../draw.ts';
 import { floatDTypes, input, type OpCase, type Operand, type Output, output } from '../operand.ts';
 
@@ -313,62 +314,32 @@ function* qkv(draw: Draw, merge: boolean): Iterable<OpCase> {
     }
 }
 
-const doraSizes = (draw: Draw): number[][] =>
-  draw.sizes(
-    [
-      [1, 1],
-      [5, 33],
-      [40, 64],
-    ],
-    [
-      [1000, 1111],
-      [257, 4096],
-    ],
-  );
-
-function* rowSquares(draw: Draw): Iterable<OpCase> {
+/** Widened weights: any codes; scales are floats whose bytes are drawn as such. */
+function* dequantizeWeight(draw: Draw): Iterable<OpCase> {
   for (const dtype of floatDTypes)
-    for (const updated of [false, true])
-      for (const [rows, cols] of doraSizes(draw)) {
-        const [w, update] = [rows! * cols!, rows! * cols!].map((numel) => input(dtype, draw.normal(numel)));
-        yield {
-          label: `${rows}×${cols}${updated ? ' and an update' : ''}`,
-          operands: [output('squares', 'float32', rows!), w, updated ? update : undefined, rows, cols],
-        };
-      }
-}
-
-/** Squared lengths of rows, and not of vectors that happen to be near zero. */
-const lengths = (draw: Draw, numel: number): Operand =>
-  input(
-    'float32',
-    draw.normal(numel).map((x) => 1 + x * x),
-  );
-
-function* doraForward(draw: Draw): Iterable<OpCase> {
-  for (const dtype of floatDTypes)
-    for (const inPlace of [false, true])
-      for (const [rows, dim] of doraSizes(draw)) {
-        const x = draw.normal(rows! * dim!);
-        const y = output('y', dtype, rows! * dim!, inPlace ? x : undefined);
-        const m = input(inPlace ? 'float32' : dtype, draw.normal(dim!));
-        yield {
-          label: `${rows}×${dim}${inPlace ? ' onto itself' : ''}`,
-          operands: [y, inPlace ? y : input(dtype, x), m, lengths(draw, dim!), rows, dim],
-        };
-      }
-}
-
-function* doraBackward(draw: Draw): Iterable<OpCase> {
-  for (const dtype of floatDTypes)
-    for (const accumulate of [false, true])
-      for (const [rows, dim] of doraSizes(draw)) {
-        const dm = output('dm', accumulate ? 'float32' : dtype, dim!, accumulate ? draw.normal(dim!) : undefined);
-        const [dy, x] = [rows! * dim!, rows! * dim!].map((numel) => input(dtype, draw.normal(numel)));
-        yield {
-          label: `${rows}×${dim}, accumulate ${accumulate}`,
-          operands: [dm, dy, x, lengths(draw, dim!), rows, dim, accumulate],
-        };
+    for (const [rows, columns, lines, piece] of draw.sizes(
+      [
+        [3, 9, 1, 64],
+        [12, 48, 12, 16],
+      ],
+      [
+        [4096, 1024, 1, 64],
+        [777, 1376, 777, 32],
+      ],
+    ))
+      for (const storage of ['nf4', 'nf4-double', 'int8'] as const) {
+        const numel = rows! * columns!;
+        const layout =
+          storage === 'int8'
+            ? QuantizedLayout.whole(storage, [rows!, columns!])
+            : new QuantizedLayout(storage, numel, lines!, piece!);
+        const bytes = Uint8Array.from(draw.integers(layout.bytes, 0, 256));
+        const scalesAt = storage === 'nf4-double' ? layout.groupsAt : layout.scalesAt;
+        const scales = draw.normal((layout.bytes - scalesAt) / 4).map(Math.abs);
+        bytes.set(new Uint8Array(scales.buffer), scalesAt);
+        if (storage === 'nf4-double') bytes.fill(0, layout.phasesAt, layout.offsetAt); // lines begin with a group
+        const operands = [output('y', dtype, numel), input('uint8', bytes), ...layout.operands];
+        yield { label: `${rows}×${columns} ${storage}, ${lines} lines`, operands, exact: true };
       }
 }
 
@@ -378,9 +349,7 @@ export const layerCases: Record<string, Cases> = {
   linear_forward: linearForward,
   linear_backward_input: linearBackwardInput,
   linear_backward_weight: linearBackwardWeight,
-  row_squares: rowSquares,
-  dora_forward: doraForward,
-  dora_backward: doraBackward,
+  dequantize_weight: dequantizeWeight,
   rms_norm_forward: rmsNormForward,
   rms_norm_backward: rmsNormBackward,
   layer_norm_forward: layerNormForward,
