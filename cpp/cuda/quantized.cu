@@ -13,17 +13,26 @@ struct WidenMap {
   T* y;
   const uint8_t* bytes;
   QuantizedLayout layout;
-  bool aligned;
+  bool aligned, words;  // whether y begins at 16 bytes, and the stored ones at 4
   float nf4[16], scale_codes[256];
+
+  // Number `i` of those that begin at byte `at`.
+  template <class Word>
+  __device__ Word word(int64_t at, int64_t i) const {
+    const uint8_t* from = bytes + at + 4 * i;
+    if (words) return *reinterpret_cast<const Word*>(from);
+    uint32_t bits = 0;
+    for (int k = 3; k >= 0; --k) bits = bits << 8 | from[k];
+    return __builtin_bit_cast(Word, bits);
+  }
 
   // Of piece `piece` of a line.
   __device__ float scale(int64_t line, int64_t piece) const {
     const int64_t at = line * layout.pieces_per_line + piece;
-    if (layout.scheme != Scheme::Nf4Double) return reinterpret_cast<const float*>(bytes + layout.scales_at)[at];
-    const int64_t phase = reinterpret_cast<const int32_t*>(bytes + layout.phases_at)[line];
+    if (layout.scheme != Scheme::Nf4Double) return word<float>(layout.scales_at, at);
+    const int64_t phase = word<int32_t>(layout.phases_at, line);
     const int64_t group = line * layout.groups_per_line + (phase + piece) / layout.pieces_per_group;
-    return scale_codes[bytes[layout.scales_at + at]] * reinterpret_cast<const float*>(bytes + layout.groups_at)[group] +
-           *reinterpret_cast<const float*>(bytes + layout.offset_at);
+    return scale_codes[bytes[layout.scales_at + at]] * word<float>(layout.groups_at, group) + word<float>(layout.offset_at, 0);
   }
 
   __device__ float value(int64_t i, float scale) const {
@@ -55,7 +64,7 @@ void run(const DequantizeWeight& op, CudaStream& stream) {
   const QuantizedLayout layout(op.scheme, op.y.numel, op.lines, op.piece);
   with_floating(op.y.dtype, [&](auto t) {
     using T = decltype(t);
-    WidenMap<T> map{op.y.as<T>(), op.w.as<uint8_t>(), layout, is_aligned(op.y.data), {}, {}};
+    WidenMap<T> map{op.y.as<T>(), op.w.as<uint8_t>(), layout, is_aligned(op.y.data), reinterpret_cast<uintptr_t>(op.w.data) % 4 == 0, {}, {}};
     std::memcpy(map.nf4, kNf4, sizeof map.nf4);
     std::memcpy(map.scale_codes, scale_codes().data(), sizeof map.scale_codes);
     over_groups(op.y.numel, stream, map);
