@@ -18,8 +18,8 @@ const types: Record<string, string> = {
 };
 
 it('the interface NativeOps has the operands of every op', () => {
-  const source = readFileSync(new URL('../../src/native.ts', import.meta.url), 'utf8');
-  const body = source.match(/^interface NativeOps \{\n(.*?)^\}/ms)![1]!.replaceAll(/\/\*\*.*?\*\//gs, '');
+  const source = readFileSync(new URL('../../src/native_ops.ts', import.meta.url), 'utf8');
+  const body = source.match(/^export interface NativeOps \{\n(.*?)^\}/ms)![1]!.replaceAll(/\/\*\*.*?\*\//gs, '');
   const written = [...body.matchAll(/^ {2}(\w+)\((.*?)\): (\w+.*?);$/gms)]
     .map(
       ([, name, operands, result]) =>

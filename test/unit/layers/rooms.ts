@@ -4,7 +4,8 @@
 /** Each with what it holds, as docs/architecture.md has it, top first. A room imports itself and the rooms below it: those before it here. */
 export const rooms: readonly (readonly [room: string, holds: string])[] = [
   ['environment.ts', 'the environment of the process, which nothing else but the commands reads'],
-  ['native.ts', 'loads the addon; the only file that types its surface'],
+  ['native_ops.ts', 'the ops of the addon, as types'],
+  ['native.ts', 'loads the addon, and types the rest of its surface'],
   ['core', 'JSON, formats, versions, the machine; what the process holds; the recorder that spans go to'],
   ['tensor', 'tensors, dtypes, scopes, streams, the tape (nodes and the engine), memory between files and devices'],
   ['autograd', 'recording of ops; forward and backward of each op side by side; ops of a program'],
