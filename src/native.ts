@@ -6,7 +6,6 @@ import type { Handle, NativeOps } from './native_ops.ts';
 
 export type { Handle, NativeOpSignature } from './native_ops.ts';
 
-type H = Handle;
 type N = number;
 
 /** The place of an absent optional operand. */

@@ -26,6 +26,12 @@ float mean_of(const float* x, int64_t n) {
     for (int r = 0; r < kRows; ++r)
       for (int l = 0; l < kLanes; ++l) to[r][l] += from[r * kLanes + l];
   };
+  if (n < kLanes) {  // without lanes: the rest of four rows goes to the first
+    float first = n > 0 ? x[0] : 0.0f;
+    for (int64_t i = n < kRows ? 1 : kRows; i < n; ++i) first += x[i];
+    for (int64_t i = 1; n >= kRows && i < kRows; ++i) first += x[i];
+    return first / static_cast<float>(n);
+  }
   const int64_t vectors = n / kLanes, steps = vectors / kRows;
   const int64_t bits = steps <= 2 ? 1 : std::bit_width(static_cast<uint64_t>(steps) - 1);
   const int64_t power = std::max<int64_t>(4, bits / kLevels), step = int64_t{1} << power;

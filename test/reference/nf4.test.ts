@@ -59,6 +59,22 @@ it('stores scales in 8 bits as bitsandbytes does', () => {
   expect(again).toEqual(wanted('even.double.dequantised'));
 });
 
+// Of fewer scales than there are lanes, and of some more: one after the other they have other bits.
+it.each([
+  [6, [0, 4, 5, 1, 2, 3]],
+  [11, [8, 9, 10, 0, 1, 2, 3, 4, 5, 6, 7]],
+])('adds %i scales in the order of PyTorch', (blocks, order) => {
+  const scales = Float32Array.from({ length: blocks }, (_, i) => Math.fround(Math.exp(9 * Math.sin(2 * i + 1))));
+  const weight = Float32Array.from({ length: blocks * 64 }, (_, i) => scales[Math.floor(i / 64)]!);
+  const layout = QuantizedLayout.whole('nf4-double', [blocks, 64]);
+  const q = Tensor.empty([layout.bytes], 'uint8');
+  native.quantizeWeight(q.handle, Tensor.from(weight).handle, ...layout.operands);
+  const add = (indices: readonly number[]): number => indices.reduce((sum, i) => Math.fround(sum + scales[i]!), 0);
+  const want = Math.fround(add(order) / blocks);
+  expect(want).not.toBe(Math.fround(add(order.toSorted((a, b) => a - b)) / blocks));
+  expect(new Float32Array(bits(q).buffer, layout.offsetAt, 1)[0]).toBe(want);
+});
+
 describe('a checkpoint in the layout of bitsandbytes', () => {
   const folder = mkdtempSync(join(tmpdir(), 'rankzero-bnb-'));
   afterAll(() => rmSync(folder, { recursive: true }));
