@@ -1,6 +1,7 @@
 // Which layers of a model an adapter is for, by PEFT's rules, and of what rank and scale each is.
 import { nearest } from '../core/nearest.ts';
 import { type CausalLM, CausalLMHead } from '../models/causal_lm.ts';
+import { linearLayers } from '../models/linear_layers.ts';
 import { Linear } from '../nn/layers.ts';
 import type { LoraSettings } from '../nn/lora.ts';
 import type { Module } from '../nn/module.ts';
@@ -32,9 +33,9 @@ export function loraLayers(model: CausalLM, config: LoraConfig): Map<string, Lor
   }
   const isTarget = targetTest(targetModules, [...linears.keys()]);
   const isExcluded = excludeTest(config);
+  const all = new Map(linearLayers(model));
   const paths = [...linears.keys()].filter((path) => {
-    const isPlain = !together.has(path) && !(linears.get(path) instanceof CausalLMHead);
-    if (targetModules === 'all-linear') return isPlain && !isExcluded(path);
+    if (targetModules === 'all-linear') return all.has(path) && !isExcluded(path);
     return isTarget(path) && isInLayers(path, config) && !isExcluded(path);
   });
   if (paths.length === 0)

@@ -44,6 +44,8 @@ void elementwise(int64_t n) {
     enqueue(Dropout{tensor(a, n), tensor(a, n), i64(n / 1024), 1024, 0, .1f, 1, {2}});
     enqueue(PackedSwigluForward{tensor(a, n), tensor(a, 2 * n), n / 64, 64});
     enqueue(PackedSwigluBackward{tensor(a, 2 * n), tensor(a, n), tensor(a, 2 * n), n / 64, 64});
+    for (int64_t scheme : {0, 1, 2})
+      enqueue(DequantizeWeight{tensor(a, n), tensor(DType::UInt8, QuantizedLayout(scheme, n, 1, 64).bytes), scheme, 1, 64});
     for (bool tanh : {false, true}) {
       enqueue(GeluForward{tensor(a, n), tensor(a, n), tanh});
       enqueue(GeluBackward{tensor(a, n), tensor(a, n), tensor(a, n), tanh});
