@@ -88,8 +88,8 @@ class Factor extends Module {
 class Factors extends Module {
   readonly byName = new Map<string, Factor>();
 
-  override namedChildren(): Generator<[string, Module]> {
-    return this.byName.entries() as unknown as Generator<[string, Module]>;
+  override *namedChildren(): Generator<[string, Module]> {
+    yield* this.byName;
   }
 
   forward(): never {

@@ -127,6 +127,13 @@ describe('report.html', () => {
     expect(columns.step!.at(-1)).toBe(9000);
   });
 
+  it('names what is trained where the rest is frozen', () => {
+    const start = (trainableParameters: number) =>
+      renderReport([{ kind: 'start', time: 1.7e9, ...runInfo({ trainableParameters }), environment }]);
+    expect(start(3_148_992)).toContain('llama, 3.1M parameters.');
+    expect(start(32_768)).toContain('llama, 3.1M parameters, 32.8k trained (1.0 %).');
+  });
+
   it('draws a run that ended before its first step', () => {
     const html = renderReport([{ kind: 'start', time: 1.7e9, ...runInfo(), environment }]);
     expect(html).toContain('of 100');
