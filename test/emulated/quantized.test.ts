@@ -13,7 +13,9 @@ describe.skipIf(!available)('a quantised base on emulated devices', () => {
     [3, 2, { tp: 2, scheme: 'int8' }],
   ])('seed %i, %i ranks, %o', async (seed, world, settings) => {
     const args = [JSON.stringify({ ...settings, device: 'cuda' })];
-    const { stdout } = await expectRanks(world, fixture('quantized.mjs'), { args, env: nodeVariables(seed) });
+    // Without what a device would do together for weights that are not quantised: one GEMM for q, k and v has other last bits.
+    const env = { ...nodeVariables(seed), RANKZERO_FUSIONS: 'sums,casts,sinks' };
+    const { stdout } = await expectRanks(world, fixture('quantized.mjs'), { args, env });
     for (const text of stdout) {
       const { differing, losses, plain } = JSON.parse(text) as Record<string, unknown>;
       expect(differing).toEqual([]);
