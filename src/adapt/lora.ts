@@ -29,6 +29,7 @@ export function addLora(model: CausalLM, config: LoraConfig, name: string): void
   if ([...model.parameters()].some(({ owner }) => owner))
     throw new Error('applyLora: FSDP has wrapped the model already; call it before');
   const before = adaptersOf(model);
+  refuseMerged('applyLora', before);
   if (before?.byName.has(name))
     throw new Error(`applyLora: the model has an adapter "${name}" already; give another name`);
   if (!/^[^.]+$/.test(name)) throw new RangeError(`applyLora: the name of an adapter has no dots, but is "${name}"`);
@@ -51,6 +52,7 @@ export function addLora(model: CausalLM, config: LoraConfig, name: string): void
 /** Makes an adapter that the model has the active one: it acts, and it is trained. Before FSDP wraps the model, which reads what is trained. */
 export function setAdapter(model: CausalLM, name: string): void {
   const { adapters, adapter } = adapterOf(model, name);
+  refuseMerged('setAdapter', adapters);
   if ([...model.parameters()].some(({ owner }) => owner))
     throw new Error('setAdapter: FSDP has wrapped the model, with what was trained then; call it before');
   for (const other of adapters.byName.keys()) {
@@ -68,14 +70,16 @@ export function disableAdapter<T>(model: Module, fn: () => T): T {
     throw new Error(
       `disableAdapter: the adapter "${name}" trains parameters of the model itself (${[...adapter.trained].slice(0, 3).join(', ')}), of which there is no other copy`,
     );
-  if (adapters.merged !== undefined)
-    throw new Error(
-      `disableAdapter: the adapter "${adapters.merged}" is merged into the weights; call unmergeAdapter first`,
-    );
+  refuseMerged('disableAdapter', adapters);
   adapters.disabled++;
   return settle(fn, () => {
     adapters.disabled--;
   });
+}
+
+function refuseMerged(what: string, adapters: ModelAdapters | undefined): void {
+  if (adapters?.merged !== undefined)
+    throw new Error(`${what}: the adapter "${adapters.merged}" is merged into the weights; call unmergeAdapter first`);
 }
 
 /** @internal The adapter `name`, by default the active one. Error: there is none. */

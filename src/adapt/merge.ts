@@ -41,6 +41,7 @@ export function unmergeAdapter(model: CausalLM | FullyShardedDataParallel<Causal
   const fsdp = 'module' in model ? model : undefined;
   const module = 'module' in model ? model.module : model;
   const { name, adapters } = adapterOf(module);
+  // Another cannot have become active since: setAdapter and applyLora refuse it.
   if (adapters.merged === undefined) throw new Error('unmergeAdapter: no adapter is merged');
   const layers = new Map([...layersOf(module, name)].map(([, linear, factors]) => [linear, factors]));
   const isLost = [...layers].find(

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parsePeftConfig } from '../../src/adapt/config.ts';
 import { loadAdapter, saveAdapter } from '../../src/adapt/files.ts';
 import { applyLora, disableAdapter, setAdapter } from '../../src/adapt/lora.ts';
-import { mergeAdapter } from '../../src/adapt/merge.ts';
+import { mergeAdapter, unmergeAdapter } from '../../src/adapt/merge.ts';
 import { AutoModelForCausalLM } from '../../src/models/auto.ts';
 import type { CausalLM } from '../../src/models/causal_lm.ts';
 import { AutoConfig } from '../../src/models/config.ts';
@@ -164,7 +164,13 @@ describe('several adapters', () => {
     expect(() => applyLora(model, {}, 'own')).toThrow('has an adapter "own" already');
     expect(() => applyLora(model, { modulesToSave: ['norm'] }, 'third')).toThrow('beside others');
     mergeAdapter(model);
-    expect(() => disableAdapter(model, () => 0)).toThrow('unmergeAdapter');
+    expect(() => disableAdapter(model, () => 0)).toThrow('disableAdapter: the adapter "theirs" is merged');
+    // Each would leave one in the weights while another acts, or is taken out.
+    expect(() => setAdapter(model, 'own')).toThrow('setAdapter: the adapter "theirs" is merged');
+    expect(() => applyLora(model, {}, 'fourth')).toThrow('applyLora: the adapter "theirs" is merged');
+    unmergeAdapter(model);
+    setAdapter(model, 'own');
+    for (const [i, value] of logits(model).entries()) expect(Math.abs(value - base[i]!)).toBeLessThan(1e-5);
   });
 });
 
